@@ -1,0 +1,70 @@
+//! Dev only: side-by-side measurements against peers, in one run, as ratios.
+//!
+//! `contest` measures and prints, `usage` reads processor time and memory from the kernel, `machine` says
+//! what it ran on; each other module is one program. Numbers are printed, never asserted on.
+#![allow(clippy::print_stdout)] // printing is what this program is for
+
+mod build_tree;
+mod contest;
+mod machine;
+mod registry_blob;
+mod start;
+mod usage;
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// Measures lighter and its peers on this machine, in turns.
+#[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  cargo build --release && cargo run --release -p benches -- all --rounds 3
+  cargo run --release -p benches -- build-tree
+
+Peers come from Debian (buildah, docker-registry). Root is needed to give them storage of their own.")]
+struct Arguments {
+    /// What to measure
+    program: Program,
+    /// How often each contestant runs; the median counts
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// The program to measure [default: lighter beside this program]
+    #[arg(long)]
+    lighter: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Program {
+    /// An image of 20 000 small files: lighter build and buildah build
+    BuildTree,
+    /// One blob of 512 MB, received and served: lighter registry and docker-registry
+    RegistryBlob,
+    /// The time until a first answer, memory at rest, and the size of the program
+    Start,
+    /// All of these
+    All,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let lighter = arguments.lighter.unwrap_or_else(beside_this_program);
+    assert!(lighter.is_file(), "{} is not there: cargo build --release", lighter.display());
+    println!("{}\n", machine::describe());
+    let wanted = |program| arguments.program == program || arguments.program == Program::All;
+    if wanted(Program::BuildTree) {
+        build_tree::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::RegistryBlob) {
+        registry_blob::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::Start) {
+        start::run(&lighter, arguments.rounds);
+    }
+    println!("load at the end: {}", machine::load());
+}
+
+fn beside_this_program() -> PathBuf {
+    let here = std::env::current_exe().expect("a program knows where it is");
+    here.with_file_name("lighter")
+}

@@ -1,0 +1,157 @@
+//! `RUN --mount=type=cache`: directories that are kept between builds, and the locks that several
+//! builds at once need. What is in them is in no key and no layer.
+//!
+//! A cache is found by a hash of all that makes it another one (id, owner, mode, what it begins with),
+//! so that an id names no path.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oci::Digest;
+use rustix::fs::{FlockOperation, flock};
+
+use super::error::StepProblem;
+use super::mounts;
+use super::room::Room;
+use super::steps::Builder;
+use crate::dockerfile::{Mount, MountKind, Sharing};
+use crate::plan::{Origin, RunStep};
+use crate::sandbox::Entered;
+
+/// How often a cache that somebody else holds is asked for again.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Whether a cache begins with files of the context, a stage or an image.
+pub(super) fn has_start(mount: &Mount) -> bool {
+    mount.from.is_some() || mount.source.as_deref().is_some_and(|source| !source.is_empty())
+}
+
+/// The directories of the caches of a step, by the number of their mount, and the locks to hold.
+///
+/// All locks are taken in the order of the names, and each once, so that no two steps wait for each other
+/// and none for itself.
+pub(super) fn open(
+    builder: &mut Builder<'_>,
+    step: &RunStep,
+    sandbox: &Entered,
+) -> Result<(HashMap<usize, PathBuf>, Vec<File>), StepProblem> {
+    let mut wanted: BTreeMap<PathBuf, Vec<usize>> = BTreeMap::new();
+    for (number, (mount, origin)) in step.mounts.iter().enumerate() {
+        if mount.kind == MountKind::Cache {
+            let name = name(builder, mount, origin.as_ref())?;
+            let (ownership, marks) = builder.layers.kept(sandbox);
+            let place = builder.layers.cache.mount(&name, ownership, marks)?;
+            wanted.entry(place).or_default().push(number);
+        }
+    }
+    let (mut places, mut locks) = (HashMap::new(), Vec::new());
+    for (place, numbers) in wanted {
+        let sharings = numbers.iter().map(|number| step.mounts[*number].0.sharing.unwrap_or(Sharing::Shared));
+        let (place, lock) = hold(builder, &place, strictest(sharings))?;
+        locks.push(lock);
+        let (mount, origin) = &step.mounts[numbers[0]];
+        if !place.is_dir() {
+            let room = Room::new(&builder.workshop.cache.work())?;
+            let made = make(builder, mount, origin.as_ref(), sandbox, &room, &place);
+            let removed = room.remove();
+            made?;
+            removed?;
+        }
+        places.extend(numbers.into_iter().map(|number| (number, place.clone())));
+    }
+    Ok((places, locks))
+}
+
+/// Caches with another owner, mode or beginning are other caches, as in BuildKit.
+fn name(builder: &mut Builder<'_>, mount: &Mount, origin: Option<&Origin>) -> Result<Digest, StepProblem> {
+    let target = mount.target.as_deref().unwrap_or_default();
+    let id = match mount.id.as_deref() {
+        None | Some("") => crate::ignore::clean(target).into_owned(),
+        Some(id) => id.to_owned(),
+    };
+    let mut key = format!("{id}\n{:?}\n{:?}\n{:?}", mount.uid, mount.gid, mount.mode);
+    if has_start(mount) {
+        key.push_str(&format!("\n{}", mounts::content(builder, mount, origin)?));
+    }
+    Ok(Digest::of(key.as_bytes()))
+}
+
+fn strictest(sharings: impl Iterator<Item = Sharing>) -> Sharing {
+    sharings.fold(Sharing::Shared, |all, one| match (all, one) {
+        (Sharing::Locked, _) | (_, Sharing::Locked) => Sharing::Locked,
+        (Sharing::Private, _) | (_, Sharing::Private) => Sharing::Private,
+        (Sharing::Shared, Sharing::Shared) => Sharing::Shared,
+    })
+}
+
+/// Locks a cache. Of a private one there are as many as are used at a time; the first free one is it.
+fn hold(builder: &Builder<'_>, place: &Path, sharing: Sharing) -> Result<(PathBuf, File), StepProblem> {
+    let operation = match sharing {
+        Sharing::Shared => FlockOperation::NonBlockingLockShared,
+        Sharing::Locked | Sharing::Private => FlockOperation::NonBlockingLockExclusive,
+    };
+    let mut chosen = place.to_owned();
+    let mut others: u64 = 0;
+    loop {
+        let lock = File::create(chosen.with_extension("lock")).map_err(disk(&chosen))?;
+        match flock(&lock, operation) {
+            Ok(()) => return Ok((chosen, lock)),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(disk(&chosen)(error.into())),
+        }
+        builder.layers.check_cancelled()?;
+        if sharing == Sharing::Private {
+            others += 1;
+            let mut name = place.file_name().unwrap_or_default().to_owned();
+            name.push(format!("-{others}"));
+            chosen = place.with_file_name(name);
+        } else {
+            std::thread::sleep(PATIENCE);
+        }
+    }
+}
+
+/// Makes a cache aside, and puts it in its place whole.
+fn make(
+    builder: &mut Builder<'_>,
+    mount: &Mount,
+    origin: Option<&Origin>,
+    sandbox: &Entered,
+    room: &Room,
+    place: &Path,
+) -> Result<(), StepProblem> {
+    let aside = room.path().join("cache");
+    let made = if has_start(mount) {
+        let files = mounts::files(builder, mount, origin, sandbox, &aside)?;
+        if !files.is_dir() {
+            let source = mount.source.as_deref().unwrap_or_default();
+            return Err(StepProblem::Unsupported(format!("a cache that begins with {source}, which is no directory,")));
+        }
+        files
+    } else {
+        empty(mount, sandbox, &aside).map_err(disk(&aside))?;
+        aside
+    };
+    match fs::rename(&made, place) {
+        // Somebody else who shares it was faster.
+        Err(_) if place.is_dir() => Ok(()),
+        renamed => renamed.map_err(disk(place)),
+    }
+}
+
+fn empty(mount: &Mount, sandbox: &Entered, path: &Path) -> io::Result<()> {
+    fs::create_dir(path)?;
+    if let Some((uid, gid)) = mounts::owner(mount, sandbox) {
+        chown(path, Some(uid), Some(gid))?;
+    }
+    fs::set_permissions(path, Permissions::from_mode(mount.mode.unwrap_or(0o755) & 0o7777))
+}
+
+fn disk(place: &Path) -> impl FnOnce(io::Error) -> StepProblem {
+    let doing = format!("preparing the cache mount in {}", place.display());
+    |source| StepProblem::Disk { doing, source }
+}

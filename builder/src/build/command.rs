@@ -1,0 +1,134 @@
+//! RUN: the layers unpacked, the command run over them in the sandbox, its changes read into a layer.
+
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::StepProblem;
+use super::layers::{Chain, ChainContents, Layers, Link};
+use super::room::Room;
+use super::steps::{Builder, Made};
+use super::{kept, mounts, workdir};
+use crate::copy::{Owner, Stage};
+use crate::dockerfile::Network;
+use crate::event::{Event, StepLabel};
+use crate::layer::entry::Entry;
+use crate::layer::{View, diff};
+use crate::plan::RunStep;
+use crate::sandbox::{self, Credentials, Entered, Mode, resolve_user};
+
+/// Largest /etc/passwd or /etc/group that is read, in bytes.
+const DATABASE_LIMIT: u64 = 16 << 20;
+
+pub(super) fn run(
+    builder: &mut Builder<'_>,
+    chain: &Chain,
+    step: &RunStep,
+    label: &Arc<StepLabel>,
+) -> Result<Made, StepProblem> {
+    let mut key = builder.key("run", chain);
+    key.run(step, &builder.request.run);
+    mounts::add_to_key(builder, step, &mut key)?;
+    builder.remembered(key.finish(), |builder| {
+        let sandbox = builder.workshop.sandbox.ok_or(StepProblem::NoSandbox)?;
+        let room = Room::new(&sandbox.steps)?;
+        let made = run_in(builder, chain, step, label, sandbox, &room);
+        let removed = room.remove();
+        let link = made?;
+        removed?;
+        Ok(link)
+    })
+}
+
+fn run_in(
+    builder: &mut Builder<'_>,
+    chain: &Chain,
+    step: &RunStep,
+    label: &Arc<StepLabel>,
+    sandbox: &Entered,
+    room: &Room,
+) -> Result<Link, StepProblem> {
+    let view = builder.layers.view(chain)?;
+    let roots = builder.layers.unpacked(chain, sandbox)?;
+    let user = credentials(&builder.layers, chain, &view, &step.user)?;
+    if sandbox.mode == Mode::SingleUid && (user.uid != 0 || user.gid != 0) {
+        return Err(StepProblem::SingleUser(step.user.clone()));
+    }
+    make_directory(&view, &room.upper(), &step.cwd, builder.now())?;
+    let prepared = mounts::prepare(builder, step, sandbox, room.path())?;
+    let mut task = task(builder, step, user, roots, room)?;
+    prepared.give(&mut task);
+    let exit = sandbox::run(sandbox, &task, builder.workshop.cancel, |stream, bytes| {
+        builder.event(Event::Output { step: label.clone(), stream, bytes: bytes.to_vec() });
+    })?;
+    if !exit.success() {
+        return Err(StepProblem::Failed { command: step.arguments.join(" "), code: exit.code() });
+    }
+    let (ownership, marks) = builder.layers.kept(sandbox);
+    let options = diff::Options { ownership, marks };
+    let link = builder.layers.make(|layer| Ok(diff::diff(&room.upper(), &view, &options, layer)?))?;
+    let place = builder.layers.root(&link.diff_id, sandbox)?;
+    let index = builder.layers.index(&link)?;
+    match kept::keep(&room.upper(), &room.kept(), &place, &index, marks) {
+        Ok(kept) => tracing::debug!(kept, layer = %link.diff_id, "the changes of a step"),
+        // It can always be unpacked from the blob; on another file system it has to be.
+        Err(error) => tracing::debug!(%error, layer = %link.diff_id, "the changes of a step are not kept"),
+    }
+    Ok(link)
+}
+
+/// Who a USER is, by the files of the image.
+fn credentials(layers: &Layers<'_>, chain: &Chain, view: &View, user: &str) -> Result<Credentials, StepProblem> {
+    let contents = ChainContents { layers, chain };
+    let tree = Stage::new(view, &contents);
+    Ok(resolve_user(user, |path| tree.read(path.as_bytes(), DATABASE_LIMIT).map_err(io::Error::other))?)
+}
+
+fn task(
+    builder: &Builder<'_>,
+    step: &RunStep,
+    user: Credentials,
+    layers: Vec<PathBuf>,
+    room: &Room,
+) -> Result<sandbox::Step, StepProblem> {
+    let mut task = sandbox::Step::new(room.upper(), room.work(), &step.arguments);
+    task.layers = layers;
+    task.cwd = PathBuf::from(&step.cwd);
+    let is_set = |name: &str| step.env.iter().any(|(known, _)| known == name);
+    let home = (!is_set("HOME")).then(|| ("HOME".to_owned(), user.home.clone()));
+    let proxy = step.proxy.iter().filter(|(name, _)| !is_set(name)).cloned();
+    let env = step.env.iter().cloned().chain(proxy).chain(home);
+    task.env = env.map(|(name, value)| (name.into(), value.into())).collect();
+    task.user = user;
+    let options = &builder.request.run;
+    task.network = match options.network_of(step) {
+        Network::Default | Network::Host => sandbox::Network::Host,
+        Network::None => sandbox::Network::None,
+    };
+    task.add_hosts.clone_from(&options.add_hosts);
+    task.rlimits.clone_from(&options.limits);
+    task.shm_size = options.shm_size.unwrap_or(sandbox::DEFAULT_SHM_SIZE);
+    if let Some(script) = &step.script {
+        let source = room.script(&script.name, &script.text)?;
+        task.mounts.push(sandbox::Mount::Bind { source, target: "/dev/pipes".into(), read_only: true });
+    }
+    Ok(task)
+}
+
+/// The working directory is there for the command even if no layer has it, as runc sees to it.
+fn make_directory(view: &View, upper: &Path, path: &str, now: i64) -> Result<(), StepProblem> {
+    for entry in workdir::entries(view, path, Owner::default(), now)? {
+        let place = upper.join(os_path(&entry));
+        let made = std::fs::create_dir(&place)
+            .and_then(|()| chown(&place, Some(entry.uid), Some(entry.gid)))
+            .and_then(|()| std::fs::set_permissions(&place, std::fs::Permissions::from_mode(entry.mode)));
+        made.map_err(|source| StepProblem::Disk { doing: format!("making {}", place.display()), source })?;
+    }
+    Ok(())
+}
+
+fn os_path(entry: &Entry) -> &Path {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(&entry.path))
+}

@@ -1,0 +1,128 @@
+//! The result: config and manifest put together, filed, named and written where it is wanted.
+
+use std::io::Read;
+
+use oci::{Descriptor, Manifest, media_type};
+use serde::Serialize;
+
+use super::error::{Error, StepProblem};
+use super::layers::{Chain, ChainContents};
+use super::steps::{Builder, Finished};
+use super::{Built, BuiltLayer};
+use crate::layer::view::Node;
+use crate::output::{self, Image, Output};
+
+/// The manifest in the order in which BuildKit writes its fields.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ManifestDocument {
+    schema_version: u32,
+    media_type: &'static str,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+impl Builder<'_> {
+    /// Builds the target and makes an image of it.
+    pub fn image(&mut self) -> Result<Built, Error> {
+        let finished = self.target()?;
+        let span = self.request.dockerfile.stages[self.outline.target.0].span;
+        let config = config_of(&finished);
+        let lazy = !self.request.outputs.iter().any(Output::needs_blobs);
+        self.provide(&finished.chain, lazy).map_err(|problem| self.at(span, problem))?;
+        let store = self.workshop.store;
+        let config_blob = store.put_bytes(&config)?;
+        let manifest = manifest_of(&finished.chain, &config)?;
+        store.put_manifest(&manifest, None)?; // it has no name yet, so nobody takes it for finished
+        for output in &self.request.outputs {
+            self.export(output, &finished, &manifest)?;
+        }
+        for name in &self.request.names {
+            store.put_manifest(&manifest, Some(name.to_string()))?;
+        }
+        let layers = finished.chain.iter().zip(&finished.origins);
+        let layer = |(link, origin): (&std::sync::Arc<super::layers::Link>, &super::LayerOrigin)| BuiltLayer {
+            digest: link.blob.digest,
+            size: link.blob.size,
+            origin: *origin,
+        };
+        Ok(Built {
+            manifest,
+            image_id: config_blob.digest(),
+            config,
+            names: self.request.names.clone(),
+            layers: layers.map(layer).collect(),
+            steps_done: self.done,
+            steps_cached: self.cached,
+        })
+    }
+
+    /// Sees to it that every blob is in the store, or that the store knows where to get it: layers of a
+    /// base image that nobody looked into are never fetched if they can be had from a registry later.
+    fn provide(&self, chain: &Chain, lazy: bool) -> Result<(), StepProblem> {
+        for link in chain {
+            let origin = link.base.as_ref().and_then(|base| base.origin.as_ref());
+            if let Some(origin) = origin {
+                // Also for a layer that is here: a push to the same registry mounts it instead of sending it.
+                self.workshop.store.remember_origin(&link.blob.digest, origin)?;
+            }
+            let is_here = self.workshop.store.blob_size(&link.blob.digest)?.is_some();
+            if !(is_here || lazy && origin.is_some()) {
+                drop(self.layers.blob(link)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn export(&self, output: &Output, finished: &Finished, manifest: &Manifest) -> Result<(), Error> {
+        if output.needs_blobs() {
+            let image = Image { store: self.workshop.store, manifest, names: &self.request.names };
+            return Ok(output::write_image(output, &image)?);
+        }
+        let span = self.request.dockerfile.stages[self.outline.target.0].span;
+        let at = |problem| self.at(span, problem);
+        let view = self.layers.view(&finished.chain).map_err(at)?;
+        let contents = ChainContents { layers: &self.layers, chain: &finished.chain };
+        let open = |node: &Node| -> std::io::Result<Box<dyn Read + '_>> {
+            crate::copy::Contents::open(&contents, node.layer, &node.origin)
+        };
+        let cancel = || self.workshop.cancel.is_cancelled();
+        match output::write_tree(output, &view, &open, &cancel) {
+            Err(output::Error::Cancelled) => Err(Error::Cancelled),
+            result => Ok(result?),
+        }
+    }
+}
+
+fn config_of(finished: &Finished) -> Vec<u8> {
+    let mut config = finished.plan.config.clone();
+    config.diff_ids = finished.chain.iter().map(|link| link.diff_id).collect();
+    config.complete_history(&finished.times);
+    config.to_json()
+}
+
+fn manifest_of(chain: &Chain, config: &[u8]) -> Result<Manifest, Error> {
+    let document = ManifestDocument {
+        schema_version: 2,
+        media_type: media_type::OCI_MANIFEST,
+        config: Descriptor::new(media_type::OCI_CONFIG, oci::Digest::of(config), config.len() as u64),
+        layers: chain.iter().map(|link| oci_layer(&link.blob)).collect(),
+    };
+    let json = serde_json::to_vec_pretty(&document).expect("a struct of texts and numbers is always JSON");
+    let place = "the new image".to_owned();
+    Ok(Manifest::parse(Some(media_type::OCI_MANIFEST), json)
+        .map_err(|source| content::Error::Manifest { place, source })?)
+}
+
+/// A layer's descriptor with OCI's name for its type, as one manifest has the types of one family.
+fn oci_layer(blob: &Descriptor) -> Descriptor {
+    let media_type = match blob.media_type.as_str() {
+        media_type::DOCKER_LAYER_GZIP => media_type::OCI_LAYER_GZIP,
+        "application/vnd.docker.image.rootfs.diff.tar" => media_type::OCI_LAYER,
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => {
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        }
+        other => other,
+    };
+    Descriptor { urls: blob.urls.clone(), ..Descriptor::new(media_type, blob.digest, blob.size) }
+}

@@ -1,0 +1,63 @@
+//! The changes of a RUN lie in a directory that often is just what unpacking its layer would give. Then
+//! it is kept for the next RUN, and nothing has to be unpacked.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rustix::fd::AsFd;
+
+use crate::layer::beneath::{self, Tree};
+use crate::layer::entry::{Entry, Kind, join};
+use crate::layer::unpack::Marks;
+use crate::layer::{Index, index};
+
+/// Moves an overlay's upper directory to where its layer is unpacked, by way of `aside`; both on one
+/// file system. Says whether it did: an upper directory can hold what is not in the layer (touched
+/// directories, files rewritten as they were), which must not show up below another image.
+pub(super) fn keep(upper: &Path, aside: &Path, place: &Path, index: &Index, marks: Marks) -> io::Result<bool> {
+    if index.entries().is_empty() || place.exists() {
+        return Ok(false);
+    }
+    let mut found = 0;
+    if !matches(&mut Tree::open(upper)?, b"", index, marks, &mut found)? || found != index.entries().len() {
+        return Ok(false);
+    }
+    fs::create_dir(aside)?;
+    fs::rename(upper, aside.join("root"))?;
+    fs::write(aside.join("side"), index::Builder::default().finish().to_bytes())?;
+    fs::rename(aside, place)?;
+    Ok(true)
+}
+
+/// Whether everything in a directory is in the layer as well; counts it.
+fn matches(tree: &mut Tree, path: &[u8], index: &Index, marks: Marks, found: &mut usize) -> io::Result<bool> {
+    let dir = tree.dir(path)?;
+    if beneath::xattr(dir.as_fd(), marks.opaque())?.is_some() {
+        return Ok(false); // the layer spells out what is hidden, which depends on what lies below
+    }
+    for name in beneath::list(dir)? {
+        let child = join(path, &name);
+        let Some(stat) = tree.lstat(&child)? else { return Ok(false) };
+        let (dir, _) = tree.at(&child)?;
+        let Some(here) = beneath::entry(dir, &child, &stat)? else { return Ok(false) };
+        match index.find(&child) {
+            Some(entry) if same(entry, &here) => *found += 1,
+            _ => return Ok(false),
+        }
+        if here.is_dir() && !matches(tree, &child, index, marks, found)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn same(entry: &Entry, here: &Entry) -> bool {
+    match (&entry.kind, &here.kind) {
+        (Kind::Whiteout, Kind::Char(0, 0)) => true,
+        // Further names of a file are links in the layer and files here.
+        (Kind::Hardlink(_), Kind::File { .. }) => true,
+        (Kind::File { size, .. }, Kind::File { size: other, .. }) => size == other && entry.mtime == here.mtime,
+        (kind, other) => kind == other && entry.mtime == here.mtime,
+    }
+}

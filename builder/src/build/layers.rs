@@ -1,0 +1,342 @@
+//! The layers that a build works with: where their blobs, indexes, unpacked trees and contents are, each
+//! made or fetched when it is first needed and not before.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use content::Disk;
+use content::place::Incoming;
+use oci::{Descriptor, DiffId, Verifier};
+
+use super::base::{BaseImages, Resolved};
+use super::error::StepProblem;
+use crate::cache::Cache;
+use crate::copy::Contents;
+use crate::event::{Event, Events};
+use crate::layer::beneath::Tree;
+use crate::layer::entry::Entry;
+use crate::layer::pipeline::Options;
+use crate::layer::read::{self, Limits};
+use crate::layer::spool::{self, Spool};
+use crate::layer::unpack::{self, Marks, Ownership};
+use crate::layer::{Index, Pipeline, View};
+use crate::sandbox::{Cancel, Entered, Mode, Overlay};
+
+/// How many merged trees are kept in memory; the stages at hand need no more.
+const VIEW_LIMIT: usize = 4;
+
+/// One layer of a chain.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub diff_id: DiffId,
+    pub blob: Descriptor,
+    /// The image that the blob can be fetched from, if it is not in the store.
+    pub base: Option<Arc<Resolved>>,
+}
+
+/// The layers of a stage, lowest first.
+pub(super) type Chain = Vec<Arc<Link>>;
+
+/// What is known of the layers so far.
+pub(super) struct Layers<'a> {
+    pub store: &'a Disk,
+    pub cache: &'a Cache,
+    pub images: &'a dyn BaseImages,
+    pub sandbox: Option<&'a Entered>,
+    pub events: Events<'a>,
+    pub cancel: &'a Cancel,
+    pub options: Options,
+    pub indexes: Mutex<HashMap<DiffId, Arc<Index>>>,
+    pub views: Mutex<VecDeque<(Vec<DiffId>, View)>>,
+    pub opened: Mutex<HashMap<DiffId, Arc<Opened>>>,
+}
+
+/// The contents of a layer, at hand.
+pub(super) enum Opened {
+    /// Unpacked, for RUN.
+    Tree(Mutex<Tree>),
+    /// In a temporary file.
+    Spool(Spool),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner) // maps of finished values stay whole
+}
+
+impl Layers<'_> {
+    pub fn check_cancelled(&self) -> Result<(), StepProblem> {
+        if self.cancel.is_cancelled() { Err(StepProblem::Cancelled) } else { Ok(()) }
+    }
+
+    /// The blob of a layer, from the store; fetched into it first if need be.
+    pub fn blob(&self, link: &Link) -> Result<File, StepProblem> {
+        if let Some(file) = self.store.open_blob(&link.blob.digest)? {
+            return Ok(file);
+        }
+        self.fetch(link)?;
+        let place = self.store.root().display().to_string();
+        self.store.open_blob(&link.blob.digest)?.ok_or_else(|| missing(place, link))
+    }
+
+    fn watched(&self, blob: File) -> Watched {
+        Watched { blob, cancel: self.cancel.clone() }
+    }
+
+    fn fetch(&self, link: &Link) -> Result<(), StepProblem> {
+        let Some(base) = &link.base else {
+            return Err(missing(self.store.root().display().to_string(), link));
+        };
+        (self.events)(Event::Fetch { digest: link.blob.digest, size: link.blob.size });
+        let mut body = self.images.open(base, &link.blob)?;
+        let mut incoming = Guarded { incoming: self.store.incoming()?, cancel: self.cancel.clone() };
+        let copied = io::copy(&mut body.by_ref().take(link.blob.size.saturating_add(1)), &mut incoming);
+        self.check_cancelled()?;
+        copied.map_err(|source| StepProblem::Disk { doing: format!("fetching layer {}", link.blob.digest), source })?;
+        let place = base.reference.repository();
+        let finished = incoming.incoming.finish(link.blob.digest);
+        let finished = finished.map_err(|mismatch| content::Error::Wrong { place, mismatch })?;
+        self.store.keep(finished)?;
+        Ok(())
+    }
+
+    /// What is in a layer.
+    pub fn index(&self, link: &Link) -> Result<Arc<Index>, StepProblem> {
+        if let Some(index) = lock(&self.indexes).get(&link.diff_id) {
+            return Ok(index.clone());
+        }
+        let index = match self.cache.index(&link.diff_id) {
+            Some(index) => index,
+            None => self.read_index(link)?,
+        };
+        Ok(self.learn(link.diff_id, index))
+    }
+
+    fn learn(&self, layer: DiffId, index: Index) -> Arc<Index> {
+        let index = Arc::new(index);
+        lock(&self.indexes).insert(layer, index.clone());
+        index
+    }
+
+    fn read_index(&self, link: &Link) -> Result<Index, StepProblem> {
+        let blob = self.watched(self.blob(link)?);
+        let source = |source| StepProblem::Read { layer: link.blob.digest, source };
+        let read = read::index(blob, Limits::default());
+        self.check_cancelled()?; // a cancelled read looks like a failed one
+        let (index, diff_id) = read.map_err(source)?;
+        check(link, diff_id)?;
+        self.cache.remember_index(&diff_id, &index)?;
+        Ok(index)
+    }
+
+    /// The tree that a chain shows.
+    pub fn view(&self, chain: &Chain) -> Result<View, StepProblem> {
+        let wanted: Vec<DiffId> = chain.iter().map(|link| link.diff_id).collect();
+        let known = lock(&self.views)
+            .iter()
+            .filter(|(prefix, _)| wanted.starts_with(prefix))
+            .max_by_key(|(prefix, _)| prefix.len())
+            .cloned();
+        let (start, mut view) = known.map_or((0, View::empty()), |(prefix, view)| (prefix.len(), view));
+        if start == wanted.len() && start > 0 {
+            return Ok(view);
+        }
+        for link in &chain[start..] {
+            view = view.with(&*self.index(link)?);
+        }
+        let mut views = lock(&self.views);
+        views.push_back((wanted, view.clone()));
+        while views.len() > VIEW_LIMIT {
+            views.pop_front();
+        }
+        Ok(view)
+    }
+
+    /// How layers are unpacked where steps run.
+    pub fn unpacking(&self, sandbox: &Entered) -> unpack::Options {
+        let ownership = match sandbox.mode {
+            Mode::SingleUid => Ownership::Recorded,
+            Mode::Root | Mode::Mapped { .. } => Ownership::Real,
+        };
+        let marks = match sandbox.overlay {
+            Overlay::Plain => Marks::Trusted,
+            Overlay::UserXattr => Marks::User,
+        };
+        unpack::Options { ownership, marks, limits: Limits::default() }
+    }
+
+    /// How owners and marks are kept where steps run.
+    pub fn kept(&self, sandbox: &Entered) -> (Ownership, Marks) {
+        let options = self.unpacking(sandbox);
+        (options.ownership, options.marks)
+    }
+
+    /// Where a layer is unpacked or will be.
+    pub fn root(&self, layer: &DiffId, sandbox: &Entered) -> Result<PathBuf, StepProblem> {
+        let (ownership, marks) = self.kept(sandbox);
+        Ok(self.cache.root(layer, ownership, marks)?)
+    }
+
+    /// The unpacked trees of a chain, for an overlay; unpacked first if need be. Layers without an entry
+    /// change nothing and are left out.
+    pub fn unpacked(&self, chain: &Chain, sandbox: &Entered) -> Result<Vec<PathBuf>, StepProblem> {
+        let mut roots = Vec::new();
+        for (at, link) in chain.iter().enumerate() {
+            self.check_cancelled()?;
+            let index = self.index(link)?;
+            if index.entries().is_empty() {
+                continue;
+            }
+            // Directories that a layer does not name look as below it: such a tree is this chain's own.
+            let below = if index.has_implied() { chain[..at].to_vec() } else { Chain::new() };
+            let root = self.root(&tree_name(&below, link), sandbox)?;
+            if !root.join("root").is_dir() {
+                let view = if below.is_empty() { View::empty() } else { self.view(&below)? };
+                let blob = self.watched(self.blob(link)?);
+                let unpacked = unpack::unpack_over(blob, &root, &self.unpacking(sandbox), &view);
+                self.check_cancelled()?; // as above
+                check(link, unpacked?.diff_id)?;
+            }
+            // overlayfs refuses a directory that is there twice; the upper of two equal layers says it all.
+            let root = root.join("root");
+            roots.retain(|lower| *lower != root);
+            roots.push(root);
+        }
+        Ok(roots)
+    }
+
+    /// Makes a layer: `fill` puts the entries in, the blob goes to the store, the index to the cache.
+    pub fn make(
+        &self,
+        fill: impl FnOnce(&mut Pipeline<Guarded>) -> Result<(), StepProblem>,
+    ) -> Result<Link, StepProblem> {
+        let out = Guarded { incoming: self.store.incoming()?, cancel: self.cancel.clone() };
+        let run = || -> Result<_, StepProblem> {
+            let mut pipeline = Pipeline::new(out, self.options)?;
+            fill(&mut pipeline)?;
+            Ok(pipeline.finish()?)
+        };
+        let made = run();
+        self.check_cancelled()?; // a cancelled write looks like a failed one
+        let (layer, out) = made?;
+        let verified = self.store.keep(out.incoming.seal())?;
+        self.cache.remember_index(&layer.diff_id, &layer.index)?;
+        self.learn(layer.diff_id, layer.index);
+        let blob = Descriptor::new(layer.media_type, verified.digest(), verified.size());
+        Ok(Link { diff_id: layer.diff_id, blob, base: None })
+    }
+
+    fn opened(&self, link: &Link) -> io::Result<Arc<Opened>> {
+        if let Some(opened) = lock(&self.opened).get(&link.diff_id) {
+            return Ok(opened.clone());
+        }
+        let opened = Arc::new(self.open(link).map_err(io::Error::other)?);
+        lock(&self.opened).insert(link.diff_id, opened.clone());
+        Ok(opened)
+    }
+
+    fn open(&self, link: &Link) -> Result<Opened, StepProblem> {
+        if let Some(sandbox) = self.sandbox {
+            let root = self.root(&link.diff_id, sandbox)?.join("root");
+            if let Ok(tree) = Tree::open(&root) {
+                return Ok(Opened::Tree(Mutex::new(tree)));
+            }
+        }
+        self.spool(link)
+    }
+
+    /// Reads a layer once from end to end, so that its files can be read in any order.
+    fn spool(&self, link: &Link) -> Result<Opened, StepProblem> {
+        let disk = |source| StepProblem::Disk { doing: "writing a temporary file".to_owned(), source };
+        let failed = |source| StepProblem::Read { layer: link.blob.digest, source };
+        let file = unnamed_file(&self.cache.work()).map_err(disk)?;
+        let each = |_: &Entry| self.check_cancelled();
+        let spooled = Spool::read(self.blob(link)?, file, Limits::default(), each).map_err(|error| match error {
+            spool::Error::Layer(source) => failed(source),
+            spool::Error::Write(source) => disk(source),
+            spool::Error::Stopped(problem) => problem,
+        });
+        spooled.map(Opened::Spool)
+    }
+}
+
+/// The name of an unpacked tree: the layer's own, or one for what is below it and the layer together.
+fn tree_name(below: &Chain, link: &Link) -> DiffId {
+    if below.is_empty() {
+        return link.diff_id;
+    }
+    let mut chain = Verifier::sha256();
+    below.iter().for_each(|lower| chain.update(lower.diff_id.as_bytes()));
+    chain.update(link.diff_id.as_bytes());
+    DiffId::of_tar(&chain.seal())
+}
+
+fn missing(place: String, link: &Link) -> StepProblem {
+    content::Error::NoBlob { place, digest: link.blob.digest }.into()
+}
+
+fn check(link: &Link, actual: DiffId) -> Result<(), StepProblem> {
+    if actual == link.diff_id {
+        return Ok(());
+    }
+    Err(StepProblem::WrongLayer { layer: link.blob.digest, expected: link.diff_id, actual })
+}
+
+/// A file without a name: it is gone when it is closed.
+pub(super) fn unnamed_file(directory: &std::path::Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(directory, flags, Mode::from_raw_mode(0o600))?.into())
+}
+
+/// A blob that is read until the build is cancelled.
+struct Watched {
+    blob: File,
+    cancel: Cancel,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        self.blob.read(buffer)
+    }
+}
+
+/// A blob on its way into the store, which stops when the build is cancelled.
+pub(super) struct Guarded {
+    incoming: Incoming,
+    cancel: Cancel,
+}
+
+impl Write for Guarded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        self.incoming.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.incoming.flush()
+    }
+}
+
+/// The contents of the layers of one chain.
+pub(super) struct ChainContents<'a> {
+    pub layers: &'a Layers<'a>,
+    pub chain: &'a Chain,
+}
+
+impl Contents for ChainContents<'_> {
+    fn open(&self, layer: usize, path: &[u8]) -> io::Result<Box<dyn Read + '_>> {
+        let link = self.chain.get(layer).ok_or(io::ErrorKind::NotFound)?;
+        let opened = self.layers.opened(link)?;
+        match &*opened {
+            Opened::Tree(tree) => Ok(Box::new(File::from(lock(tree).file(path)?))),
+            Opened::Spool(spool) => Ok(Box::new(spool.open(path).ok_or(io::ErrorKind::NotFound)?)),
+        }
+    }
+}

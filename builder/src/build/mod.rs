@@ -1,0 +1,240 @@
+//! Builds an image: stage by stage, step by step, each step taken from the cache or done once.
+//!
+//! ```text
+//! base      the images that stages start from
+//! check     what is legal and probably not meant, before the first step
+//! steps     one stage: its plan, its steps, what they made
+//! transfer  COPY and ADD       command   RUN       mounts   RUN --mount (cache_mounts: its caches)       workdir   WORKDIR
+//! key       the name of a step's result
+//! options   what every RUN gets                 agent     the SSH agent, lent
+//! room      the directories of a running step
+//! layers    blobs, indexes, unpacked trees and contents of layers, when they are needed
+//! image     config and manifest of the result
+//! ```
+//!
+//! What a stage is for the steps after it, is what its layers say, and nothing else. BuildKit goes on with
+//! the directory in which a step ran: there a later step also sees what no layer holds (the touched time of
+//! a directory, a hard link to a file of a lower layer), as long as nothing comes from a remote cache. Here
+//! the same input gives the same image whatever was cached.
+//!
+//! What to do was decided by [`plan`](crate::plan); how layers come about is known to
+//! [`layer`](crate::layer), [`copy`](crate::copy) and [`sandbox`](crate::sandbox).
+
+mod agent;
+mod base;
+mod cache_mounts;
+mod check;
+mod command;
+mod error;
+mod image;
+mod kept;
+mod key;
+mod layers;
+mod mounts;
+mod options;
+mod room;
+mod steps;
+mod transfer;
+mod workdir;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use content::Disk;
+use oci::{Digest, Manifest, Reference};
+
+pub use base::{BaseImages, Resolved, Unusable};
+pub use error::{Error, StepProblem};
+pub use options::RunOptions;
+
+use crate::cache::Cache;
+use crate::dockerfile::{Dockerfile, Instruction};
+use crate::event::Events;
+use crate::ignore::Patterns;
+use crate::layer::{Compression, pipeline};
+use crate::output::Output;
+use crate::plan;
+use crate::sandbox::{Cancel, Entered};
+
+/// A directory that files are copied from, and what of it does not count.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    /// The directory.
+    pub path: PathBuf,
+    /// What its ignore file says.
+    pub ignore: Patterns,
+}
+
+/// What is to be built.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The Dockerfile.
+    pub dockerfile: Dockerfile,
+    /// Target, build arguments, platform. The names of its contexts are taken from `contexts`.
+    pub options: plan::Options,
+    /// The build context.
+    pub context: Directory,
+    /// `--build-context`.
+    pub contexts: BTreeMap<String, Directory>,
+    /// Does every step anew.
+    pub no_cache: bool,
+    /// How layers are compressed.
+    pub compression: Compression,
+    /// What commands get beside what the Dockerfile says.
+    pub run: RunOptions,
+    /// The names of the image in the local store.
+    pub names: Vec<Reference>,
+    /// Where else the image is written.
+    pub outputs: Vec<Output>,
+}
+
+impl Request {
+    /// Builds the last stage for this machine, with the cache, into the store only.
+    pub fn new(dockerfile: Dockerfile, context: Directory) -> Self {
+        Self {
+            dockerfile,
+            options: plan::Options::new(oci::Platform::of_this_machine()),
+            context,
+            contexts: BTreeMap::new(),
+            no_cache: false,
+            compression: Compression::default(),
+            run: RunOptions::default(),
+            names: Vec::new(),
+            outputs: Vec::new(),
+        }
+    }
+
+    /// The options with the names of the contexts.
+    pub fn plan_options(&self) -> plan::Options {
+        plan::Options { contexts: self.contexts.keys().cloned().collect(), ..self.options.clone() }
+    }
+
+    /// Whether the Dockerfile itself asks for a command to be run, so a sandbox is needed before any
+    /// thread starts. A trigger of a base image may ask for one too; nobody knows that yet.
+    ///
+    /// # Errors
+    /// If the Dockerfile makes no sense.
+    pub fn runs_commands(&self) -> Result<bool, Error> {
+        let outline = plan::outline(&self.dockerfile, &self.plan_options())?;
+        let is_run = |instruction: &Instruction| match instruction {
+            Instruction::Run(_) => true,
+            Instruction::Onbuild(text) => text.get(..3).is_some_and(|name| name.eq_ignore_ascii_case("run")),
+            _ => false,
+        };
+        let stages = outline.stages.iter().map(|stage| &self.dockerfile.stages[stage.id.0]);
+        Ok(stages.flat_map(|stage| &stage.instructions).any(|node| is_run(&node.value)))
+    }
+}
+
+/// What a build works with.
+#[derive(Clone, Copy)]
+pub struct Workshop<'a> {
+    /// Where blobs are kept, and the image in the end.
+    pub store: &'a Disk,
+    /// What earlier builds left.
+    pub cache: &'a Cache,
+    /// Where base images come from.
+    pub images: &'a dyn BaseImages,
+    /// Where commands run; entered with [`Cache::work`]. Not needed without RUN.
+    pub sandbox: Option<&'a Entered>,
+    /// Hears what happens.
+    pub events: Events<'a>,
+    /// Stops the build.
+    pub cancel: &'a Cancel,
+}
+
+impl std::fmt::Debug for Workshop<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workshop").field("store", self.store).finish_non_exhaustive()
+    }
+}
+
+/// Where a layer of the result came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerOrigin {
+    /// The base image.
+    Base,
+    /// An earlier build.
+    Cache,
+    /// This build.
+    Built,
+}
+
+/// A layer of the result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltLayer {
+    /// Its blob.
+    pub digest: Digest,
+    /// The blob's size in bytes.
+    pub size: u64,
+    /// Where it came from.
+    pub origin: LayerOrigin,
+}
+
+/// An image, built.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// Its manifest, which is in the store.
+    pub manifest: Manifest,
+    /// The digest of its config: what `docker build --iidfile` writes.
+    pub image_id: Digest,
+    /// Its config document.
+    pub config: Vec<u8>,
+    /// Its names in the store.
+    pub names: Vec<Reference>,
+    /// Its layers, lowest first.
+    pub layers: Vec<BuiltLayer>,
+    /// How many steps were done.
+    pub steps_done: usize,
+    /// How many steps were found in the cache.
+    pub steps_cached: usize,
+}
+
+impl Built {
+    /// What `docker build --metadata-file` writes, as JSON.
+    pub fn metadata(&self) -> serde_json::Value {
+        let mut metadata = serde_json::json!({
+            "containerimage.config.digest": self.image_id,
+            "containerimage.descriptor": self.manifest.descriptor(),
+            "containerimage.digest": self.manifest.digest(),
+        });
+        if !self.names.is_empty() {
+            let names: Vec<String> = self.names.iter().map(ToString::to_string).collect();
+            metadata["image.name"] = names.join(",").into();
+        }
+        metadata
+    }
+}
+
+/// Builds an image into the store, and writes it where the request says.
+///
+/// # Errors
+/// See [`Error`]. Whatever happens, no half image is named in the store, no half output remains, and no
+/// process or mount.
+pub fn build(request: &Request, workshop: &Workshop<'_>) -> Result<Built, Error> {
+    if let Some(sandbox) = workshop.sandbox {
+        room::sweep(&sandbox.steps);
+        workshop.cache.sweep();
+    }
+    let options = request.plan_options();
+    let outline = plan::outline(&request.dockerfile, &options)?;
+    let epoch = epoch(request, &options, &outline)?;
+    let layers = pipeline::Options { compression: request.compression, newest: epoch, ..pipeline::Options::default() };
+    let mut builder = steps::Builder::new(request, options, outline, workshop, layers);
+    let built = builder.check().and_then(|()| builder.image());
+    let kept = builder.keep_known();
+    let built = built?;
+    kept?;
+    Ok(built)
+}
+
+/// SOURCE_DATE_EPOCH: the newest time that anything in the image may have.
+fn epoch(request: &Request, options: &plan::Options, outline: &plan::Outline) -> Result<Option<i64>, Error> {
+    const NAME: &str = "SOURCE_DATE_EPOCH";
+    let given = options.build_args.get(NAME).map(String::as_str).or_else(|| outline.globals.value(NAME));
+    let Some(text) = given.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let source = &request.dockerfile.source;
+    let span = request.dockerfile.stages[outline.target.0].span;
+    let wrong = |_| plan::Error::from(source.at(span, plan::Problem::Epoch(text.to_owned())));
+    Ok(Some(text.parse().map_err(wrong)?))
+}

@@ -1,0 +1,326 @@
+//! One stage after the other: what it starts from, its plan, its steps, and what they made.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use oci::{Descriptor, Digest, Platform, Reference};
+
+use super::base::{Resolved, Unusable};
+use super::error::{Error, StepProblem};
+use super::key::Key;
+use super::layers::{Chain, Layers, Link};
+use super::{Directory, LayerOrigin, Request, Workshop, command, transfer, workdir};
+use crate::cache::Record;
+use crate::config::ImageConfig;
+use crate::copy::{Known, Owner};
+use crate::dockerfile::Span;
+use crate::event::{Event, StepLabel};
+use crate::layer::pipeline::Options;
+use crate::plan::{self, Action, Base, BaseState, Origin, Outline, StageId, StagePlan, Step};
+
+/// A build on its way.
+pub(super) struct Builder<'a> {
+    pub request: &'a Request,
+    pub options: plan::Options,
+    pub outline: Outline,
+    pub workshop: &'a Workshop<'a>,
+    pub layers: Arc<Layers<'a>>,
+    pub known: Arc<Known>,
+    bases: BTreeMap<(Reference, String), Arc<BaseImage>>,
+    stages: HashMap<StageId, Arc<Finished>>,
+    pub done: usize,
+    pub cached: usize,
+}
+
+/// A base image, read as far as a build needs it.
+pub(super) struct BaseImage {
+    pub resolved: Arc<Resolved>,
+    pub config: ImageConfig,
+    pub layers: Vec<Descriptor>,
+}
+
+/// A stage with all its layers.
+pub(super) struct Finished {
+    pub plan: StagePlan,
+    pub chain: Chain,
+    /// The times of the layers above the base image's.
+    pub times: Vec<String>,
+    /// Where each layer of the chain came from.
+    pub origins: Vec<LayerOrigin>,
+}
+
+/// What a step made, or an earlier build's.
+pub(super) struct Made {
+    link: Link,
+    created: String,
+    cached: bool,
+}
+
+/// Where COPY takes files from.
+pub(super) enum From<'r> {
+    Directory(&'r Directory),
+    Chain(Chain),
+    Nothing,
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(
+        request: &'a Request,
+        options: plan::Options,
+        outline: Outline,
+        workshop: &'a Workshop<'a>,
+        layers: Options,
+    ) -> Self {
+        let layers = Arc::new(Layers {
+            store: workshop.store,
+            cache: workshop.cache,
+            images: workshop.images,
+            sandbox: workshop.sandbox,
+            events: workshop.events,
+            cancel: workshop.cancel,
+            options: layers,
+            indexes: Mutex::new(HashMap::new()),
+            views: Mutex::new(VecDeque::new()),
+            opened: Mutex::new(HashMap::new()),
+        });
+        let known = Arc::new(workshop.cache.known());
+        let (bases, stages) = (BTreeMap::new(), HashMap::new());
+        Self { request, options, outline, workshop, layers, known, bases, stages, done: 0, cached: 0 }
+    }
+
+    /// Keeps what was learned of the context's files, also when the build failed.
+    pub fn keep_known(&self) -> Result<(), Error> {
+        if !self.known.has_news() {
+            return Ok(());
+        }
+        Ok(self.workshop.cache.keep_known(&self.known)?)
+    }
+
+    pub fn event(&self, event: Event) {
+        (self.workshop.events)(event);
+    }
+
+    /// Places a problem at its lines; what stopped another stage is told in its own words.
+    pub fn at(&self, span: Span, problem: StepProblem) -> Error {
+        match problem {
+            StepProblem::Stage(error) => *error,
+            StepProblem::Cancelled | StepProblem::Sandbox(crate::sandbox::Error::Cancelled) => Error::Cancelled,
+            problem => {
+                let hint = transfer::hint(self.request, &problem);
+                Error::Step(Box::new(self.request.dockerfile.source.at(span, problem).with_hint(hint)))
+            }
+        }
+    }
+
+    /// All needed stages, in their order; gives the target.
+    pub fn target(&mut self) -> Result<Arc<Finished>, Error> {
+        let order: Vec<StageId> = self.outline.stages.iter().map(|stage| stage.id).collect();
+        for id in order {
+            self.stage(id)?;
+        }
+        self.stage(self.outline.target)
+    }
+
+    /// A stage, built once.
+    pub fn stage(&mut self, id: StageId) -> Result<Arc<Finished>, Error> {
+        if let Some(finished) = self.stages.get(&id) {
+            return Ok(finished.clone());
+        }
+        if self.outline.stage(id).is_none() {
+            self.include(id)?;
+        }
+        let finished = Arc::new(self.build_stage(id)?);
+        self.stages.insert(id, finished.clone());
+        Ok(finished)
+    }
+
+    /// A trigger of a base image may need a stage that nobody needed before.
+    fn include(&mut self, id: StageId) -> Result<(), Error> {
+        let options = plan::Options { target: Some(id.0.to_string()), ..self.options.clone() };
+        let more = plan::outline(&self.request.dockerfile, &options)?;
+        for stage in more.stages {
+            if self.outline.stage(stage.id).is_none() {
+                self.outline.stages.push(stage.clone());
+            }
+            if stage.id != id {
+                self.stage(stage.id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn build_stage(&mut self, id: StageId) -> Result<Finished, Error> {
+        let span = self.request.dockerfile.stages[id.0].span;
+        let outlined = self.outline.stage(id).cloned();
+        let Some(outlined) = outlined else { return Err(self.at(span, StepProblem::Unsupported("this stage".into()))) };
+        let mut stage = match &outlined.base {
+            Base::Scratch => self.start(id, BaseState::Scratch, Vec::new(), Vec::new(), Vec::new())?,
+            Base::Stage(base) => {
+                let base = self.stage(*base)?;
+                let (chain, times, origins) = (base.chain.clone(), base.times.clone(), base.origins.clone());
+                self.start(id, BaseState::Stage(&base.plan), chain, times, origins)?
+            }
+            Base::Image(reference) => {
+                let base = self.base(reference, &outlined.platform).map_err(|problem| self.at(span, problem))?;
+                let origins = vec![LayerOrigin::Base; base.layers.len()];
+                self.start(id, BaseState::Image(&base.config), base.chain(), Vec::new(), origins)?
+            }
+            Base::Context(name) => {
+                let what = format!("FROM {name}, which is a --build-context,");
+                return Err(self.at(span, StepProblem::Unsupported(what)));
+            }
+        };
+        let has_image = matches!(outlined.base, Base::Image(_));
+        let name = if self.request.dockerfile.stages.len() == 1 { String::new() } else { outlined.name.clone() };
+        let total = stage.plan.steps.len() + usize::from(has_image);
+        let label = |number: usize, title: &str, span: Span| {
+            Arc::new(StepLabel { stage: name.clone(), number, total, title: title.to_owned(), span })
+        };
+        if let Base::Image(reference) = &outlined.base {
+            let digest = self.base(reference, &outlined.platform).map_err(|problem| self.at(span, problem))?;
+            let digest = digest.resolved.manifest.digest();
+            self.event(Event::Base { step: label(1, &format!("FROM {reference}"), span), digest });
+        }
+        for (index, step) in stage.plan.steps.clone().iter().enumerate() {
+            let label = label(index + 1 + usize::from(has_image), &step.title, step.span);
+            let made = self.step(&stage.chain, step, &label).map_err(|problem| self.at(step.span, problem))?;
+            stage.origins.push(if made.cached { LayerOrigin::Cache } else { LayerOrigin::Built });
+            stage.chain.push(Arc::new(made.link));
+            stage.times.push(made.created);
+        }
+        Ok(stage)
+    }
+
+    fn start(
+        &self,
+        id: StageId,
+        base: BaseState<'_>,
+        chain: Chain,
+        times: Vec<String>,
+        origins: Vec<LayerOrigin>,
+    ) -> Result<Finished, Error> {
+        let plan = plan::stage(&self.request.dockerfile, &self.outline, &self.options, id, base)?;
+        Ok(Finished { plan, chain, times, origins })
+    }
+
+    /// A base image, resolved once.
+    pub fn base(&mut self, reference: &Reference, platform: &Platform) -> Result<Arc<BaseImage>, StepProblem> {
+        let name = (reference.clone(), platform.to_string());
+        if let Some(base) = self.bases.get(&name) {
+            return Ok(base.clone());
+        }
+        self.layers.check_cancelled()?;
+        let missing = |source| Unusable::Missing { reference: Box::new(reference.clone()), source };
+        let resolved = self.workshop.images.resolve(reference, platform).map_err(missing)?;
+        let (config, layers) = resolved.parts()?;
+        let base = Arc::new(BaseImage { resolved: Arc::new(resolved), config, layers });
+        self.bases.insert(name, base.clone());
+        Ok(base)
+    }
+
+    /// What `--from` means.
+    pub fn from(&mut self, origin: &Origin) -> Result<From<'a>, StepProblem> {
+        Ok(match origin {
+            Origin::Context => From::Directory(&self.request.context),
+            Origin::Named(name) => match self.request.contexts.get(name) {
+                Some(directory) => From::Directory(directory),
+                None => From::Nothing, // the planner takes the names from this very map
+            },
+            Origin::Stage(id) => {
+                let stage = self.stage(*id).map_err(|error| StepProblem::Stage(Box::new(error)))?;
+                From::Chain(stage.chain.clone())
+            }
+            Origin::Image(reference) => {
+                let platform = self.options.target_platform.clone();
+                From::Chain(self.base(reference, &platform)?.chain())
+            }
+            Origin::Scratch => From::Nothing,
+        })
+    }
+
+    fn step(&mut self, chain: &Chain, step: &Step, label: &Arc<StepLabel>) -> Result<Made, StepProblem> {
+        self.layers.check_cancelled()?;
+        self.event(Event::Started(label.clone()));
+        let begun = Instant::now();
+        let made = match &step.action {
+            Action::Run(run) => command::run(self, chain, run, label)?,
+            Action::Copy(copy) => transfer::copy(self, chain, copy)?,
+            Action::Workdir { path, user } => self.workdir(chain, path, user)?,
+        };
+        if made.cached {
+            self.cached += 1;
+            self.event(Event::Cached(label.clone()));
+        } else {
+            self.done += 1;
+            let (took, size) = (begun.elapsed(), made.link.blob.size);
+            tracing::debug!(step = %label.title, size, took_ms = took.as_millis() as u64, "step done");
+            self.event(Event::Done { step: label.clone(), took, size });
+        }
+        Ok(made)
+    }
+
+    fn workdir(&mut self, chain: &Chain, path: &str, user: &str) -> Result<Made, StepProblem> {
+        let mut key = self.key("workdir", chain);
+        key.text(path);
+        key.text(user);
+        self.remembered(key.finish(), |builder| {
+            let view = builder.layers.view(chain)?;
+            let owner = match user {
+                "" => Owner::default(),
+                user => transfer::owner(builder, chain, &view, "USER ", user)?,
+            };
+            let entries = workdir::entries(&view, path, owner, builder.now())?;
+            builder.layers.make(|layer| Ok(entries.into_iter().try_for_each(|entry| layer.add_plain(entry))?))
+        })
+    }
+
+    /// The start of a key: the layers below. What a layer holds decides, not how it came about.
+    pub fn key(&self, kind: &str, chain: &Chain) -> Key {
+        Key::new(kind, chain.iter().map(|link| link.diff_id), &self.layers.options)
+    }
+
+    /// The result under that key if it is still there, else made and remembered.
+    pub fn remembered(
+        &mut self,
+        key: Digest,
+        make: impl FnOnce(&mut Self) -> Result<Link, StepProblem>,
+    ) -> Result<Made, StepProblem> {
+        if !self.request.no_cache
+            && let Some(Record { diff_id, blob, created }) = self.workshop.cache.step(&key)
+            && self.workshop.store.blob_size(&blob.digest)? == Some(blob.size)
+        {
+            return Ok(Made { link: Link { diff_id, blob, base: None }, created, cached: true });
+        }
+        let link = make(self)?;
+        let created = self.timestamp().to_string();
+        let record = Record { diff_id: link.diff_id, blob: link.blob.clone(), created: created.clone() };
+        self.workshop.cache.remember_step(&key, &record)?;
+        Ok(Made { link, created, cached: false })
+    }
+
+    /// The time that goes into the image: now, or SOURCE_DATE_EPOCH.
+    fn timestamp(&self) -> Timestamp {
+        let now = Timestamp::now();
+        match self.layers.options.newest.map(Timestamp::from_second) {
+            Some(Ok(epoch)) => epoch,
+            _ => now,
+        }
+    }
+
+    /// The time of files that a step makes, in seconds since 1970.
+    pub fn now(&self) -> i64 {
+        self.timestamp().as_second()
+    }
+}
+
+impl BaseImage {
+    pub fn chain(&self) -> Chain {
+        let pairs = self.config.diff_ids.iter().zip(&self.layers);
+        let link = |(diff_id, blob): (&oci::DiffId, &Descriptor)| {
+            Arc::new(Link { diff_id: *diff_id, blob: blob.clone(), base: Some(self.resolved.clone()) })
+        };
+        pairs.map(link).collect()
+    }
+}

@@ -1,0 +1,142 @@
+//! COPY and ADD: finds the sources, asks the cache by their content, and writes the layer.
+
+use oci::Reference;
+
+use super::base::Unusable;
+use super::error::StepProblem;
+use super::layers::{Chain, ChainContents};
+use super::steps::{Builder, From, Made};
+use super::{Directory, Request};
+use crate::copy::{self, Chmod, Context, Inline, Owner, Source, Target, place, resolve_owner, select};
+use crate::dockerfile::nearest;
+use crate::event::Event;
+use crate::ignore::Patterns;
+use crate::layer::View;
+use crate::layer::read::Limits;
+use crate::plan::CopyStep;
+
+/// Largest /etc/passwd or /etc/group that is read, in bytes.
+const DATABASE_LIMIT: u64 = 16 << 20;
+
+impl copy::Ignore for Patterns {
+    fn excludes(&self, path: &[u8]) -> bool {
+        self.excludes(path)
+    }
+    fn may_include_below(&self, dir: &[u8]) -> bool {
+        self.may_include_below(dir)
+    }
+}
+
+pub(super) fn copy(builder: &mut Builder<'_>, chain: &Chain, step: &CopyStep) -> Result<Made, StepProblem> {
+    let from = builder.from(&step.from)?;
+    with_source(builder, &from, |builder, source| copy_from(builder, chain, step, source))
+}
+
+/// Opens where files come from, for as long as `then` takes.
+pub(super) fn with_source<'b, R>(
+    builder: &mut Builder<'b>,
+    from: &From<'_>,
+    then: impl FnOnce(&mut Builder<'b>, &dyn Source) -> Result<R, StepProblem>,
+) -> Result<R, StepProblem> {
+    match from {
+        From::Directory(Directory { path, ignore }) => {
+            let known = builder.known.clone();
+            then(builder, &Context::open(path, ignore, Some(&known))?)
+        }
+        From::Chain(chain) => {
+            let layers = builder.layers.clone();
+            let view = layers.view(chain)?;
+            let contents = ChainContents { layers: &layers, chain };
+            then(builder, &copy::Stage::new(&view, &contents))
+        }
+        From::Nothing => then(builder, &Inline::default()),
+    }
+}
+
+fn copy_from(
+    builder: &mut Builder<'_>,
+    chain: &Chain,
+    step: &CopyStep,
+    source: &dyn Source,
+) -> Result<Made, StepProblem> {
+    let files = step.inline.iter().map(|file| (file.name.clone().into_bytes(), file.text.clone().into_bytes()));
+    let inline = Inline::new(files, builder.now());
+    let excludes = Patterns::new(step.excludes.iter().map(String::as_str));
+    let excludes = excludes.map_err(|error| StepProblem::Unsupported(format!("--exclude: {error}")))?;
+    let mut wanted: Vec<(&dyn Source, &[u8])> = Vec::new();
+    wanted.extend(step.sources.iter().map(|path| (source, path.as_bytes())));
+    wanted.extend(step.inline.iter().map(|file| (&inline as &dyn Source, file.name.as_bytes())));
+    let exclude = (!excludes.is_empty()).then_some(&excludes as &dyn copy::Ignore);
+    let selection = select(&wanted, copy::Options { exclude, parents: step.parents })?;
+    let selected = selection.hash(builder.layers.options.threads)?;
+    let mut key = builder.key("copy", chain);
+    key.copy(step, &selected.digest());
+    builder.remembered(key.finish(), |builder| {
+        let view = builder.layers.view(chain)?;
+        let owner = step.chown.as_deref().map(|text| owner(builder, chain, &view, "--chown=", text)).transpose()?;
+        let chmod = step.chmod.as_deref().map(str::parse::<Chmod>).transpose()?;
+        let target = Target {
+            path: step.destination.as_bytes(),
+            owner,
+            chmod: chmod.as_ref(),
+            unpack: step.unpack,
+            now: builder.now(),
+            scratch: &builder.workshop.cache.work(),
+            limits: Limits::default(),
+        };
+        // BuildKit, too, links only without --chmod.
+        let below = if step.link && chmod.is_none() { View::empty() } else { view };
+        let placed = place(&selected, &target, &below)?;
+        builder.layers.make(|layer| Ok(placed.write(layer)?))
+    })
+}
+
+/// Who `user[:group]` is: names are those of the image that is changed, and one that it does not know is
+/// root, with a warning. `what` asked for it.
+pub(super) fn owner(
+    builder: &Builder<'_>,
+    chain: &Chain,
+    view: &View,
+    what: &str,
+    text: &str,
+) -> Result<Owner, StepProblem> {
+    let contents = ChainContents { layers: &builder.layers, chain };
+    let tree = copy::Stage::new(view, &contents);
+    let resolved = resolve_owner::<copy::Error>(text, |path| tree.read(path.as_bytes(), DATABASE_LIMIT))?;
+    if let Some(name) = resolved.unknown {
+        let message = format!("{what}{text}: the image knows no {name}; 0 is used, as docker build does");
+        builder.event(Event::Warning { rule: None, span: None, message });
+    }
+    Ok(resolved.owner)
+}
+
+/// A misspelt name of a stage is taken for that of an image, which then cannot be had.
+fn misspelt_stage(request: &Request, reference: &Reference) -> Option<String> {
+    let name = reference.name().to_string();
+    let last = name.rsplit('/').next().unwrap_or_default();
+    let stages = request.dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref());
+    nearest(last, stages).filter(|stage| *stage != last).map(|stage| format!("did you mean the stage {stage}?"))
+}
+
+/// What may help with a problem of a step.
+pub(super) fn hint(request: &Request, problem: &StepProblem) -> Option<String> {
+    let path = match problem {
+        StepProblem::Copy(copy::Error::NotFound(path)) => path,
+        StepProblem::Base(Unusable::Missing { reference, .. }) => return misspelt_stage(request, reference),
+        StepProblem::NoSecret(id) => {
+            return Some(format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME"));
+        }
+        StepProblem::NoAgent(id) => {
+            return Some(format!(
+                "lend an SSH agent with --ssh {id}=SOCKET, or --ssh default for the one in SSH_AUTH_SOCK"
+            ));
+        }
+        _ => return None,
+    };
+    let relative = path.trim_start_matches('/');
+    if request.context.ignore.excludes(relative.as_bytes()) {
+        return Some(format!("{relative} is excluded by the ignore file of the build context"));
+    }
+    let directory = request.context.path.display();
+    Some(format!("sources are looked up in the build context {directory}, or in what --from names"))
+}

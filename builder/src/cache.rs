@@ -1,0 +1,193 @@
+//! What earlier builds left behind, by content: which step made which layer, what is in a layer, and
+//! layers unpacked for RUN. Losing any of it costs time, never correctness. Blobs lie in the store.
+//!
+//! ```text
+//! CACHE/v1/steps/<key>              what a step made: diff ID, blob, time (JSON)
+//! CACHE/v1/indexes/<diff id>        what is in a layer (layer::Index)
+//! CACHE/v1/roots/<boot>/<kind>/<diff id>/  a layer unpacked for overlayfs; kind says how owners are kept
+//! CACHE/v1/mounts/<kind>/<key>/     a cache mount; <key>.lock says who uses it
+//! CACHE/v1/known                    hashes of files of build contexts, by inode and times
+//! CACHE/v1/work/                    changes of running steps
+//! ```
+
+mod boot;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use oci::{Descriptor, DiffId, Digest};
+use serde::{Deserialize, Serialize};
+
+use crate::copy::Known;
+use crate::layer::Index;
+use crate::layer::unpack::{Marks, Ownership};
+
+/// Largest record of a step that is read, in bytes.
+const RECORD_LIMIT: u64 = 64 << 10;
+/// Largest table of known files that is read, in bytes: some two million files.
+const KNOWN_LIMIT: u64 = 256 << 20;
+/// Largest index that is read, in bytes.
+const INDEX_LIMIT: u64 = 2 << 30;
+
+/// The cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the build cache at {}: {source}", path.display())]
+pub struct Error {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    |source| Error { path, source }
+}
+
+/// What a step made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The layer.
+    pub diff_id: DiffId,
+    /// Its blob.
+    pub blob: Descriptor,
+    /// When (RFC 3339).
+    pub created: String,
+}
+
+/// A cache directory.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    root: PathBuf,
+    boot: Arc<boot::Boot>,
+}
+
+impl Cache {
+    /// Opens the cache below `directory`, making what is missing.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let root = directory.join("v1");
+        for name in ["steps", "indexes", "roots", "work"] {
+            let path = root.join(name);
+            fs::create_dir_all(&path).map_err(at(&path))?;
+        }
+        let roots = root.join("roots");
+        let boot = boot::Boot::open(&roots, &boot::name()).map_err(at(&roots))?;
+        Ok(Self { root, boot: Arc::new(boot) })
+    }
+
+    /// The directory in which running steps keep their changes; the sandbox is entered with it.
+    pub fn work(&self) -> PathBuf {
+        self.root.join("work")
+    }
+
+    /// What the step with this key made; `None` if that is not known (any more).
+    pub fn step(&self, key: &Digest) -> Option<Record> {
+        let bytes = read_limited(&self.root.join("steps").join(key.hex()), RECORD_LIMIT)?;
+        serde_json::from_slice(&bytes).ok() // a damaged record is no record
+    }
+
+    /// Remembers what a step made.
+    pub fn remember_step(&self, key: &Digest, record: &Record) -> Result<(), Error> {
+        let path = self.root.join("steps").join(key.hex());
+        let bytes = serde_json::to_vec(record).map_err(|error| at(&path)(error.into()))?;
+        replace(&path, &bytes).map_err(at(&path))
+    }
+
+    /// What is in a layer.
+    pub fn index(&self, layer: &DiffId) -> Option<Index> {
+        let bytes = read_limited(&self.root.join("indexes").join(layer.hex()), INDEX_LIMIT)?;
+        Index::from_bytes(&bytes).ok() // a damaged index is made again
+    }
+
+    /// Remembers what is in a layer.
+    pub fn remember_index(&self, layer: &DiffId, index: &Index) -> Result<(), Error> {
+        let path = self.root.join("indexes").join(layer.hex());
+        replace(&path, &index.to_bytes()).map_err(at(&path))
+    }
+
+    /// Where a layer is unpacked, or will be.
+    pub fn root(&self, layer: &DiffId, ownership: Ownership, marks: Marks) -> Result<PathBuf, Error> {
+        let directory = self.boot.path().join(kind(ownership, marks));
+        fs::create_dir_all(&directory).map_err(at(&directory))?;
+        Ok(directory.join(layer.hex()))
+    }
+
+    /// Removes unpacked layers of other boots that nobody has used for a week. Must be called where steps
+    /// run, since others cannot remove the files of all owners.
+    pub(crate) fn sweep(&self) {
+        self.boot.sweep();
+    }
+
+    /// Where a cache mount lies; its parent exists.
+    pub fn mount(&self, key: &Digest, ownership: Ownership, marks: Marks) -> Result<PathBuf, Error> {
+        let directory = self.root.join("mounts").join(kind(ownership, marks));
+        fs::create_dir_all(&directory).map_err(at(&directory))?;
+        Ok(directory.join(key.hex()))
+    }
+
+    /// The hashes of files that were read before.
+    pub fn known(&self) -> Known {
+        read_limited(&self.root.join("known"), KNOWN_LIMIT).map(|bytes| Known::from_bytes(&bytes)).unwrap_or_default()
+    }
+
+    /// Keeps the hashes for the next build.
+    pub fn keep_known(&self, known: &Known) -> Result<(), Error> {
+        let path = self.root.join("known");
+        replace(&path, &known.to_bytes()).map_err(at(&path))
+    }
+}
+
+/// How files are kept where steps run; who sees them otherwise would see other owners.
+fn kind(ownership: Ownership, marks: Marks) -> &'static str {
+    match (ownership, marks) {
+        (Ownership::Real, Marks::Trusted) => "root",
+        (Ownership::Real, Marks::User) => "mapped",
+        (Ownership::Recorded, Marks::Trusted) => "recorded",
+        (Ownership::Recorded, Marks::User) => "single",
+    }
+}
+
+/// Puts a file in its place whole. Nothing is forced to the disk: what a crash of the machine damages is
+/// noticed when it is read, and only costs time.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let aside = path.with_extension(format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    let written = fs::write(&aside, content).and_then(|()| fs::rename(&aside, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&aside); // the first error is the one to tell
+    }
+    written
+}
+
+/// The whole file, if it is there, readable and not absurdly large: otherwise the cache has nothing.
+fn read_limited(path: &Path, limit: u64) -> Option<Vec<u8>> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() <= limit => fs::read(path).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_survive_and_damage_is_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::open(directory.path()).unwrap();
+        let key = Digest::of(b"key");
+        assert_eq!(cache.step(&key), None);
+        let record = Record {
+            diff_id: Digest::of(b"tar").to_string().parse().unwrap(),
+            blob: Descriptor::new("t", Digest::of(b"blob"), 4),
+            created: "2026-01-01T00:00:00Z".into(),
+        };
+        cache.remember_step(&key, &record).unwrap();
+        assert_eq!(Cache::open(directory.path()).unwrap().step(&key), Some(record));
+        fs::write(directory.path().join("v1/steps").join(key.hex()), b"{").unwrap();
+        assert_eq!(cache.step(&key), None);
+    }
+}

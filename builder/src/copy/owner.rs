@@ -1,0 +1,122 @@
+//! `--chown`: numbers as they are, names by the image's /etc/passwd and /etc/group.
+
+use super::error::Error;
+
+/// A user and a group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// What was found for `--chown`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The owner to give.
+    pub owner: Owner,
+    /// A name that the image does not know, for a warning.
+    pub unknown: Option<String>,
+}
+
+/// Finds what `user[:group]` means. `file` gives the content of a file of the image, by absolute path,
+/// and `None` if there is none; it is only asked when a name has to be looked up.
+///
+/// A number alone is both user and group (`--chown=1` is 1:1); a name alone brings its primary group.
+/// BuildKit takes an unknown user for 0:0, and leaves the group as it is for an unknown group; so do we,
+/// and say so in [`Resolved::unknown`].
+pub fn resolve_owner<E: From<Error>>(
+    text: &str,
+    file: impl Fn(&str) -> Result<Option<Vec<u8>>, E>,
+) -> Result<Resolved, E> {
+    let (user, group) = text.split_once(':').unwrap_or((text, ""));
+    let mut resolved = Resolved { owner: Owner::default(), unknown: None };
+    let is_id = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    if !user.is_empty() && is_id(user) {
+        let uid = number(user).ok_or_else(|| Error::Owner(text.to_owned()))?;
+        resolved.owner = Owner { uid, gid: uid };
+    } else if !user.is_empty() {
+        match file("/etc/passwd")?.and_then(|passwd| user_of(&passwd, user)) {
+            Some((uid, gid)) => resolved.owner = Owner { uid, gid },
+            None => resolved.unknown = Some(user.to_owned()),
+        }
+    }
+    if !group.is_empty() && is_id(group) {
+        resolved.owner.gid = number(group).ok_or_else(|| Error::Owner(text.to_owned()))?;
+    } else if !group.is_empty() {
+        match file("/etc/group")?.and_then(|groups| group_of(&groups, group)) {
+            Some(gid) => resolved.owner.gid = gid,
+            None => resolved.unknown = resolved.unknown.or_else(|| Some(group.to_owned())),
+        }
+    }
+    Ok(resolved)
+}
+
+/// A decimal id; -1 means "as it is" to the kernel and is no owner.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|&id| id != u32::MAX)
+}
+
+/// uid and primary gid: `name:password:uid:gid:…`.
+fn user_of(passwd: &[u8], name: &str) -> Option<(u32, u32)> {
+    let fields = line_of(passwd, name)?;
+    Some((number(fields.get(2)?)?, number(fields.get(3)?)?))
+}
+
+/// gid: `name:password:gid:…`.
+fn group_of(groups: &[u8], name: &str) -> Option<u32> {
+    number(line_of(groups, name)?.get(2)?)
+}
+
+fn line_of<'a>(file: &'a [u8], name: &str) -> Option<Vec<&'a str>> {
+    file.split(|&b| b == b'\n')
+        .filter_map(|line| std::str::from_utf8(line).ok())
+        .map(|line| line.trim().split(':').collect::<Vec<_>>())
+        .find(|fields| fields[0] == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(text: &str) -> Result<(u32, u32), String> {
+        let file = |path: &str| -> Result<_, Error> {
+            Ok(Some(match path {
+                "/etc/passwd" => b"root:x:0:0::/root:/bin/sh\nlp:x:7:70::/:/bin/false\nbad:x:y:z\n".to_vec(),
+                _ => b"adm:x:4:\nmail:x:8:lp\n".to_vec(),
+            }))
+        };
+        let found = resolve_owner(text, file).map_err(|error| error.to_string())?;
+        match found.unknown {
+            None => Ok((found.owner.uid, found.owner.gid)),
+            Some(name) => Err(format!("{name} {}:{}", found.owner.uid, found.owner.gid)),
+        }
+    }
+
+    #[test]
+    fn names_and_numbers() {
+        for (text, wanted) in [
+            ("1:2", Ok((1, 2))),
+            ("1", Ok((1, 1))),
+            ("lp", Ok((7, 70))),
+            ("lp:adm", Ok((7, 4))),
+            ("2:mail", Ok((2, 8))),
+            ("lp:3", Ok((7, 3))),
+            (":adm", Ok((0, 4))),
+            ("nobody", Err("nobody 0:0")),
+            ("nobody:4", Err("nobody 0:4")),
+            ("lp:nobody", Err("nobody 7:70")),
+            ("bad", Err("bad 0:0")),
+            ("4294967295", Err("--chown=4294967295: no user or group has that number; the largest is 4294967294")),
+        ] {
+            assert_eq!(find(text), wanted.map_err(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn images_without_a_database() {
+        let none = |_: &str| -> Result<_, Error> { Ok(None) };
+        assert_eq!(resolve_owner("app:app", none).unwrap().owner, Owner { uid: 0, gid: 0 });
+    }
+}

@@ -1,0 +1,279 @@
+//! Which files a COPY or ADD means: patterns and paths against the sources, by names and status only.
+//! No content is read, and the destination is not known here.
+
+use super::error::Error;
+use super::pattern::{Malformed, has_wildcard, matches};
+use super::source::{Ignore, Item, Source};
+use crate::layer::entry::{Kind, is_below, join, name, names, parent};
+use crate::layer::index::ENTRY_LIMIT;
+
+/// The flags that decide what is copied.
+#[derive(Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// `--exclude`, relative to each source.
+    pub exclude: Option<&'a dyn Ignore>,
+    /// `--parents`: keep the directories of the sources' paths, from the `/./` on if there is one.
+    pub parents: bool,
+}
+
+impl std::fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("parents", &self.parents).finish_non_exhaustive()
+    }
+}
+
+/// The files that are meant, source by source in the order of the instruction.
+pub struct Selection<'a> {
+    pub(super) picks: Vec<Pick<'a>>,
+}
+
+impl std::fmt::Debug for Selection<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.picks.iter().map(|pick| &pick.top.entry.path)).finish()
+    }
+}
+
+impl Selection<'_> {
+    /// How many files, directories and links were selected.
+    pub fn files(&self) -> usize {
+        self.picks.iter().map(|pick| 1 + pick.below.len()).sum()
+    }
+
+    /// Bytes of all selected files.
+    pub fn bytes(&self) -> u64 {
+        let items = self.picks.iter().flat_map(|pick| pick.below.iter().map(|part| &part.item).chain([&pick.top]));
+        items.map(|item| item.entry.size()).sum()
+    }
+}
+
+/// One source: a file, or a directory with what is taken of it.
+pub(super) struct Pick<'a> {
+    pub source: &'a dyn Source,
+    /// The name that was asked for; a symbolic link gives its own name to what it leads to.
+    pub base: Vec<u8>,
+    pub top: Item,
+    pub below: Vec<Part>,
+    /// Whether directories that exist at the destination take the source's mode and owner.
+    pub overwrite: bool,
+}
+
+impl std::fmt::Debug for Pick<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} and {} below", crate::layer::entry::show(&self.top.entry.path), self.below.len())
+    }
+}
+
+/// Something below the top of a pick.
+pub(super) struct Part {
+    pub item: Item,
+    /// Where, relative to the top.
+    pub path: Vec<u8>,
+    /// Whether it was selected itself, and not only something below it: then it keeps its time.
+    pub whole: bool,
+}
+
+/// Finds what each pair of source and pattern means.
+pub fn select<'a>(patterns: &[(&'a dyn Source, &[u8])], options: Options<'_>) -> Result<Selection<'a>, Error> {
+    let mut selection = Selection { picks: Vec::new() };
+    for &(source, pattern) in patterns {
+        if options.parents {
+            selection.picks.extend(with_parents(source, pattern, options)?);
+            continue;
+        }
+        for path in expand(source, &clean(pattern), true)? {
+            selection.picks.push(pick(source, &path, options)?);
+        }
+        if selection.files() > ENTRY_LIMIT {
+            return Err(Error::TooMany(ENTRY_LIMIT));
+        }
+    }
+    Ok(selection)
+}
+
+/// Go's `filepath.Join("/", path)` without the slash: names only, and `..` cannot leave.
+pub(super) fn clean(path: &[u8]) -> Vec<u8> {
+    let mut clean: Vec<u8> = Vec::new();
+    for name in names(path) {
+        if name == b".." {
+            clean.truncate(parent(&clean).map_or(0, <[u8]>::len));
+        } else {
+            clean = join(&clean, name);
+        }
+    }
+    clean
+}
+
+/// The paths that a pattern means (fsutil: `ResolveWildcards`): itself without a wildcard, else what
+/// matches, through directories but not through links behind the first wildcard.
+fn expand(source: &dyn Source, pattern: &[u8], follow: bool) -> Result<Vec<Vec<u8>>, Error> {
+    let all: Vec<&[u8]> = names(pattern).collect();
+    let Some(first) = all.iter().position(|name| has_wildcard(name)) else {
+        return Ok(vec![pattern.to_vec()]);
+    };
+    let start = all[..first].join(&b'/');
+    let start = if follow { source.resolve(&start)? } else { start };
+    let mut found = vec![start];
+    for wildcard in &all[first..] {
+        let mut next = Vec::new();
+        for dir in &found {
+            next.extend(matching(source, dir, wildcard)?);
+        }
+        found = next;
+    }
+    Ok(found)
+}
+
+fn matching(source: &dyn Source, dir: &[u8], wildcard: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+    let bad = |Malformed| Error::Pattern(String::from_utf8_lossy(wildcard).into_owned());
+    matches(wildcard, b"").map_err(bad)?; // a malformed one is an error even where nothing is
+    if !source.lstat(dir)?.is_some_and(|item| item.entry.is_dir()) {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for item in source.read_dir(dir)? {
+        if matches(wildcard, name(&item.entry.path)).map_err(bad)? {
+            found.push(item.entry.path);
+        }
+    }
+    Ok(found)
+}
+
+fn not_found(path: &[u8]) -> Error {
+    Error::NotFound(crate::layer::entry::show(path))
+}
+
+fn pick<'a>(source: &'a dyn Source, path: &[u8], options: Options<'_>) -> Result<Pick<'a>, Error> {
+    let top = source.lstat(&source.resolve(path)?)?.ok_or_else(|| not_found(path))?;
+    let mut below = Vec::new();
+    if top.entry.is_dir() {
+        walk(source, &top.entry.path, &mut below)?;
+        for part in &mut below {
+            part.path = relative(&part.item.entry.path, &top.entry.path);
+        }
+        exclude(&mut below, options.exclude);
+    }
+    Ok(Pick { source, base: name(path).to_vec(), top, below, overwrite: true })
+}
+
+/// Everything below a directory, in walk order.
+fn walk(source: &dyn Source, dir: &[u8], parts: &mut Vec<Part>) -> Result<(), Error> {
+    for item in source.read_dir(dir)? {
+        if parts.len() >= ENTRY_LIMIT {
+            return Err(Error::TooMany(ENTRY_LIMIT));
+        }
+        let below = item.entry.is_dir().then(|| item.entry.path.clone());
+        parts.push(Part { item, path: Vec::new(), whole: true });
+        if let Some(dir) = below {
+            walk(source, &dir, parts)?;
+        }
+    }
+    Ok(())
+}
+
+fn relative(path: &[u8], top: &[u8]) -> Vec<u8> {
+    let skip = if top.is_empty() { 0 } else { top.len() + 1 };
+    path[skip.min(path.len())..].to_vec()
+}
+
+/// Takes out what `--exclude` names; a directory stays for what is left in it.
+fn exclude(parts: &mut Vec<Part>, exclude: Option<&dyn Ignore>) {
+    let Some(exclude) = exclude else { return };
+    for part in parts.iter_mut() {
+        part.whole = !exclude.excludes(&part.path);
+    }
+    keep_needed(parts);
+}
+
+/// Drops what is not whole and holds nothing whole.
+fn keep_needed(parts: &mut Vec<Part>) {
+    let mut last: Vec<u8> = Vec::new();
+    let mut kept = Vec::with_capacity(parts.len());
+    for part in parts.drain(..).rev() {
+        if part.whole || (part.item.entry.is_dir() && is_below(&last, &part.path)) {
+            last.clone_from(&part.path);
+            kept.push(part);
+        }
+    }
+    kept.reverse();
+    *parts = kept;
+}
+
+/// `--parents`: one copy of the pivot directory with only the matching paths in it.
+fn with_parents<'a>(source: &'a dyn Source, pattern: &[u8], options: Options<'_>) -> Result<Option<Pick<'a>>, Error> {
+    let (pivot, pattern) = match pattern.windows(3).position(|window| window == b"/./") {
+        Some(at) => (clean(&pattern[..at]), clean(&pattern[at + 3..])),
+        None => (Vec::new(), clean(pattern)),
+    };
+    if pattern.is_empty() {
+        return Err(not_found(&pivot));
+    }
+    let mut picks = Vec::new();
+    for pivot in expand(source, &pivot, true)? {
+        let top = source.lstat(&source.resolve(&pivot)?)?.ok_or_else(|| not_found(&pivot))?;
+        picks.push((top, pivot));
+    }
+    let Some((top, pivot)) = picks.pop() else { return Ok(None) };
+    let root = &top.entry.path;
+    let found = expand(source, &join(root, &pattern), false)?;
+    let mut below = Vec::new();
+    for path in &found {
+        add_with_parents(source, root, path, &mut below)?;
+    }
+    if found.is_empty() {
+        return Ok(None);
+    }
+    below.sort_by(|a, b| crate::layer::entry::compare(&a.path, &b.path).then(b.whole.cmp(&a.whole)));
+    below.dedup_by(|later, kept| later.path == kept.path);
+    exclude_parents(&mut below, options.exclude);
+    Ok(Some(Pick { source, base: name(&pivot).to_vec(), top, below, overwrite: false }))
+}
+
+fn add_with_parents(source: &dyn Source, root: &[u8], path: &[u8], parts: &mut Vec<Part>) -> Result<(), Error> {
+    let missing = || not_found(&relative(path, root));
+    let mut at = root.to_vec();
+    let below = relative(path, root);
+    let steps: Vec<&[u8]> = names(&below).collect();
+    for (i, step) in steps.iter().enumerate() {
+        at = join(&at, step);
+        let item = source.lstat(&at)?.ok_or_else(missing)?;
+        let last = i + 1 == steps.len();
+        if !last && !item.entry.is_dir() {
+            return Err(missing());
+        }
+        let is_dir = item.entry.is_dir();
+        parts.push(Part { item, path: relative(&at, root), whole: last });
+        if last && is_dir {
+            let start = parts.len();
+            walk(source, &at, parts)?;
+            parts[start..].iter_mut().for_each(|part| part.path = relative(&part.item.entry.path, root));
+        }
+    }
+    Ok(())
+}
+
+fn exclude_parents(parts: &mut Vec<Part>, exclude: Option<&dyn Ignore>) {
+    let Some(exclude) = exclude else { return };
+    for part in parts.iter_mut() {
+        part.whole &= !exclude.excludes(&part.path);
+    }
+    keep_needed(parts);
+}
+
+/// Whether the pick is a single file that may be an archive.
+pub(super) fn is_file(item: &Item) -> bool {
+    matches!(item.entry.kind, Kind::File { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cleaned_paths() {
+        for (path, wanted) in
+            [("a/b", "a/b"), ("./a//b/", "a/b"), ("../a", "a"), ("a/../../b", "b"), ("/", ""), (".", ""), ("a/..", "")]
+        {
+            assert_eq!(clean(path.as_bytes()), wanted.as_bytes(), "{path}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The first phase: which stages the target needs, what they start from, and their order.
+
+use std::collections::BTreeSet;
+
+use oci::{Platform, Reference};
+
+use super::scope::{self, Scope};
+use super::{Error, Options, Problem};
+use crate::dockerfile::expand::Style;
+use crate::dockerfile::{self, Dockerfile, Instruction, Node, Source, Span, Stage, nearest};
+
+/// Most stages of a Dockerfile: their names are looked up one by one.
+const STAGE_LIMIT: usize = 10_000;
+
+/// A stage, by its place in the Dockerfile, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StageId(pub usize);
+
+/// What a stage starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Base {
+    /// Nothing.
+    Scratch,
+    /// An earlier stage.
+    Stage(StageId),
+    /// An image.
+    Image(Reference),
+    /// A named context.
+    Context(String),
+}
+
+/// Where COPY, ADD and mounts take files from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The build context.
+    Context,
+    /// A stage.
+    Stage(StageId),
+    /// An image.
+    Image(Reference),
+    /// A named context.
+    Named(String),
+    /// `--from=scratch`: nothing at all.
+    Scratch,
+}
+
+/// One stage that is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageOutline {
+    /// Which.
+    pub id: StageId,
+    /// Its name, or `stage-N`.
+    pub name: String,
+    /// Where its FROM stands.
+    pub span: Span,
+    /// What it starts from.
+    pub base: Base,
+    /// `FROM --platform`, expanded; the target's otherwise.
+    pub platform: Platform,
+    /// Where its instructions take files from, as far as that is known without the base image: its
+    /// ONBUILD triggers may add to it.
+    pub origins: Vec<Origin>,
+}
+
+/// The stages that are needed, each after those it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// The needed stages in the order of the file.
+    pub stages: Vec<StageOutline>,
+    /// The stage that becomes the image.
+    pub target: StageId,
+    /// The arguments before the first FROM.
+    pub globals: Scope,
+}
+
+impl Outline {
+    /// A needed stage.
+    pub fn stage(&self, id: StageId) -> Option<&StageOutline> {
+        self.stages.iter().find(|stage| stage.id == id)
+    }
+}
+
+/// Finds the stages that the target needs.
+pub fn outline(file: &Dockerfile, options: &Options) -> Result<Outline, Error> {
+    let globals = scope::global(file, options)?;
+    if file.stages.len() > STAGE_LIMIT {
+        let span = file.stages[STAGE_LIMIT].span;
+        return Err(file.source.at(span, Problem::Stages(STAGE_LIMIT)));
+    }
+    let all = (0..file.stages.len()).map(|index| one(file, options, &globals, StageId(index)));
+    let mut stages = all.collect::<Result<Vec<StageOutline>, Error>>()?;
+    let target = target(file, options)?;
+    let needed = needed(&stages, target);
+    stages.retain(|stage| needed.contains(&stage.id));
+    Ok(Outline { stages, target, globals })
+}
+
+fn one(file: &Dockerfile, options: &Options, globals: &Scope, id: StageId) -> Result<StageOutline, Error> {
+    let stage = &file.stages[id.0];
+    let place = |problem| file.source.at(stage.span, problem);
+    let style = Style::new(file.escape);
+    let base_name = globals.expand(style, &stage.base).map_err(place)?;
+    if base_name.is_empty() {
+        return Err(place(Problem::BlankBase(stage.base.clone())));
+    }
+    let platform = match &stage.platform {
+        None => options.target_platform.clone(),
+        Some(expression) => {
+            let text = globals.expand(style, expression).map_err(place)?;
+            if text.is_empty() {
+                return Err(place(Problem::BlankPlatform(expression.clone())));
+            }
+            let wrong = |reason| place(Problem::Platform { expression: expression.clone(), reason });
+            text.parse().map_err(wrong)?
+        }
+    };
+    let base =
+        base(file, options, id, &base_name).map_err(|problem| suggest_stage(file, place(problem), &base_name))?;
+    let mut origins = Vec::new();
+    let inherited: &[Node<Instruction>] = match base {
+        Base::Stage(base) => &file.stages[base.0].instructions,
+        _ => &[],
+    };
+    for node in inherited {
+        if let Instruction::Onbuild(trigger) = &node.value {
+            let trigger = read_trigger(trigger, &file.source, stage.span)?;
+            origins.extend(origins_of(file, options, id, &trigger)?);
+        }
+    }
+    for node in &stage.instructions {
+        origins.extend(origins_of(file, options, id, node)?);
+    }
+    Ok(StageOutline { id, name: stage_name(stage, id), span: stage.span, base, platform, origins })
+}
+
+/// The name people know a stage by.
+pub(super) fn stage_name(stage: &Stage, id: StageId) -> String {
+    stage.name.clone().unwrap_or_else(|| format!("stage-{}", id.0))
+}
+
+/// Reads a trigger of a base, reporting at the FROM that pulls it.
+pub(super) fn read_trigger(trigger: &str, source: &Source, span: Span) -> Result<Node<Instruction>, Error> {
+    dockerfile::parse_trigger(trigger, source, span).map_err(|error| {
+        error.map(|problem| Problem::Trigger { trigger: trigger.to_owned(), problem: Box::new(problem) })
+    })
+}
+
+fn base(file: &Dockerfile, options: &Options, id: StageId, name: &str) -> Result<Base, Problem> {
+    if let Some(own) = file.stages[id.0].name.as_ref().filter(|own| options.contexts.contains(*own)) {
+        return Ok(Base::Context(own.clone())); // `--build-context NAME=…` replaces the stage NAME
+    }
+    if let Some(earlier) = stage_named(&file.stages[..id.0], name) {
+        return Ok(Base::Stage(earlier));
+    }
+    if name == "scratch" {
+        return Ok(Base::Scratch);
+    }
+    if options.contexts.contains(name) {
+        return Ok(Base::Context(name.to_owned()));
+    }
+    Ok(Base::Image(reference(name)?))
+}
+
+/// A misspelt stage name looks like an image that cannot be had; a near name is offered.
+fn suggest_stage(file: &Dockerfile, error: Error, name: &str) -> Error {
+    let names = file.stages.iter().filter_map(|stage| stage.name.as_deref());
+    let hint = nearest(name, names).map(|meant| format!("did you mean the stage {meant}?"));
+    error.with_hint(hint)
+}
+
+fn reference(name: &str) -> Result<Reference, Problem> {
+    name.parse().map_err(|reason| Problem::Reference { name: name.to_owned(), reason })
+}
+
+/// The last stage of that name.
+fn stage_named(stages: &[Stage], name: &str) -> Option<StageId> {
+    let name = name.to_lowercase();
+    stages.iter().rposition(|stage| stage.name.as_deref() == Some(name.as_str())).map(StageId)
+}
+
+fn origins_of(
+    file: &Dockerfile,
+    options: &Options,
+    id: StageId,
+    node: &Node<Instruction>,
+) -> Result<Vec<Origin>, Error> {
+    let names: Vec<&str> = match &node.value {
+        Instruction::Copy(copy) => copy.from.as_deref().into_iter().collect(),
+        Instruction::Run(run) => run.mount_sources.iter().map(String::as_str).collect(),
+        _ => Vec::new(),
+    };
+    let origin = |name: &str| origin(file, options, id, name).map_err(|problem| file.source.at(node.span, problem));
+    names.into_iter().map(origin).collect()
+}
+
+/// What `--from=name` means inside a stage.
+pub(super) fn origin(file: &Dockerfile, options: &Options, id: StageId, name: &str) -> Result<Origin, Problem> {
+    if name.find('$').is_some_and(|at| at + 1 < name.len()) {
+        return Err(Problem::FromVariable);
+    }
+    let index = name.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.parse::<usize>());
+    let stage = match index {
+        Some(Ok(index)) if index < file.stages.len() => Some(StageId(index)),
+        Some(_) if !name.is_empty() => return Err(Problem::StageIndex(name.to_owned())),
+        _ if options.contexts.contains(name) => return Ok(Origin::Named(name.to_owned())),
+        _ => stage_named(&file.stages, name),
+    };
+    match stage {
+        Some(stage) if stage < id => Ok(Origin::Stage(stage)),
+        Some(stage) => Err(Problem::LaterStage {
+            from: stage_name(&file.stages[stage.0], stage),
+            stage: stage_name(&file.stages[id.0], id),
+        }),
+        None if name == "scratch" => Ok(Origin::Scratch),
+        None => Ok(Origin::Image(reference(name)?)),
+    }
+}
+
+fn target(file: &Dockerfile, options: &Options) -> Result<StageId, Error> {
+    let last = StageId(file.stages.len() - 1);
+    let Some(name) = &options.target else { return Ok(last) };
+    let index = name.parse::<usize>().ok().filter(|index| *index < file.stages.len()).map(StageId);
+    stage_named(&file.stages, name).or(index).ok_or_else(|| {
+        let names = file.stages.iter().filter_map(|stage| stage.name.as_deref());
+        let hint = nearest(name, names.clone()).map(|meant| format!("did you mean {meant}?")).or_else(|| {
+            let all: Vec<&str> = names.collect();
+            (!all.is_empty()).then(|| format!("the stages are {}", all.join(", ")))
+        });
+        file.source.at(file.stages[last.0].span, Problem::UnknownTarget(name.clone())).with_hint(hint)
+    })
+}
+
+/// Stages only use earlier ones, so one pass backwards finds all.
+fn needed(stages: &[StageOutline], target: StageId) -> BTreeSet<StageId> {
+    let mut needed = BTreeSet::from([target]);
+    for stage in stages.iter().rev() {
+        if !needed.contains(&stage.id) {
+            continue;
+        }
+        if let Base::Stage(base) = stage.base {
+            needed.insert(base);
+        }
+        needed.extend(stage.origins.iter().filter_map(|origin| match origin {
+            Origin::Stage(id) => Some(*id),
+            _ => None,
+        }));
+    }
+    needed
+}

@@ -1,0 +1,450 @@
+//! Layers as bytes and as trees: what is written is read back, the bytes depend on nothing but the
+//! entries, views show what unpacking makes, and hostile archives end with an error.
+
+use builder::layer::entry::{self, Entry, Kind};
+use builder::layer::pipeline::Options;
+use builder::layer::read::{Error, Limits, Names, Reader};
+use builder::layer::{Compression, ContentHash, Index, Layer, Pipeline, View, read};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+
+fn made(entries: &[(Entry, Vec<u8>)], options: Options) -> (Layer, Vec<u8>) {
+    let mut pipeline = Pipeline::new(Vec::new(), options).unwrap();
+    for (entry, content) in entries {
+        pipeline.add(entry.clone(), &mut content.as_slice()).unwrap();
+    }
+    pipeline.finish().unwrap()
+}
+
+fn file(path: &str, content: &[u8]) -> (Entry, Vec<u8>) {
+    let kind = Kind::File { size: content.len() as u64, hash: ContentHash::EMPTY };
+    (Entry::new(path, kind, 0o644), content.to_vec())
+}
+
+fn plain(entry: Entry) -> (Entry, Vec<u8>) {
+    (entry, Vec::new())
+}
+
+/// Bytes that compress somewhat, differently everywhere.
+fn text(size: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let mut next = move || {
+        state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+        b"etaoinshrdlu \n01"[(state >> 28) as usize]
+    };
+    (0..size).map(|_| next()).collect()
+}
+
+#[test]
+fn bytes_do_not_depend_on_threads() {
+    let entries = [file("a", &text(5 << 20)), file("b", b"small"), file("c", &text(1 << 20))];
+    for compression in [Compression::Gzip(4), Compression::Gzip(6), Compression::Zstd(3), Compression::None] {
+        let blobs = [1, 2, 7].map(|threads| made(&entries, Options { compression, threads, newest: None }));
+        let tar = {
+            let mut tar = Vec::new();
+            read::decompress(&blobs[0].1[..]).unwrap().read_to_end(&mut tar).unwrap();
+            tar
+        };
+        assert_eq!(oci::Digest::of(&tar).hex(), blobs[0].0.diff_id.hex());
+        for (layer, blob) in &blobs {
+            assert_eq!(blob, &blobs[0].1, "{compression:?}");
+            assert_eq!(layer.blob.digest(), oci::Digest::of(blob));
+            assert_eq!(layer.blob.size(), blob.len() as u64);
+            assert_eq!(layer.tar_size, tar.len() as u64);
+        }
+    }
+}
+
+#[test]
+fn the_empty_layer_is_the_one_of_buildkit() {
+    let (layer, blob) = Pipeline::empty(Vec::new(), Options::default()).unwrap();
+    let known = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
+    assert_eq!(layer.diff_id.to_string(), known);
+    assert_eq!(layer.tar_size, 1024);
+    assert!(blob.len() < 64);
+    assert_eq!(layer.index, Index::default());
+}
+
+#[test]
+fn a_full_disk_is_reported_with_its_reason() {
+    struct Full(usize);
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let content = text(32 << 20);
+    let mut pipeline = Pipeline::new(Full(3 << 20), Options { threads: 2, ..Options::default() }).unwrap();
+    let entry = Entry::new("a", Kind::File { size: content.len() as u64, hash: ContentHash::EMPTY }, 0o644);
+    let error = pipeline.add(entry, &mut &content[..]).and_then(|_| pipeline.finish().map(drop)).unwrap_err();
+    assert!(error.to_string().starts_with("cannot write the layer: "), "{error}");
+}
+
+/// Whoever gives a layer up may remove its file at once: no thread writes any more.
+#[test]
+fn a_layer_that_is_given_up_lets_go_of_its_writer() {
+    struct Held(std::sync::Arc<()>);
+    impl Write for Held {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            assert!(std::sync::Arc::strong_count(&self.0) > 1, "written to after it was given up");
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let held = std::sync::Arc::new(());
+    let mut pipeline = Pipeline::new(Held(held.clone()), Options { threads: 2, ..Options::default() }).unwrap();
+    let (entry, content) = file("a", &text(8 << 20));
+    pipeline.add(entry, &mut &content[..]).unwrap();
+    drop(pipeline);
+    assert_eq!(std::sync::Arc::strong_count(&held), 1);
+}
+
+#[test]
+fn files_that_change_stop_the_layer() {
+    for content in [&b"ab"[..], b"abcd"] {
+        let mut pipeline = Pipeline::new(Vec::new(), Options::default()).unwrap();
+        let entry = Entry::new("a", Kind::File { size: 3, hash: ContentHash::EMPTY }, 0o644);
+        let error = pipeline.add(entry, &mut &content[..]).unwrap_err().to_string();
+        assert!(error.contains("/a: changed while it was read"), "{error}");
+    }
+}
+
+#[test]
+fn times_are_clamped() {
+    let (mut entry, content) = file("a", b"x");
+    entry.mtime = 500;
+    let (layer, _) = made(&[(entry, content)], Options { newest: Some(100), ..Options::default() });
+    assert_eq!(layer.index.find(b"a").unwrap().mtime, 100);
+}
+
+fn name() -> impl Strategy<Value = Vec<u8>> {
+    let odd = prop_oneof![
+        Just(vec![b'x'; 101]),
+        Just(vec![b'y'; 255]),
+        Just("grüße".as_bytes().to_vec()),
+        Just(vec![0xff, 0xfe]),
+        Just(b"a b".to_vec()),
+        Just(b"-".to_vec()),
+    ];
+    prop_oneof![8 => "[a-d]".prop_map(String::into_bytes), 1 => odd]
+}
+
+fn path() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(name(), 1..4).prop_map(|names| names.join(&b'/'))
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        4 => Just(Kind::File { size: 0, hash: ContentHash::EMPTY }),
+        4 => Just(Kind::Directory),
+        1 => prop::collection::vec(1u8..255, 1..120).prop_map(Kind::Symlink),
+        1 => Just(Kind::Char(1, 3)),
+        1 => Just(Kind::Block(8, 1 << 20)),
+        1 => Just(Kind::Fifo),
+        2 => Just(Kind::Whiteout),
+        1 => Just(Kind::Opaque),
+    ]
+}
+
+prop_compose! {
+    fn any_entry()(
+        path in path(),
+        kind in kind(),
+        content in prop::collection::vec(any::<u8>(), 0..600),
+        mode in 0u32..0o10000,
+        uid in prop_oneof![0u32..3, Just(1 << 21), Just(u32::MAX - 1)],
+        mtime in prop_oneof![0i64..1 << 33, Just(-7), Just(1 << 40)],
+        capability in prop::option::of(prop::collection::vec(any::<u8>(), 1..30)),
+    ) -> (Entry, Vec<u8>) {
+        match kind {
+            Kind::Whiteout => plain(Entry::whiteout(path)),
+            Kind::Opaque => plain(Entry::new(path, Kind::Opaque, 0)),
+            Kind::File { .. } => {
+                let kind = Kind::File { size: content.len() as u64, hash: ContentHash::of(&content) };
+                let xattrs = capability.map(|value| (entry::CAPABILITY.to_vec(), value)).into_iter().collect();
+                (Entry { uid, gid: uid, mtime, xattrs, ..Entry::new(path, kind, mode) }, content)
+            }
+            kind => plain(Entry { uid, mtime, ..Entry::new(path, kind, mode) }),
+        }
+    }
+}
+
+/// Entries below a link land where it points; the model of these tests does not follow that.
+fn below_a_link(entries: &[(Entry, Vec<u8>)]) -> bool {
+    let links: Vec<_> = entries.iter().filter(|(e, _)| matches!(e.kind, Kind::Symlink(_))).collect();
+    let through = |e: &Entry, link: &Entry| {
+        entry::is_below(&e.path, &link.path) || (e.kind == Kind::Opaque && e.path == link.path)
+    };
+    entries.iter().any(|(e, _)| links.iter().any(|(link, _)| through(e, link)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_written_is_read(entries in prop::collection::vec(any_entry(), 0..20)) {
+        prop_assume!(!below_a_link(&entries));
+        let (layer, blob) = made(&entries, Options::default());
+        let mut reader = Reader::open(&blob[..], Names::Layer, Limits::default()).unwrap();
+        for (entry, content) in &entries {
+            let mut read = reader.next_entry().unwrap().unwrap();
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).unwrap();
+            if let Kind::File { hash, .. } = &mut read.kind {
+                *hash = ContentHash::of(&bytes);
+            }
+            prop_assert_eq!(&read, entry);
+            prop_assert_eq!(&bytes, content);
+        }
+        prop_assert!(reader.next_entry().unwrap().is_none());
+        let (index, diff_id) = read::index(&blob[..], Limits::default()).unwrap();
+        prop_assert_eq!(&index, &layer.index);
+        prop_assert_eq!(diff_id, layer.diff_id);
+        prop_assert_eq!(Index::from_bytes(&index.to_bytes()).unwrap(), index);
+    }
+
+    #[test]
+    fn views_show_what_applying_makes(layers in prop::collection::vec(prop::collection::vec(any_entry(), 0..12), 1..4)) {
+        let indexes: Vec<Index> = layers.iter().map(|entries| made(entries, Options::default()).0.index).collect();
+        let view = View::of(&indexes);
+        let mut tree = BTreeMap::new();
+        indexes.iter().for_each(|index| apply(&mut tree, index));
+        let shown: Vec<_> = view.nodes().iter().map(|n| (n.path().to_vec(), n.entry.mode, n.entry.is_dir())).collect();
+        let mut wanted: Vec<_> = tree.into_iter().map(|(path, (mode, dir))| (path, mode, dir)).collect();
+        wanted.sort_by(|a, b| entry::compare(&a.0, &b.0));
+        prop_assert_eq!(&shown, &wanted);
+        // Listing finds all of it again, and so does asking for each path.
+        let mut found = Vec::new();
+        list(&view, b"", &mut found);
+        prop_assert_eq!(found, wanted.iter().map(|(path, ..)| path.clone()).collect::<Vec<_>>());
+        for (path, ..) in &wanted {
+            prop_assert!(view.lstat(path).is_some());
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        drop(read::index(&bytes[..], Limits::default()));
+        drop(Index::from_bytes(&bytes));
+    }
+
+    #[test]
+    fn no_damage_makes_the_reader_panic(entries in prop::collection::vec(any_entry(), 1..6), at in 0usize..4000, to: u8) {
+        let (_, mut blob) = made(&entries, Options { compression: Compression::None, ..Options::default() });
+        let at = at % blob.len();
+        blob[at] = to;
+        drop(read::index(&blob[..], Limits::default()));
+    }
+}
+
+/// The rules of image-spec, layer.md, on a plain map: slow and obvious.
+fn apply(tree: &mut BTreeMap<Vec<u8>, (u32, bool)>, index: &Index) {
+    for hidden in index.entries() {
+        match hidden.kind {
+            Kind::Whiteout => tree.retain(|path, _| *path != hidden.path && !entry::is_below(path, &hidden.path)),
+            Kind::Opaque => tree.retain(|path, _| !entry::is_below(path, &hidden.path)),
+            _ => {}
+        }
+    }
+    for new in index.entries().iter().filter(|e| !matches!(e.kind, Kind::Whiteout | Kind::Opaque)) {
+        if !new.is_dir() {
+            tree.retain(|path, _| !entry::is_below(path, &new.path));
+        }
+        let stays = new.kind == Kind::Implicit && tree.get(&new.path).is_some_and(|(_, dir)| *dir);
+        if !stays {
+            tree.insert(new.path.clone(), (new.mode, new.is_dir()));
+        }
+    }
+}
+
+fn list(view: &View, dir: &[u8], found: &mut Vec<Vec<u8>>) {
+    for node in view.read_dir(dir) {
+        found.push(node.path().to_vec());
+        list(view, node.path(), found);
+    }
+}
+
+#[test]
+fn links_resolve_inside_the_root() {
+    let link = |path: &str, to: &str| plain(Entry::new(path, Kind::Symlink(to.into()), 0o777));
+    let dir = |path: &str| plain(Entry::new(path, Kind::Directory, 0o755));
+    let entries = [
+        dir("usr"),
+        dir("usr/bin"),
+        file("usr/bin/sh", b"#"),
+        link("bin", "usr/bin"),
+        link("abs", "/usr/bin"),
+        link("up", "../../../usr"),
+        link("circle", "circle"),
+        link("dangling", "nowhere/else"),
+    ];
+    let view = View::empty().with(&made(&entries, Options::default()).0.index);
+    for (path, wanted) in [
+        ("/bin/sh", Ok("usr/bin/sh")),
+        ("abs/sh", Ok("usr/bin/sh")),
+        ("up/bin/../bin/sh", Ok("usr/bin/sh")),
+        ("../../etc", Ok("etc")),
+        ("dangling/x", Ok("nowhere/else/x")),
+        ("new/dir", Ok("new/dir")),
+        ("", Ok("")),
+        ("circle", Err("too many levels")),
+        ("bin/sh/x", Err("/usr/bin/sh: not a directory")),
+    ] {
+        match (view.resolve(path.as_bytes()), wanted) {
+            (Ok(found), Ok(wanted)) => assert_eq!(found, wanted.as_bytes(), "{path}"),
+            (Err(error), Err(wanted)) => assert!(error.to_string().contains(wanted), "{path}: {error}"),
+            (found, _) => panic!("{path}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn hard_links_show_their_file_in_any_order() {
+    let hard = |path: &str, to: &str| plain(Entry::new(path, Kind::Hardlink(to.into()), 0o644));
+    // The tar has the data under `z`, and `z` is then replaced: `a` keeps the old content.
+    let entries = [file("z", b"old"), hard("a", "z"), hard("m", "a"), file("z", b"new")];
+    let (layer, _) = made(&entries, Options::default());
+    let view = View::empty().with(&layer.index);
+    let hash = |path: &[u8]| match view.lstat(path).unwrap().entry.kind {
+        Kind::File { hash, .. } => hash,
+        ref other => panic!("{other:?}"),
+    };
+    assert_eq!([hash(b"a"), hash(b"m"), hash(b"z")], [b"old", b"old", b"new"].map(|c| ContentHash::of(c)));
+    assert_eq!(view.lstat(b"a").unwrap().origin, view.lstat(b"m").unwrap().origin);
+    // A later layer's link to a file below.
+    let above = made(&[hard("b/link", "a")], Options::default()).0.index;
+    let node = view.with(&above).lstat(b"b/link").unwrap().clone();
+    assert_eq!((node.layer, &*node.origin), (0, &b"a"[..]));
+}
+
+/// A tar header as an attacker writes it.
+fn raw(name: &[u8], flag: u8, link: &[u8], size: u64, content: &[u8]) -> Vec<u8> {
+    let mut block = [0u8; 512];
+    block[..name.len().min(100)].copy_from_slice(&name[..name.len().min(100)]);
+    block[100..108].copy_from_slice(b"0000644\0");
+    block[108..116].copy_from_slice(b"0000000\0");
+    block[116..124].copy_from_slice(b"0000000\0");
+    block[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
+    block[136..148].copy_from_slice(b"00000000000\0");
+    block[156] = flag;
+    block[157..157 + link.len()].copy_from_slice(link);
+    block[257..265].copy_from_slice(b"ustar\x0000");
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|&b| u32::from(b)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut bytes = [&block, content].concat();
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+fn paths(tar: &[u8]) -> Result<Vec<String>, Error> {
+    let mut reader = Reader::open(tar, Names::Layer, Limits::default())?;
+    let mut paths = Vec::new();
+    while let Some(entry) = reader.next_entry()? {
+        paths.push(String::from_utf8_lossy(&entry.path).into_owned());
+    }
+    Ok(paths)
+}
+
+#[test]
+fn hostile_archives() {
+    let long = vec![b'n'; 5000];
+    let many = b"d/".repeat(3000);
+    for (case, tar, wanted) in [
+        ("absolute", raw(b"/etc/x", b'0', b"", 0, b""), Ok("etc/x")),
+        ("dots", raw(b"./a/./b", b'0', b"", 0, b""), Ok("a/b")),
+        ("dot dot", raw(b"a/../../etc/x", b'0', b"", 0, b""), Err("contains `..`")),
+        ("only dot dot", raw(b"..", b'5', b"", 0, b""), Err("contains `..`")),
+        ("root as file", raw(b"/", b'2', b"x", 0, b""), Err("only a directory can be the root")),
+        ("hard link out", raw(b"a", b'1', b"../../etc/shadow", 0, b""), Err("contains `..`")),
+        ("hard link to the root", raw(b"a", b'1', b"/", 0, b""), Err("must name a file")),
+        ("link to nothing", raw(b"a", b'2', b"", 0, b""), Err("link target is empty")),
+        ("whiteout of itself", raw(b"a/.wh..", b'0', b"", 0, b""), Err("hide nothing or too much")),
+        ("whiteout of the parent", raw(b"a/.wh...", b'0', b"", 0, b""), Err("hide nothing or too much")),
+        ("device 0:0", raw(b"a", b'3', b"", 0, b""), Err("deletion")),
+        ("GNU sparse", raw(b"a", b'S', b"", 0, b""), Err("sparse files")),
+        (
+            "PAX sparse",
+            [raw(b"x", b'x', b"", 22, b"22 GNU.sparse.major=1\n"), raw(b"a", b'0', b"", 0, b"")].concat(),
+            Err("sparse files"),
+        ),
+        ("unknown type", raw(b"a", b'Z', b"", 0, b""), Err("entries of this type")),
+        ("huge extension", raw(b"x", b'x', b"", 1 << 32, b""), Err("more than 1 MiB")),
+        (
+            "long name",
+            [raw(b"x", b'L', b"", 5000, &long), raw(b"a", b'0', b"", 0, b"")].concat(),
+            Err("longer than 255"),
+        ),
+        (
+            "deep name",
+            [raw(b"x", b'L', b"", 6000, &many), raw(b"a", b'0', b"", 0, b"")].concat(),
+            Err("longer than 4095"),
+        ),
+        ("cut in content", raw(b"a", b'0', b"", 9999, b"x"), Err("ends inside a file")),
+        ("cut in header", raw(b"a", b'0', b"", 0, b"")[..300].to_vec(), Err("ends inside a block")),
+        ("not a tar", vec![b'x'; 1024], Err("a header without checksum")),
+        ("through a link", [raw(b"a", b'2', b"/etc", 0, b""), raw(b"a/x", b'0', b"", 0, b"")].concat(), Ok("a etc/x")),
+        ("through a link up", [raw(b"a", b'2', b"../..", 0, b""), raw(b"a/x", b'0', b"", 0, b"")].concat(), Ok("a x")),
+        ("circle", [raw(b"a", b'2', b"a", 0, b""), raw(b"a/x", b'0', b"", 0, b"")].concat(), Err("circle")),
+    ] {
+        match (paths(&tar), wanted) {
+            (Ok(paths), Ok(wanted)) => assert_eq!(paths.join(" "), wanted, "{case}"),
+            (Err(error), Err(wanted)) => assert!(error.to_string().contains(wanted), "{case}: {error}"),
+            (found, _) => panic!("{case}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn gnu_and_pax_names() {
+    let long = "n".repeat(120);
+    let gnu =
+        [raw(b"././@LongLink", b'L', b"", 121, format!("{long}\0").as_bytes()), raw(b"x", b'0', b"", 0, b"")].concat();
+    assert_eq!(paths(&gnu).unwrap(), [long.as_str()]);
+    let record = b"16 path=dir/\xff\xfe\n";
+    let pax = [raw(b"x", b'x', b"", 15, &record[..15]), raw(b"x", b'0', b"", 0, b"")].concat();
+    assert!(paths(&pax).is_err(), "a record longer than its header");
+    let record = b"15 path=dir/\xff\xfe\n";
+    let pax = [raw(b"x", b'x', b"", 15, record), raw(b"x", b'0', b"", 0, b"")].concat();
+    let mut reader = Reader::open(&pax[..], Names::Layer, Limits::default()).unwrap();
+    assert_eq!(reader.next_entry().unwrap().unwrap().path, b"dir/\xff\xfe");
+}
+
+#[test]
+fn bombs_end() {
+    let zeros = vec![0u8; 8 << 20];
+    let (_, blob) = made(&[file("a", &zeros), file("b", b"")], Options::default());
+    let limits = Limits { size: 4 << 20, ..Limits::default() };
+    let error = read::index(&blob[..], limits).unwrap_err().to_string();
+    assert!(error.contains("more than 4194304 bytes"), "{error}");
+    let limits = Limits { entries: 1, ..Limits::default() };
+    let error = read::index(&blob[..], limits).unwrap_err().to_string();
+    assert!(error.contains("more than 1 entries"), "{error}");
+    let limits = Limits { names: 1, ..Limits::default() };
+    let error = read::index(&blob[..], limits).unwrap_err().to_string();
+    assert!(error.contains("more than 1 bytes of names"), "{error}");
+}
+
+#[test]
+fn spooled_layers_know_every_name_of_a_file() {
+    let hard = |path: &str, to: &str| plain(Entry::new(path, Kind::Hardlink(to.into()), 0o644));
+    // Debian's tars have the data under any of the names, not under the first in order.
+    let (layer, blob) = made(&[file("z", b"old"), hard("a", "z"), file("z", b"new")], Options::default());
+    let file = tempfile::tempfile().unwrap();
+    let spool = builder::layer::spool::Spool::read(&blob[..], file, Limits::default(), |_| Ok::<_, ()>(())).unwrap();
+    let view = View::empty().with(&layer.index);
+    for (path, wanted) in [("a", "old"), ("z", "new")] {
+        let mut content = String::new();
+        let node = view.lstat(path.as_bytes()).unwrap();
+        spool.open(&node.origin).unwrap().read_to_string(&mut content).unwrap();
+        assert_eq!(content, wanted, "{path}");
+    }
+    assert!(spool.open(b"nothing").is_none());
+}

@@ -1,0 +1,23 @@
+//! One module per command: what it does, and what it says.
+
+#[cfg(feature = "build")]
+pub mod build;
+#[cfg(feature = "build")]
+mod check;
+#[cfg(feature = "deploy")]
+pub mod deploy;
+pub mod inspect;
+pub mod login;
+#[cfg(feature = "build")]
+mod output;
+#[cfg(feature = "deploy")]
+pub mod rollout;
+#[cfg(feature = "build")]
+mod run_options;
+#[cfg(feature = "serve")]
+pub mod serve;
+#[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
+pub mod ship;
+pub mod transfer;
+#[cfg(feature = "deploy")]
+pub mod wait;

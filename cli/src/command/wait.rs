@@ -1,0 +1,203 @@
+//! Writing a plan, waiting until it came true, and going back if it does not. Ctrl-C only ends the
+//! waiting: from the first write on, the cluster goes on by itself, and a ticket lets us look again.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use deployer::{Class, Cluster, End, Error, Event, Executed, Outcome as Rollout, Plan, Policy, Ticket, Undone};
+use serde::{Deserialize, Serialize};
+
+use super::deploy::{exit, told};
+use crate::args::{OnFailure, WaitArgs};
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::interrupt::Signals;
+use crate::terminal::tell;
+
+/// The format of ticket files.
+const TICKET_FORMAT: u32 = 1;
+
+/// What is waited for, as `--ticket FILE` keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TicketFile {
+    format: u32,
+    /// The API server that the tickets are of.
+    pub server: String,
+    /// One per workload.
+    pub tickets: Vec<Ticket>,
+}
+
+/// Largest ticket file that is read, in bytes; one ticket has about one kilobyte.
+const TICKET_LIMIT: u64 = 16 << 20;
+
+impl TicketFile {
+    /// Reads a ticket that an earlier process kept.
+    pub fn read(path: &Path) -> Outcome<Self> {
+        let name = format!("cannot read the ticket {}", path.display());
+        let mut text = String::new();
+        let file = std::fs::File::open(path).map_err(|error| Failure::io(name.clone(), &error))?;
+        let read = file.take(TICKET_LIMIT).read_to_string(&mut text);
+        read.map_err(|error| Failure::io(name.clone(), &error))?;
+        let ticket: Self =
+            serde_json::from_str(&text).map_err(|error| Failure::because(Exit::BadInput, name.clone(), &error))?;
+        if ticket.format != TICKET_FORMAT {
+            return Err(Failure::new(Exit::BadInput, format!("{name}: it is of format {}", ticket.format))
+                .hint("this lighter knows format 1; use the one that wrote it"));
+        }
+        Ok(ticket)
+    }
+}
+
+/// Writes a plan and waits until it came true. Says whether anything was written.
+pub async fn roll_out(cluster: &Cluster, plan: &Plan, args: &WaitArgs) -> Outcome<bool> {
+    if let Some(path) = &args.ticket {
+        keep(path, cluster, &[])?; // a place that cannot be written is found out before anything is changed
+    }
+    let mut signals = Signals::listen(); // a signal during the writes waits for their end: they take moments
+    match cluster.execute(plan).await {
+        Ok(executed) => {
+            if let Some(path) = &args.ticket {
+                keep(path, cluster, &executed.tickets)?;
+            }
+            wait(cluster, &executed.tickets, args, &mut signals).await?;
+            Ok(plan.changes_anything())
+        }
+        Err(Error::Halfway { executed, source }) => Err(halfway(cluster, *executed, *source, args, &mut signals).await),
+        Err(error) => Err(told(&error)),
+    }
+}
+
+/// Waits until tickets came true, and goes back from them if they do not.
+pub async fn wait(cluster: &Cluster, tickets: &[Ticket], args: &WaitArgs, signals: &mut Signals) -> Outcome<()> {
+    let policy = Policy { timeout: args.timeout, ..Policy::default() };
+    let rollout = tokio::select! {
+        rollout = cluster.watch(tickets, &policy, |event| show(&event)) => rollout.map_err(|error| told(&error))?,
+        exit = signals.next() => return Err(interrupted(exit, tickets, args)),
+    };
+    if rollout.class() == Class::Success {
+        succeed(cluster, &rollout).await;
+        return Ok(());
+    }
+    if args.on_failure == OnFailure::Keep || !rollout.is_undoable() {
+        return Err(left(&rollout, "the rollout did not succeed"));
+    }
+    for target in rollout.targets.iter().filter(|target| target.end.class() != Class::Success) {
+        tell(&format!("{}: {}", target.ticket.object, target.end));
+    }
+    let reasons = rollout
+        .targets
+        .iter()
+        .filter_map(|target| reason(&target.end).map(|reason| format!("{}: {reason}", target.ticket.object)));
+    Err(go_back(cluster, tickets, reasons.collect(), &policy, signals).await)
+}
+
+async fn succeed(cluster: &Cluster, rollout: &Rollout) {
+    for target in &rollout.targets {
+        tell(&target.to_string());
+    }
+    if let Err(error) = cluster.remember(rollout).await {
+        tell(&format!("warning: could not note on the workload that this version runs well: {error}"));
+    }
+}
+
+/// A rollout that did not succeed and stays as it is.
+pub fn left(rollout: &Rollout, what: &str) -> Failure {
+    let causes = rollout.targets.iter().map(ToString::to_string).collect();
+    Failure { causes, ..Failure::new(exit(rollout.class()), what) }
+}
+
+/// Why a target did not come true, in one line; the whole of it was told before.
+fn reason(end: &End) -> Option<String> {
+    match end {
+        End::Failed { troubles, .. } => troubles.first().map(ToString::to_string),
+        End::Undecided { why, troubles, .. } => {
+            let trouble = troubles.first().map(|trouble| format!("; {trouble}")).unwrap_or_default();
+            Some(format!("{why}{trouble}"))
+        }
+        End::Done { .. } => None,
+        other => Some(other.to_string()),
+    }
+}
+
+async fn go_back(
+    cluster: &Cluster,
+    tickets: &[Ticket],
+    mut causes: Vec<String>,
+    policy: &Policy,
+    signals: &mut Signals,
+) -> Failure {
+    tell("the rollout did not succeed; going back to what ran before");
+    let undone = tokio::select! {
+        undone = cluster.undo(tickets, policy, |event| show(&event)) => undone,
+        exit = signals.next() => {
+            let failure = Failure::new(exit, "interrupted while going back to what ran before");
+            return failure.hint(status_hint(tickets));
+        }
+    };
+    causes.extend(undone.targets.iter().map(ToString::to_string));
+    Failure { causes, ..Failure::new(exit(undone.class()), sentence(&undone)) }
+}
+
+fn sentence(undone: &Undone) -> &'static str {
+    match undone.class() {
+        Class::RolledBack => "the rollout failed; what ran before is back, and well",
+        Class::RollbackFailed => "the rollout failed, and so did going back",
+        Class::Superseded => "the rollout failed, and was overtaken by another change",
+        _ => "the rollout failed; the new version is left in place",
+    }
+}
+
+/// Some objects were written, and then the server refused one.
+async fn halfway(
+    cluster: &Cluster,
+    executed: Executed,
+    source: Error,
+    args: &WaitArgs,
+    signals: &mut Signals,
+) -> Failure {
+    if args.on_failure == OnFailure::Keep || !executed.tickets.iter().any(|ticket| ticket.changed) {
+        return told(&Error::Halfway { executed: Box::new(executed), source: Box::new(source) });
+    }
+    let policy = Policy { timeout: args.timeout, ..Policy::default() };
+    go_back(cluster, &executed.tickets, vec![source.to_string()], &policy, signals).await
+}
+
+fn interrupted(exit: Exit, tickets: &[Ticket], args: &WaitArgs) -> Failure {
+    let failure = Failure::new(exit, "interrupted; what was written stays, and the cluster goes on with it");
+    match &args.ticket {
+        Some(path) => failure.hint(format!("go on waiting with `lighter rollout wait --ticket {}`", path.display())),
+        None => failure.hint(status_hint(tickets)),
+    }
+}
+
+fn status_hint(tickets: &[Ticket]) -> String {
+    let Some(ticket) = tickets.first() else { return "nothing was written".to_owned() };
+    format!("see how it goes with `{}`", ticket.command("status"))
+}
+
+fn show(event: &Event) {
+    match event {
+        Event::Progress { object, waiting } => tell(&format!("{object}: {waiting}")),
+        Event::Trouble { object, trouble } => tell(&format!("{object}: {trouble}")),
+        Event::Undoing { object, images } => {
+            for (container, image) in images {
+                tell(&format!("{object}: going back to {container}: {image}"));
+            }
+        }
+        Event::Note { text } => tell(text),
+        Event::Ended { .. } => {} // the verdict tells all of them
+    }
+}
+
+/// Replaces the ticket file as a whole: a reader never sees half of one.
+fn keep(path: &Path, cluster: &Cluster, tickets: &[Ticket]) -> Outcome<()> {
+    let file = TicketFile { format: TICKET_FORMAT, server: cluster.server().to_owned(), tickets: tickets.to_vec() };
+    let failed = |error: std::io::Error| Failure::io(format!("cannot write the ticket {}", path.display()), &error);
+    let text = serde_json::to_string_pretty(&file).map_err(|error| failed(error.into()))?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.map_or_else(|| PathBuf::from("."), Path::to_path_buf);
+    let mut new = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
+    std::io::Write::write_all(&mut new, text.as_bytes()).map_err(failed)?;
+    new.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}

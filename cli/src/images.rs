@@ -1,0 +1,141 @@
+//! Base images for builds: from the local store where they are there, else from their registry.
+//!
+//! The builder asks from an ordinary thread and waits; the network is waited for on the runtime, and
+//! Ctrl-C ends the waiting.
+
+use std::io::{self, Read};
+
+use builder::build::{BaseImages, Resolved};
+use bytes::Bytes;
+use content::remote::Client;
+use content::{Body, Disk, Error, Origin, Result, Source, WithOrigins, collect, select_platform};
+use futures_util::StreamExt;
+use oci::{Descriptor, ManifestKind, Platform, Reference, Verifier};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::exit::Exit;
+
+/// Largest image config that is read, in bytes.
+const CONFIG_LIMIT: usize = 8 << 20;
+
+/// Where base images come from.
+pub struct Images {
+    runtime: Handle,
+    client: Client,
+    local: Disk,
+    always_ask: bool,
+    interrupted: watch::Receiver<Option<Exit>>,
+}
+
+impl Images {
+    pub fn new(
+        runtime: Handle,
+        client: Client,
+        local: Disk,
+        always_ask: bool,
+        interrupted: watch::Receiver<Option<Exit>>,
+    ) -> Self {
+        Self { runtime, client, local, always_ask, interrupted }
+    }
+
+    fn wait<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        wait(&self.runtime, self.interrupted.clone(), work)
+    }
+
+    async fn find(&self, reference: &Reference, platform: &Platform) -> Result<Resolved> {
+        let local = self.local.repository(Some(reference.repository()));
+        let asks = self.always_ask && reference.digest().is_none();
+        if !asks && local.manifest(&reference.selector()).await.is_ok() {
+            let local = WithOrigins::new(local, self.client.clone());
+            let mut found = read(&local, reference, platform).await?;
+            let layer = found.manifest.blobs().last().map(|layer| layer.digest);
+            found.origin = layer.and_then(|layer| local.origins(layer).into_iter().next());
+            return Ok(found);
+        }
+        let remote = self.client.repository(reference.host(), reference.name());
+        let mut found = read(&remote, reference, platform).await?;
+        found.origin = Some(Origin { host: reference.host().clone(), name: reference.name().clone() });
+        Ok(found)
+    }
+}
+
+async fn read<S: Source>(source: &S, reference: &Reference, platform: &Platform) -> Result<Resolved> {
+    let manifest = source.manifest(&reference.selector()).await?;
+    let manifest = select_platform(source, manifest, platform).await?;
+    let config = match manifest.kind() {
+        ManifestKind::Image { config, .. } => checked(source, config, reference).await?,
+        ManifestKind::Index { .. } => Vec::new(), // the builder refuses what is no image
+    };
+    Ok(Resolved { reference: reference.clone(), manifest, config, origin: None })
+}
+
+async fn checked<S: Source>(source: &S, config: &Descriptor, reference: &Reference) -> Result<Vec<u8>> {
+    let place = || reference.repository();
+    let too_large =
+        || Error::Protocol { host: place(), reason: "its image config is larger than any that is known".to_owned() };
+    let bytes = collect(source.blob(config, 0).await?, CONFIG_LIMIT).await?.ok_or_else(too_large)?;
+    let mut verifier = Verifier::new(config.digest.algorithm());
+    verifier.update(&bytes);
+    verifier.finish(config.digest).map_err(|mismatch| Error::Wrong { place: place(), mismatch })?;
+    Ok(bytes)
+}
+
+impl BaseImages for Images {
+    fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<Resolved> {
+        self.wait(self.find(reference, platform))
+    }
+
+    fn open(&self, image: &Resolved, layer: &Descriptor) -> Result<Box<dyn Read + Send>> {
+        let body = match &image.origin {
+            Some(origin) => self.wait(self.client.repository(&origin.host, &origin.name).blob(layer, 0))?,
+            None => self.wait(self.local.repository(None).blob(layer, 0))?,
+        };
+        let reader =
+            Reader { runtime: self.runtime.clone(), interrupted: self.interrupted.clone(), body, part: Bytes::new() };
+        Ok(Box::new(reader))
+    }
+}
+
+/// A stream, read by a thread that waits.
+struct Reader {
+    runtime: Handle,
+    interrupted: watch::Receiver<Option<Exit>>,
+    body: Body,
+    part: Bytes,
+}
+
+impl Read for Reader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.part.is_empty() {
+            let body = &mut self.body;
+            let next = wait(&self.runtime, self.interrupted.clone(), async { body.next().await.transpose() });
+            match next.map_err(io::Error::other)? {
+                Some(part) => self.part = part,
+                None => return Ok(0),
+            }
+        }
+        let size = self.part.len().min(into.len());
+        into[..size].copy_from_slice(&self.part.split_to(size));
+        Ok(size)
+    }
+}
+
+fn wait<T>(
+    runtime: &Handle,
+    mut interrupted: watch::Receiver<Option<Exit>>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let stopped = || Error::Broken { place: "the base image".to_owned(), reason: "interrupted".to_owned() };
+    runtime.block_on(async {
+        let signal = async {
+            if interrupted.wait_for(Option::is_some).await.is_err() {
+                std::future::pending::<()>().await; // nobody is left to interrupt us
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            () = signal => Err(stopped()),
+        }
+    })
+}

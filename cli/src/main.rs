@@ -1,0 +1,103 @@
+//! The one binary: `lighter`.
+//!
+//! `args` is what can be typed, `settings` what it means, `command` does it, `failure` and `exit` tell
+//! how it ended. Only this crate prints, reads the environment and chooses exit codes.
+
+mod args;
+mod command;
+#[cfg(feature = "serve")]
+mod embedded;
+mod exit;
+mod failure;
+#[cfg(feature = "build")]
+mod images;
+mod interrupt;
+mod location;
+mod place;
+#[cfg(feature = "build")]
+mod progress;
+#[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
+mod project;
+mod settings;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+
+fn main() -> ExitCode {
+    #[cfg(feature = "build")]
+    builder::sandbox::init_if_requested(); // a step of a build starts here and never comes back
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    start_logging(&cli);
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            terminal::tell(&failure.to_string());
+            failure.exit.into()
+        }
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print(); // nobody is left to be told
+    if error.use_stderr() && error.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        Exit::Usage.into()
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn run(command: Command) -> Outcome<()> {
+    match command {
+        #[cfg(feature = "build")]
+        Command::Build(args) => command::build::run(&args),
+        Command::Push(args) => waiting(command::transfer::push(&args)),
+        Command::Pull(args) => waiting(command::transfer::pull(&args)),
+        Command::Copy(args) => waiting(command::transfer::copy(&args)),
+        Command::Inspect(args) => waiting(command::inspect::inspect(&args)),
+        Command::Images(args) => command::inspect::images(&args),
+        Command::Login(args) => waiting(command::login::login(&args)),
+        Command::Logout(args) => command::login::logout(&args),
+        #[cfg(feature = "serve")]
+        Command::Registry(args::RegistryCommand::Serve(args)) => runtime()?.block_on(command::serve::serve(&args)),
+        #[cfg(feature = "deploy")]
+        Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(&args)),
+        #[cfg(feature = "deploy")]
+        Command::Rollout(command) => runtime()?.block_on(command::rollout::run(&command)),
+        #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
+        Command::Ship(args) => command::ship::run(&args),
+    }
+}
+
+/// Runs a command that waits for the network; Ctrl-C drops it, and what it had half written with it.
+fn waiting(work: impl Future<Output = Outcome<()>>) -> Outcome<()> {
+    runtime()?.block_on(interrupt::until_signal(work))
+}
+
+/// Threads for the network. Made after everything that must happen in a single-threaded process.
+pub fn runtime() -> Outcome<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|error| Failure::io("cannot start threads", &error))
+}
+
+fn start_logging(cli: &Cli) {
+    let default = match cli.verbose {
+        0 if matches!(cli.command, Command::Registry(_)) => "info",
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LIGHTER_LOG");
+    let filter = filter
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},sled=warn,hyper=info,rustls=warn")));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}

@@ -1,0 +1,308 @@
+//! The one place where content is renamed to its final name.
+//!
+//! ```text
+//! ROOT/blobs/<algorithm>/<hex>            flat: an OCI image layout
+//! ROOT/blobs/<algorithm>/<2 hex>/<hex>    sharded: the registry's store
+//! ROOT/ingest/<pid>-<n>                   what has not been hashed to its end
+//! ```
+//!
+//! Content is written to `ingest`, hashed on the way, and moved to its name only with a [`Verified`]
+//! in hand: file data first, then the name, then the directory. So a name that exists is whole, also
+//! after a power cut. Ordinary blocking functions; callers in async code use a blocking thread.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use oci::{Algorithm, Digest, Mismatch, Verified, Verifier};
+
+/// How long an ingest file of a dead process is left alone: longer than any transfer.
+const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// How names are spread over directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spread {
+    /// All of an algorithm in one directory, as the OCI image layout wants it.
+    Flat,
+    /// 256 directories by the first two digits.
+    Sharded,
+}
+
+/// A directory of content-addressed files.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    root: PathBuf,
+    spread: Spread,
+    /// Held for writing while a directory is made and its name forced to disk: so nobody files content
+    /// in a directory whose own name a power cut could still take away.
+    directories: Arc<RwLock<()>>,
+}
+
+impl Shelf {
+    /// Opens the shelf below `root`, making its directories where they are missing.
+    pub fn open(root: impl Into<PathBuf>, spread: Spread) -> io::Result<Self> {
+        let shelf = Self::existing(root, spread);
+        std::fs::create_dir_all(shelf.ingest())?;
+        std::fs::create_dir_all(shelf.directory(Algorithm::Sha256))?;
+        std::fs::create_dir_all(shelf.directory(Algorithm::Sha512))?;
+        sync_directory(&shelf.root.join("blobs"))?;
+        sync_directory(&shelf.root)?;
+        Ok(shelf)
+    }
+
+    /// Looks at a shelf that somebody else made, without writing to it.
+    pub fn existing(root: impl Into<PathBuf>, spread: Spread) -> Self {
+        Self { root: root.into(), spread, directories: Arc::default() }
+    }
+
+    /// Where the content of this digest lies, if it is here.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        let directory = self.directory(digest.algorithm());
+        match self.spread {
+            Spread::Flat => directory.join(hex),
+            Spread::Sharded => directory.join(&hex[..2]).join(hex),
+        }
+    }
+
+    /// Opens content; `None` if it is not here.
+    pub fn open_blob(&self, digest: &Digest) -> io::Result<Option<File>> {
+        match File::open(self.path(digest)) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The size of content in bytes; `None` if it is not here.
+    pub fn size(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        match std::fs::metadata(self.path(digest)) {
+            Ok(metadata) if metadata.is_file() => Ok(Some(metadata.len())),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts to take content in.
+    pub fn incoming(&self, algorithm: Algorithm) -> io::Result<Incoming> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = self.ingest().join(name);
+        let file = OpenOptions::new().write(true).read(true).create(true).truncate(true).mode(0o644).open(&path)?;
+        Ok(Incoming { file: Some(file), path, verifier: Verifier::new(algorithm) })
+    }
+
+    /// Files content that was hashed while it came in.
+    pub fn keep(&self, mut finished: Finished) -> io::Result<Verified> {
+        self.place(&finished.path, &finished.file, &finished.verified)?;
+        finished.placed = true;
+        Ok(finished.verified)
+    }
+
+    /// Moves a hashed file of this file system to its name, durably. Content that is here already is
+    /// left alone and the new file removed, unless the old one is of another size: then it is
+    /// damaged, and replaced.
+    pub fn place(&self, path: &Path, file: &File, verified: &Verified) -> io::Result<()> {
+        if self.size(&verified.digest())? == Some(verified.size()) {
+            return std::fs::remove_file(path);
+        }
+        rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?;
+        rustix::fs::fdatasync(file)?;
+        let target = self.path(&verified.digest());
+        let directory = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        if !directory.is_dir() {
+            self.make(directory)?;
+        }
+        let _made_and_durable = self.directories.read().unwrap_or_else(PoisonError::into_inner);
+        std::fs::rename(path, &target)?;
+        sync_directory(directory)
+    }
+
+    /// Makes a directory when its first content comes, so that a store of nothing opens at once.
+    fn make(&self, directory: &Path) -> io::Result<()> {
+        let _nobody_files = self.directories.write().unwrap_or_else(PoisonError::into_inner);
+        std::fs::create_dir_all(directory)?;
+        for above in directory.ancestors().skip(1).take_while(|above| above.starts_with(&self.root)) {
+            sync_directory(above)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what interrupted processes left in `ingest`, a day after they last wrote to it.
+    pub fn sweep(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(self.ingest())? {
+            let entry = entry?;
+            let modified = entry.metadata()?.modified()?;
+            if SystemTime::now().duration_since(modified).is_ok_and(|age| age > STALE) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ingest(&self) -> PathBuf {
+        self.root.join("ingest")
+    }
+
+    fn directory(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("blobs").join(algorithm.as_str())
+    }
+}
+
+/// Makes names in a directory survive a power cut.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Writes a small file so that at any instant its name means the old or the new content, whole.
+pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
+    name.push(format!(".{}", std::process::id()));
+    let aside = directory.join(name);
+    let written = (|| {
+        let mut file = File::create(&aside)?;
+        file.write_all(content)?;
+        file.sync_data()?;
+        std::fs::rename(&aside, path)?;
+        sync_directory(directory)
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&aside); // the first error is the one to tell
+    }
+    written
+}
+
+/// Content on its way in; removed when dropped.
+#[derive(Debug)]
+pub struct Incoming {
+    file: Option<File>,
+    path: PathBuf,
+    verifier: Verifier,
+}
+
+impl Incoming {
+    /// How many bytes have come in.
+    pub fn size(&self) -> u64 {
+        self.verifier.size()
+    }
+
+    /// Ends the content, which must be `expected`.
+    pub fn finish(mut self, expected: Digest) -> Result<Finished, Mismatch> {
+        let verified = self.take_verifier().finish(expected)?;
+        Ok(self.finished(verified))
+    }
+
+    /// Ends content that we make ourselves, and names it.
+    pub fn seal(mut self) -> Finished {
+        let verified = self.take_verifier().seal();
+        self.finished(verified)
+    }
+
+    fn take_verifier(&mut self) -> Verifier {
+        std::mem::replace(&mut self.verifier, Verifier::sha256())
+    }
+
+    fn finished(mut self, verified: Verified) -> Finished {
+        let file = self.file.take().expect("the file is taken only here, and this consumes the value");
+        Finished { file, path: std::mem::take(&mut self.path), verified, placed: false }
+    }
+}
+
+impl Write for Incoming {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let file = self.file.as_mut().expect("the file is taken only by `finished`, which consumes the value");
+        let written = file.write(bytes)?;
+        self.verifier.update(&bytes[..written]);
+        Ok(written)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            let _ = std::fs::remove_file(&self.path); // `sweep` finds what stays
+        }
+    }
+}
+
+/// Content that came in whole and was hashed, but has no name yet; removed when dropped.
+#[derive(Debug)]
+pub struct Finished {
+    file: File,
+    path: PathBuf,
+    verified: Verified,
+    placed: bool,
+}
+
+impl Finished {
+    /// What the content was found to be.
+    pub fn verified(&self) -> Verified {
+        self.verified
+    }
+}
+
+impl Drop for Finished {
+    fn drop(&mut self) {
+        if !self.placed {
+            let _ = std::fs::remove_file(&self.path); // `sweep` finds what stays
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(path: &Path) -> usize {
+        std::fs::read_dir(path).unwrap().count()
+    }
+
+    #[test]
+    fn content_gets_its_name_only_when_it_is_what_it_claims() {
+        let directory = tempfile::tempdir().unwrap();
+        for spread in [Spread::Flat, Spread::Sharded] {
+            let shelf = Shelf::open(directory.path().join(format!("{spread:?}")), spread).unwrap();
+            let mut incoming = shelf.incoming(Algorithm::Sha256).unwrap();
+            incoming.write_all(b"hello").unwrap();
+            assert!(incoming.finish(Digest::of(b"other")).is_err());
+            assert_eq!(shelf.size(&Digest::of(b"hello")).unwrap(), None);
+
+            let mut incoming = shelf.incoming(Algorithm::Sha512).unwrap();
+            incoming.write_all(b"hello").unwrap();
+            let digest = Digest::of_with(Algorithm::Sha512, b"hello");
+            shelf.keep(incoming.finish(digest).unwrap()).unwrap();
+            assert_eq!(std::fs::read(shelf.path(&digest)).unwrap(), b"hello");
+            assert_eq!(files(&shelf.ingest()), 0);
+        }
+    }
+
+    #[test]
+    fn damaged_content_is_replaced_and_whole_content_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path(), Spread::Flat).unwrap();
+        let put = || {
+            let mut incoming = shelf.incoming(Algorithm::Sha256).unwrap();
+            incoming.write_all(b"hello").unwrap();
+            shelf.keep(incoming.seal()).unwrap().digest()
+        };
+        let path = shelf.path(&put());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, b"hel").unwrap();
+        put();
+        assert_eq!(std::fs::read(&path).unwrap(), b"hello");
+        let before = std::fs::metadata(&path).unwrap().modified().unwrap();
+        put();
+        assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), before);
+        assert_eq!(files(&directory.path().join("ingest")), 0);
+    }
+}

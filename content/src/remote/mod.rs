@@ -1,0 +1,14 @@
+//! Registries, as a client sees them.
+//!
+//! [`Client`] holds connections, logins and tokens; [`Repository`] is one repository of one registry
+//! and is a [`crate::Source`] and [`crate::Sink`]. `transport` sends one request, `auth` answers
+//! challenges, `upload` takes up broken uploads where they stopped.
+
+mod auth;
+mod client;
+mod repository;
+mod transport;
+mod upload;
+
+pub use client::{Client, Settings};
+pub use repository::Repository;

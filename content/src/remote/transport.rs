@@ -1,0 +1,158 @@
+//! One HTTP request: connections, TLS, time limits, and errors that say what to do.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::store::Body;
+use crate::{Error, Result};
+
+/// How long a registry may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a registry may take to begin an answer to a request without a body.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a transfer may stand still.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest error body that is read, in bytes.
+const ERROR_LIMIT: usize = 64 << 10;
+
+pub(super) type Payload = UnsyncBoxBody<Bytes, Error>;
+
+/// The connections.
+#[derive(Debug, Clone)]
+pub(super) struct Transport {
+    client: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Payload>,
+}
+
+impl Transport {
+    /// Trusts the machine's authorities and those in `authorities` (PEM texts).
+    pub(super) fn new(authorities: &[Vec<u8>]) -> Result<Self> {
+        let mut roots = rustls::RootCertStore::empty();
+        let native = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(native.certs);
+        for pem in authorities {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let wrong = |reason: String| Error::Protocol { host: "the given CA file".to_owned(), reason };
+                let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+                roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+            }
+        }
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring supports the default versions of TLS")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        tcp.set_keepalive(Some(Duration::from_secs(30)));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(tcp);
+        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(20))
+            .http2_adaptive_window(true)
+            .build(connector);
+        Ok(Self { client })
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    pub(super) async fn send(&self, request: Request<Payload>, streams: bool) -> Result<Response<Incoming>> {
+        let host = request.uri().authority().map_or_else(String::new, ToString::to_string);
+        let https = request.uri().scheme_str() == Some("https");
+        let answer = self.client.request(request);
+        let answer = if streams {
+            answer.await // as long as the body moves; a dead peer shows by TCP keep-alive
+        } else {
+            let late =
+                |_| Error::Unreachable { host: host.clone(), reason: format!("no answer within {ANSWER_TIMEOUT:?}") };
+            tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(late)?
+        };
+        answer.map_err(|error| Error::Unreachable { reason: reason(&error, https), host })
+    }
+}
+
+/// What went wrong below HTTP, told for a person.
+fn reason(error: &hyper_util::client::legacy::Error, https: bool) -> String {
+    let mut texts = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        texts.push(cause.to_string());
+        next = cause.source();
+    }
+    let innermost = texts.last().cloned().unwrap_or_else(|| error.to_string());
+    let all = texts.join(": ");
+    if https && (all.contains("InvalidContentType") || all.contains("corrupt message")) {
+        return format!(
+            "it answers in plain HTTP where HTTPS is expected; if that is meant, name it with --insecure-registry ({innermost})"
+        );
+    }
+    if all.contains("UnknownIssuer") {
+        return format!(
+            "its certificate is signed by an authority that this machine does not know; give its CA with --registry-ca FILE ({innermost})"
+        );
+    }
+    if texts.is_empty() { error.to_string() } else { all }
+}
+
+pub(super) fn empty() -> Payload {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+pub(super) fn full(bytes: impl Into<Bytes>) -> Payload {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+pub(super) fn streaming(body: Body) -> Payload {
+    StreamBody::new(body.map(|part| part.map(Frame::data))).boxed_unsync()
+}
+
+/// The body of an answer, as a stream that does not wait for ever.
+pub(super) fn body(answer: Response<Incoming>, host: String) -> Body {
+    let stream = futures_util::stream::unfold(Some(answer.into_body()), move |body| {
+        let host = host.clone();
+        async move {
+            let mut body = body?;
+            let broken = |reason: String| Error::Broken { place: host, reason };
+            loop {
+                match tokio::time::timeout(IDLE_TIMEOUT, body.frame()).await {
+                    Err(_) => return Some((Err(broken(format!("nothing came for {IDLE_TIMEOUT:?}"))), None)),
+                    Ok(None) => return None,
+                    Ok(Some(Err(error))) => return Some((Err(broken(error.to_string())), None)),
+                    Ok(Some(Ok(frame))) => {
+                        if let Ok(data) = frame.into_data() {
+                            return Some((Ok(data), Some(body)));
+                        }
+                    }
+                }
+            }
+        }
+    });
+    Box::pin(stream)
+}
+
+/// The body of an error answer, as far as it is worth reading.
+pub(super) async fn error_body(answer: Response<Incoming>) -> Vec<u8> {
+    let stream = body(answer, String::new());
+    match crate::store::collect(stream, ERROR_LIMIT).await {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) | Err(_) => Vec::new(), // the status says enough
+    }
+}

@@ -1,0 +1,156 @@
+//! From kubeconfigs (or the pod that we run in) to a client. Which files there are is the caller's
+//! business; nothing here looks for them.
+
+use crate::error::Error;
+use crate::redact::redact;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a connection may take to come about.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How to reach a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectOptions {
+    /// The kubeconfigs, merged in this order as kubectl does: from the flag, `$KUBECONFIG`, or `~/.kube/config`.
+    pub kubeconfig: Vec<PathBuf>,
+    /// Whether these files must exist, because somebody named them. Else missing ones are skipped.
+    pub must_exist: bool,
+    /// The context; `None` for the current one.
+    pub context: Option<String>,
+    /// The namespace; `None` for that of the context.
+    pub namespace: Option<String>,
+    /// Whether to use the pod's own service account when there is no kubeconfig.
+    pub in_cluster: bool,
+}
+
+/// A client, the server's URL and the namespace that is meant.
+pub(crate) struct Connection {
+    pub(crate) client: Client,
+    pub(crate) server: String,
+    pub(crate) namespace: String,
+}
+
+/// Makes a client; nothing is sent yet.
+pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection, Error> {
+    let mut config = match kubeconfig(options)? {
+        Some(kubeconfig) => from_kubeconfig(kubeconfig, options).await?,
+        None if options.in_cluster => Config::incluster().map_err(|error| Error::Login(error.to_string()))?,
+        None => return Err(Error::NoCluster),
+    };
+    config.connect_timeout = Some(CONNECT_LIMIT);
+    config.default_retry = false; // it would pause up to 1000 s; `api` and the watches have limits of their own
+    let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+    let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let client = Client::try_from(config).map_err(|error| Error::Login(redact(&error.to_string())))?;
+    Ok(Connection { client, server, namespace })
+}
+
+/// Reads and merges the files; `None` if there is not one context in them.
+fn kubeconfig(options: &ConnectOptions) -> Result<Option<Kubeconfig>, Error> {
+    let mut merged: Option<Kubeconfig> = None;
+    for path in &options.kubeconfig {
+        if !options.must_exist && !path.exists() {
+            continue;
+        }
+        let broken = |error: KubeconfigError| Error::Kubeconfig { path: path.clone(), reason: reason(&error, path) };
+        let next = Kubeconfig::read_from(path).map_err(broken)?;
+        merged = Some(match merged {
+            Some(first) => first.merge(next).map_err(broken)?,
+            None => next,
+        });
+    }
+    Ok(merged.filter(|kubeconfig| !kubeconfig.contexts.is_empty()))
+}
+
+/// A parser's message may quote the file, and the file has secrets in it: only its first line is shown.
+fn reason(error: &KubeconfigError, path: &Path) -> String {
+    let text = match error {
+        KubeconfigError::ReadConfig(error, _) => error.to_string(),
+        error => error.to_string(),
+    };
+    let first = text.lines().next().unwrap_or_default().replace(&path.display().to_string(), "it");
+    redact(first.trim_end_matches(':'))
+}
+
+async fn from_kubeconfig(kubeconfig: Kubeconfig, options: &ConnectOptions) -> Result<Config, Error> {
+    let path = options.kubeconfig.first().cloned().unwrap_or_default();
+    let known: Vec<String> = kubeconfig.contexts.iter().map(|context| context.name.clone()).collect();
+    let wanted = options.context.clone().or_else(|| kubeconfig.current_context.clone()).filter(|name| !name.is_empty());
+    let Some(context) = wanted.as_ref().filter(|wanted| known.contains(wanted)) else {
+        return Err(Error::UnknownContext { wanted, known });
+    };
+    let proxy = proxy_of(&kubeconfig, context);
+    let choice = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
+    let loaded = Config::from_custom_kubeconfig(kubeconfig, &choice).await;
+    let mut config = loaded.map_err(|error| Error::Kubeconfig { reason: reason(&error, &path), path: path.clone() })?;
+    // kube also takes $HTTPS_PROXY, and holds the proxy's own address against $NO_PROXY instead of the server's.
+    config.proxy_url = match proxy {
+        Some(proxy) => {
+            Some(proxy.parse().map_err(|_| Error::Kubeconfig { path, reason: "its `proxy-url` is no URL".into() })?)
+        }
+        None => None,
+    };
+    Ok(config)
+}
+
+fn proxy_of(kubeconfig: &Kubeconfig, context: &str) -> Option<String> {
+    let context = kubeconfig.contexts.iter().find(|named| named.name == context)?.context.as_ref()?;
+    let cluster = kubeconfig.clusters.iter().find(|named| named.name == context.cluster)?.cluster.as_ref()?;
+    cluster.proxy_url.clone().filter(|proxy| !proxy.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(files: &[(&str, &str)], directory: &Path) -> ConnectOptions {
+        let kubeconfig = files.iter().map(|(name, text)| {
+            let path = directory.join(name);
+            if !text.is_empty() {
+                std::fs::write(&path, text).unwrap();
+            }
+            path
+        });
+        ConnectOptions { kubeconfig: kubeconfig.collect(), ..ConnectOptions::default() }
+    }
+
+    const ONE: &str = "apiVersion: v1\nkind: Config\ncurrent-context: one\ncontexts: [{name: one, context: {cluster: c, user: u, namespace: shop}}]\n\
+                       clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\nusers: []\n";
+    const TWO: &str =
+        "apiVersion: v1\nkind: Config\ncurrent-context: two\ncontexts: [{name: two, context: {cluster: c, user: u}}]\n";
+
+    #[tokio::test]
+    async fn kubeconfigs_are_merged_and_missing_ones_skipped() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = options(&[("missing", ""), ("one", ONE), ("two", TWO)], directory.path());
+        let connection = connect(&files).await.unwrap();
+        assert_eq!((connection.server.as_str(), connection.namespace.as_str()), ("http://127.0.0.1:1", "shop"));
+        let second = ConnectOptions { context: Some("two".into()), namespace: Some("mine".into()), ..files };
+        assert_eq!(connect(&second).await.unwrap().namespace, "mine");
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let none = options(&[("missing", "")], directory.path());
+        assert!(matches!(connect(&none).await, Err(Error::NoCluster)));
+        assert!(matches!(connect(&options(&[("empty", "{}")], directory.path())).await, Err(Error::NoCluster)));
+        let must = ConnectOptions { must_exist: true, ..none };
+        assert!(connect(&must).await.err().unwrap().to_string().contains("No such file"));
+        let elsewhere = ConnectOptions { context: Some("prod".into()), ..options(&[("one", ONE)], directory.path()) };
+        let error = connect(&elsewhere).await.err().unwrap().to_string();
+        assert_eq!(error, "there is no context \"prod\" in the kubeconfig; there is one");
+    }
+
+    #[tokio::test]
+    async fn a_broken_kubeconfig_names_the_file_and_shows_no_secret() {
+        let directory = tempfile::tempdir().unwrap();
+        let broken =
+            options(&[("broken", "users:\n- name: u\n  user: {token: s3cret-token-value\n  x: [")], directory.path());
+        let error = connect(&broken).await.err().unwrap().to_string();
+        assert!(error.contains("/broken cannot be used: ") && !error.contains("s3cret"), "{error}");
+    }
+}

@@ -1,0 +1,125 @@
+//! Which kinds the server serves, by discovery: Kubernetes 1.20 knows CronJob only as `batch/v1beta1`,
+//! and a later one no longer does. Answers are remembered for the life of a [`Kinds`].
+
+use crate::api::Api;
+use crate::error::Error;
+use crate::object::{Resource, segment};
+use crate::workload::text;
+use serde_json::Value;
+use std::collections::HashMap;
+use tokio::sync::Mutex;
+
+/// Groups that are asked first, because the words of most targets are theirs.
+const ASKED_FIRST: [&str; 3] = ["apps", "batch", ""];
+
+/// The kinds of one server.
+#[derive(Default)]
+pub(crate) struct Kinds {
+    /// Resource lists by group version; `None` for those that the server does not serve.
+    lists: Mutex<HashMap<String, Option<Value>>>,
+    groups: Mutex<Option<Value>>,
+}
+
+impl Kinds {
+    /// Finds a kind by what people call it: `deployment`, `deploy`, `deployments.apps`, `cronjobs.v1beta1.batch`.
+    pub(crate) async fn find(&self, api: &Api, word: &str) -> Result<Resource, Error> {
+        let (name, wanted) = word.split_once('.').map_or((word, None), |(name, group)| (name, Some(group)));
+        for (group, versions) in self.groups(api).await? {
+            for version in versions {
+                let fits = wanted.is_none_or(|wanted| wanted == group || wanted == format!("{version}.{group}"));
+                if !fits {
+                    continue;
+                }
+                let list = match self.list(api, &group, &version).await {
+                    // One aggregated API that is down (often metrics) hides no other kind.
+                    Err(Error::Server { .. }) => None,
+                    list => list?,
+                };
+                let found = list.and_then(|list| named(&list, &group, &version, |entry| is_called(entry, name)));
+                if let Some(resource) = found {
+                    return Ok(resource);
+                }
+            }
+        }
+        Err(Error::UnknownKind(word.to_owned()))
+    }
+
+    /// Finds the kind that a manifest names.
+    pub(crate) async fn of(&self, api: &Api, api_version: &str, kind: &str) -> Result<Resource, Error> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let list = self.list(api, group, version).await?;
+        let found = list.and_then(|list| named(&list, group, version, |entry| entry["kind"] == kind));
+        found.ok_or_else(|| Error::UnknownKind(format!("{kind} of {api_version}")))
+    }
+
+    /// All groups, each with its versions, the preferred one first.
+    async fn groups(&self, api: &Api) -> Result<Vec<(String, Vec<String>)>, Error> {
+        let mut groups = self.groups.lock().await;
+        if groups.is_none() {
+            *groups = Some(api.document("/apis").await?.unwrap_or_default());
+        }
+        let listed = groups.as_ref().and_then(|groups| groups["groups"].as_array()).into_iter().flatten();
+        let mut all = vec![(String::new(), vec!["v1".to_owned()])];
+        all.extend(listed.map(|group| {
+            let preferred = text(&group["preferredVersion"]["version"]).to_owned();
+            let others =
+                group["versions"].as_array().into_iter().flatten().map(|version| text(&version["version"]).to_owned());
+            let others = others.filter(|version| *version != preferred).collect::<Vec<_>>();
+            (text(&group["name"]).to_owned(), [vec![preferred], others].concat())
+        }));
+        all.sort_by_key(|(group, _)| ASKED_FIRST.iter().position(|first| first == group).unwrap_or(ASKED_FIRST.len()));
+        Ok(all)
+    }
+
+    async fn list(&self, api: &Api, group: &str, version: &str) -> Result<Option<Value>, Error> {
+        let path = match group {
+            "" => format!("/api/{}", segment(version)),
+            group => format!("/apis/{}/{}", segment(group), segment(version)),
+        };
+        let mut lists = self.lists.lock().await;
+        if let Some(list) = lists.get(&path) {
+            return Ok(list.clone());
+        }
+        let list = api.document(&path).await?;
+        lists.insert(path, list.clone());
+        Ok(list)
+    }
+}
+
+fn named(list: &Value, group: &str, version: &str, is_it: impl Fn(&Value) -> bool) -> Option<Resource> {
+    let entries = list["resources"].as_array().into_iter().flatten();
+    let mut whole = entries.filter(|entry| !text(&entry["name"]).contains('/')); // no subresources
+    let entry = whole.find(|entry| is_it(entry))?;
+    Some(Resource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        kind: text(&entry["kind"]).to_owned(),
+        plural: text(&entry["name"]).to_owned(),
+        namespaced: entry["namespaced"] == true,
+    })
+}
+
+/// Older servers leave `singularName` empty; there the kind in lower case stands in.
+fn is_called(entry: &Value, word: &str) -> bool {
+    let short = entry["shortNames"].as_array().into_iter().flatten().any(|short| short == word);
+    short || entry["name"] == word || entry["singularName"] == word || text(&entry["kind"]).to_lowercase() == word
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_kind_has_many_names_and_subresources_have_none() {
+        let list = json!({"resources": [
+            {"name": "deployments/status", "singularName": "", "kind": "Deployment", "namespaced": true},
+            {"name": "deployments", "singularName": "", "kind": "Deployment", "namespaced": true, "shortNames": ["deploy"]},
+        ]});
+        for word in ["deployments", "deployment", "deploy"] {
+            let resource = named(&list, "apps", "v1", |entry| is_called(entry, word)).unwrap();
+            assert_eq!((resource.plural.as_str(), resource.api_version().as_str()), ("deployments", "apps/v1"));
+        }
+        assert_eq!(named(&list, "apps", "v1", |entry| is_called(entry, "dep")), None);
+    }
+}

@@ -1,0 +1,61 @@
+//! Manifests with the image put in, as text: what would be applied if there were a cluster. Pure.
+
+use serde_json::Value;
+
+use crate::object::{ObjectName, Resource};
+use crate::plan::Step;
+use crate::{Error, Image, Manifest, Provenance, plan_apply};
+
+/// Prints manifests as YAML, in the order in which they would be applied, the image pinned in them.
+/// `container` is the one that takes the image; `None` for those whose image is most like it.
+///
+/// # Errors
+///
+/// Fails if there is no container for the image.
+pub fn render(manifests: &[Manifest], image: &Image, container: Option<&str>) -> Result<String, Error> {
+    let documents: Vec<(ObjectName, Manifest, Option<Value>)> =
+        manifests.iter().map(|manifest| (presumed_name(manifest), manifest.clone(), None)).collect();
+    let plan = plan_apply(&documents, Some(image), container, &Provenance::default())?;
+    let bodies = plan.actions.iter().filter_map(|action| match &action.step {
+        Step::Apply { body, .. } => Some(body),
+        Step::Nothing | Step::Patch(_) => None,
+    });
+    let texts = bodies.map(|body| serde_norway::to_string(body).map_err(|error| Error::Render(error.to_string())));
+    Ok(texts.collect::<Result<Vec<_>, _>>()?.join("---\n"))
+}
+
+/// The name of an object as far as its manifest tells; without a server nobody knows the rest, and
+/// nothing here asks for it.
+fn presumed_name(manifest: &Manifest) -> ObjectName {
+    let (group, version) = manifest.api_version().rsplit_once('/').unwrap_or(("", manifest.api_version()));
+    let resource = Resource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        kind: manifest.kind().to_owned(),
+        plural: format!("{}s", manifest.kind().to_lowercase()),
+        namespaced: manifest.namespace().is_some(),
+    };
+    ObjectName::new(resource, manifest.namespace().unwrap_or_default(), manifest.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_is_put_where_it_belongs_and_nothing_else_changes() {
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: hello}\n---\n\
+            apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: hello}\n\
+            spec: {template: {spec: {containers: [{name: web, image: hello}, {name: side, image: other}]}}}\n";
+        let manifests = Manifest::parse_all("test", text).unwrap();
+        let reference: oci::Reference = "127.0.0.1:5000/hello:latest".parse().unwrap();
+        let image = Image::new(reference.pin(oci::Digest::of(b"x")), [], vec![]);
+        let printed = render(&manifests, &image, None).unwrap();
+        assert!(printed.contains(&format!("image: {}", image.pinned())), "{printed}");
+        assert!(printed.contains("image: other") && !printed.contains("namespace"), "{printed}");
+        let again = Manifest::parse_all("printed", &printed).unwrap();
+        assert_eq!(again.len(), 2);
+        let stranger: oci::Reference = "127.0.0.1:5000/stranger".parse().unwrap();
+        assert!(render(&manifests, &Image::new(stranger.pin(oci::Digest::of(b"x")), [], vec![]), None).is_err());
+    }
+}

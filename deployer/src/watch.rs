@@ -1,0 +1,347 @@
+//! Waiting for tickets: a few lists and watches per namespace, shared by all of them, until each ticket
+//! is decided or the one deadline is over. What is seen goes into a [`World`]; what it means is decided
+//! by [`classify`].
+
+mod stream;
+
+use crate::api::Api;
+use crate::cluster::Cluster;
+use crate::diagnose::{Cause, Trouble, diagnose};
+use crate::error::Error;
+use crate::object::{ObjectName, Resource};
+use crate::outcome::{End, LogTail, Outcome, TargetOutcome};
+use crate::redact::redact;
+use crate::ticket::Ticket;
+use crate::verdict::{Evidence, Verdict, Waiting, classify};
+use crate::world::World;
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+use stream::{Change, Source};
+use tokio::time::Instant;
+
+/// How often the passing of time alone may change a verdict.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Most changes that are taken in before the next look.
+const CHANGES_AT_ONCE: usize = 256;
+/// Most containers whose logs are shown.
+const LOGS_AT_MOST: usize = 3;
+/// Longest wait for one log.
+const LOG_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The one deadline of all tickets.
+    pub timeout: Duration,
+    /// A container that ended so often and ended again has failed.
+    pub restarts: u32,
+    /// How long an image may be impossible to pull for a reason that may pass, or a container fail to start.
+    pub pull_patience: Duration,
+    /// How long a missing Secret or ConfigMap may be on its way.
+    pub config_patience: Duration,
+    /// How long the server may refuse to make pods.
+    pub refusal_patience: Duration,
+    /// How many lines of a failed container's log to show.
+    pub log_lines: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            timeout: Duration::from_secs(600), // Kubernetes' own progressDeadlineSeconds
+            restarts: 2,
+            pull_patience: Duration::from_secs(20), // two attempts: the kubelet waits 10 s after the first
+            config_patience: Duration::from_secs(30),
+            refusal_patience: Duration::from_secs(10),
+            log_lines: 20,
+        }
+    }
+}
+
+/// Something to tell the person who waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Event {
+    /// A target waits for something else than before.
+    Progress {
+        /// The target.
+        object: ObjectName,
+        /// What for.
+        waiting: Waiting,
+    },
+    /// Something is wrong that was not before.
+    Trouble {
+        /// The target.
+        object: ObjectName,
+        /// What.
+        trouble: Trouble,
+    },
+    /// A target is decided.
+    Ended {
+        /// The target.
+        object: ObjectName,
+        /// How.
+        end: End,
+    },
+    /// The images that a target ran before are put back.
+    Undoing {
+        /// The target.
+        object: ObjectName,
+        /// By container: the images.
+        images: BTreeMap<String, String>,
+    },
+    /// Something about the waiting itself: a connection that broke and is tried again.
+    Note {
+        /// The sentence.
+        text: String,
+    },
+}
+
+impl Cluster {
+    /// Waits until every ticket is decided, one has failed, or the time is over.
+    ///
+    /// # Errors
+    ///
+    /// Fails if this user may not watch, or the server could not be reached until the end. That a
+    /// rollout fails is no error but an [`Outcome`].
+    pub async fn watch(
+        &self,
+        tickets: &[Ticket],
+        policy: &Policy,
+        on_event: impl FnMut(Event),
+    ) -> Result<Outcome, Error> {
+        Watch::new(&self.api, tickets, policy, on_event).run().await
+    }
+
+    /// Looks once at how tickets are doing: what is not decided now is said to be under way.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Cluster::watch`] does.
+    pub async fn look(&self, tickets: &[Ticket], policy: &Policy) -> Result<Outcome, Error> {
+        let watch = Watch { once: true, ..Watch::new(&self.api, tickets, policy, |_| {}) };
+        watch.run().await
+    }
+}
+
+/// What a person was told about one ticket.
+#[derive(Clone, Default)]
+struct Told {
+    waiting: Option<Waiting>,
+    troubles: BTreeSet<(Cause, String, Option<String>)>,
+}
+
+struct Watch<'a, F> {
+    api: &'a Api,
+    tickets: &'a [Ticket],
+    policy: &'a Policy,
+    on_event: F,
+    world: World,
+    ends: BTreeMap<usize, End>,
+    told: Vec<Told>,
+    /// Why a stream has no connection now.
+    broken: HashMap<usize, String>,
+    /// Whether the first look is the last.
+    once: bool,
+}
+
+impl<'a, F: FnMut(Event)> Watch<'a, F> {
+    fn new(api: &'a Api, tickets: &'a [Ticket], policy: &'a Policy, on_event: F) -> Self {
+        Watch {
+            api,
+            tickets,
+            policy,
+            on_event,
+            world: World::default(),
+            ends: BTreeMap::new(),
+            told: vec![Told::default(); tickets.len()],
+            broken: HashMap::new(),
+            once: false,
+        }
+    }
+
+    async fn run(mut self) -> Result<Outcome, Error> {
+        let deadline = Instant::now() + self.policy.timeout;
+        self.end_what_rolls_nothing_out();
+        let sources = stream::sources(self.tickets, &mut self.world);
+        let mut changes = stream::open(self.api, &sources).ready_chunks(CHANGES_AT_ONCE);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        while self.ends.len() < self.tickets.len() {
+            tokio::select! {
+                Some(batch) = changes.next() => {
+                    for (source, change) in batch {
+                        self.take_in(source, &sources[source], change)?;
+                    }
+                }
+                _ = look.tick() => {}
+                () = tokio::time::sleep_until(deadline) => {
+                    self.give_up(&format!("not decided within {} s", self.policy.timeout.as_secs()))?;
+                }
+            }
+            if self.world.is_complete() {
+                self.look().await;
+                if self.once {
+                    self.leave_undecided("still under way");
+                }
+            }
+        }
+        let targets = self.tickets.iter().enumerate().filter_map(|(index, ticket)| {
+            Some(TargetOutcome { ticket: ticket.clone(), end: self.ends.remove(&index)? })
+        });
+        Ok(Outcome { targets: targets.collect() })
+    }
+
+    fn end_what_rolls_nothing_out(&mut self) {
+        for (index, ticket) in self.tickets.iter().enumerate() {
+            if !stream::is_watched(ticket) {
+                self.end(index, End::Done { evidence: Evidence::NoRollout });
+            }
+        }
+    }
+
+    fn take_in(&mut self, number: usize, source: &Source, change: Change) -> Result<(), Error> {
+        let now = Timestamp::now();
+        match change {
+            Change::Replace(objects) => self.world.replace(number, objects, now),
+            Change::Put(object) => self.world.put(number, object, now),
+            Change::Remove(uid) => self.world.remove(number, &uid),
+            Change::Broken(error) => return self.broken(number, source, error),
+        }
+        self.broken.remove(&number);
+        Ok(())
+    }
+
+    fn broken(&mut self, number: usize, source: &Source, error: kube::Error) -> Result<(), Error> {
+        match self.api.watch_error(&source.resource, Some(&source.namespace), error) {
+            Ok(text) => {
+                if self.broken.insert(number, text.clone()).is_none() {
+                    (self.on_event)(Event::Note {
+                        text: format!("watching {} is interrupted: {text}", source.resource.plural),
+                    });
+                }
+            }
+            Err(Error::Forbidden { .. }) if source.is_optional() => {
+                self.world.replace(number, Vec::new(), Timestamp::now());
+                let text =
+                    "events may not be watched: refusals of the cluster to make pods may stay unknown".to_owned();
+                (self.on_event)(Event::Note { text });
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Judges every ticket that is not decided.
+    async fn look(&mut self) {
+        let now = Timestamp::now();
+        for (index, ticket) in self.tickets.iter().enumerate() {
+            if self.ends.contains_key(&index) {
+                continue;
+            }
+            let snapshot = self.world.snapshot(ticket);
+            let troubles = diagnose(&snapshot, ticket, self.policy, now);
+            match classify(&snapshot, ticket, self.policy, now) {
+                Verdict::Waiting(waiting) => {
+                    // Before our generation was observed, pods are those of the version before.
+                    let troubles = if waiting == Waiting::Observed { Vec::new() } else { troubles };
+                    self.tell(index, waiting, troubles);
+                }
+                Verdict::Done(evidence) => self.end(index, End::Done { evidence }),
+                Verdict::Superseded(by) => self.end(index, End::Superseded { by }),
+                Verdict::Paused => self.end(index, End::Paused),
+                Verdict::Gone => self.end(index, End::Gone),
+                Verdict::Failed(troubles) => {
+                    let logs = logs(self.api, ticket, &troubles, self.policy.log_lines).await;
+                    self.end(index, End::Failed { troubles, logs });
+                }
+            }
+        }
+        if self.ends.values().any(|end| matches!(end, End::Failed { .. } | End::Gone)) {
+            self.leave_undecided("not waited for any longer, because another target failed");
+        }
+    }
+
+    fn tell(&mut self, index: usize, waiting: Waiting, troubles: Vec<Trouble>) {
+        let (told, object) = (&mut self.told[index], &self.tickets[index].object);
+        if told.waiting.replace(waiting) != Some(waiting) {
+            (self.on_event)(Event::Progress { object: object.clone(), waiting });
+        }
+        for trouble in troubles {
+            if told.troubles.insert((trouble.cause, trouble.object.clone(), trouble.container.clone())) {
+                (self.on_event)(Event::Trouble { object: object.clone(), trouble });
+            }
+        }
+    }
+
+    fn end(&mut self, index: usize, end: End) {
+        (self.on_event)(Event::Ended { object: self.tickets[index].object.clone(), end: end.clone() });
+        self.ends.insert(index, end);
+    }
+
+    /// The time is over. A server that is away now leaves nothing to be said about the rollout.
+    fn give_up(&mut self, why: &str) -> Result<(), Error> {
+        if let Some(reason) = self.broken.values().next() {
+            return Err(Error::Unreachable { server: self.api.server().to_owned(), reason: reason.clone() });
+        }
+        if !self.world.is_complete() {
+            return Err(Error::Timeout { server: self.api.server().to_owned(), limit: self.policy.timeout });
+        }
+        self.leave_undecided(why);
+        Ok(())
+    }
+
+    fn leave_undecided(&mut self, why: &str) {
+        let now = Timestamp::now();
+        for (index, ticket) in self.tickets.iter().enumerate() {
+            if self.ends.contains_key(&index) {
+                continue;
+            }
+            let waiting = self.told[index].waiting;
+            let is_ours = waiting.is_some_and(|waiting| waiting != Waiting::Observed);
+            let troubles =
+                if is_ours { diagnose(&self.world.snapshot(ticket), ticket, self.policy, now) } else { Vec::new() };
+            self.end(index, End::Undecided { why: why.to_owned(), waiting, troubles });
+        }
+    }
+}
+
+/// Fetches the last words of containers that ended; one pod stands for all replicas.
+async fn logs(api: &Api, ticket: &Ticket, troubles: &[Trouble], lines: usize) -> Vec<LogTail> {
+    let ended = troubles.iter().filter(|trouble| matches!(trouble.cause, Cause::Crash | Cause::Memory | Cause::Start));
+    let mut seen = BTreeSet::new();
+    let mut logs = Vec::new();
+    for trouble in ended {
+        let (Some(container), Some(pod)) = (&trouble.container, trouble.object.strip_prefix("pod/")) else { continue };
+        if logs.len() < LOGS_AT_MOST && seen.insert(container.clone()) {
+            logs.extend(log(api, ticket, pod, container, lines).await);
+        }
+    }
+    logs
+}
+
+/// Of a container that waits for its next start, the present log is that of the instance that ended.
+async fn log(api: &Api, ticket: &Ticket, pod: &str, container: &str, lines: usize) -> Option<LogTail> {
+    let name = ObjectName::new(pods(), ticket.object.namespace.as_deref().unwrap_or_default(), pod);
+    for previous in [false, true] {
+        let answer = tokio::time::timeout(LOG_PATIENCE, api.log(&name, container, previous, lines)).await;
+        match answer {
+            Ok(Ok(text)) if !text.trim().is_empty() => {
+                let lines = redact(&text).lines().map(str::to_owned).collect();
+                return Some(LogTail { pod: pod.to_owned(), container: container.to_owned(), previous, lines });
+            }
+            // A log is a help and no duty: a node that is away, or rights that are missing, change no verdict.
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, pod, container, previous, "no log"),
+            Err(_) => tracing::debug!(pod, container, previous, "no log in time"),
+        }
+    }
+    None
+}
+
+/// Pods are a core kind, `v1` since ever.
+pub(crate) fn pods() -> Resource {
+    Resource { group: String::new(), version: "v1".into(), kind: "Pod".into(), plural: "pods".into(), namespaced: true }
+}

@@ -1,0 +1,170 @@
+//! The lists and watches themselves: which are needed for some tickets, and one stream of changes from
+//! all of them. They resume by themselves after 410 Gone, an end of the stream or a lost connection.
+
+use super::pods;
+use crate::api::Api;
+use crate::object::Resource;
+use crate::ticket::Ticket;
+use crate::world::{Kind, World};
+use futures_util::stream::{BoxStream, SelectAll, select_all};
+use futures_util::{StreamExt, future};
+use kube::api::DynamicObject;
+use kube::core::ApiResource;
+use kube::runtime::utils::Backoff;
+use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// First and longest pause before a broken watch is tried again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// One list-and-watch; its place in the list of sources is its number in the [`World`].
+pub(super) struct Source {
+    pub(super) resource: Resource,
+    pub(super) namespace: String,
+    kind: Kind,
+    /// `metadata.name=web`: rights may be for one object only.
+    fields: Option<String>,
+}
+
+impl Source {
+    /// Whether a verdict is possible without it.
+    pub(super) fn is_optional(&self) -> bool {
+        self.kind == Kind::Event
+    }
+}
+
+/// What happened in a source.
+pub(super) enum Change {
+    Replace(Vec<Value>),
+    Put(Value),
+    Remove(String),
+    Broken(kube::Error),
+}
+
+/// Whether anything is to be seen of a ticket's rollout.
+pub(super) fn is_watched(ticket: &Ticket) -> bool {
+    let resource = &ticket.object.resource;
+    resource.group == "apps" && matches!(resource.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet")
+}
+
+/// The sources that tickets need: at most one per kind and namespace.
+pub(super) fn sources(tickets: &[Ticket], world: &mut World) -> Vec<Source> {
+    let watched: Vec<&Ticket> = tickets.iter().filter(|ticket| is_watched(ticket)).collect();
+    let namespace_of = |ticket: &Ticket| ticket.object.namespace.clone().unwrap_or_default();
+    let namespaces: BTreeSet<String> = watched.iter().map(|ticket| namespace_of(ticket)).collect();
+    let mut sources = Vec::new();
+    for namespace in namespaces {
+        let here: Vec<&&Ticket> = watched.iter().filter(|ticket| namespace_of(ticket) == namespace).collect();
+        let kinds: BTreeSet<&Resource> = here.iter().map(|ticket| &ticket.object.resource).collect();
+        let mut add = |kind: Kind, resource: Resource, fields: Option<String>| {
+            world.add_stream(kind.clone(), &namespace);
+            sources.push(Source { resource, namespace: namespace.clone(), kind, fields });
+        };
+        for resource in &kinds {
+            let names: Vec<&str> = here
+                .iter()
+                .filter(|ticket| ticket.object.resource == **resource)
+                .map(|ticket| ticket.object.name.as_str())
+                .collect();
+            let one = names.iter().all(|name| *name == names[0]).then(|| format!("metadata.name={}", names[0]));
+            add(Kind::Workload((*resource).clone()), (*resource).clone(), one);
+        }
+        if let Some(deployments) = kinds.iter().find(|resource| resource.kind == "Deployment") {
+            // The controller makes them in the group and version of the Deployments themselves.
+            let replica_sets =
+                Resource { kind: "ReplicaSet".into(), plural: "replicasets".into(), ..(**deployments).clone() };
+            add(Kind::ReplicaSet, replica_sets, None);
+        }
+        add(Kind::Pod, pods(), None);
+        add(Kind::Event, events(), Some("type=Warning".to_owned()));
+    }
+    sources
+}
+
+/// Opens all sources; each change comes with the number of its source.
+pub(super) fn open(api: &Api, sources: &[Source]) -> SelectAll<BoxStream<'static, (usize, Change)>> {
+    select_all(
+        sources.iter().enumerate().map(|(number, source)| one(api, source).map(move |change| (number, change)).boxed()),
+    )
+}
+
+fn one(api: &Api, source: &Source) -> BoxStream<'static, Change> {
+    let resource = &source.resource;
+    let kind = ApiResource {
+        group: resource.group.clone(),
+        version: resource.version.clone(),
+        api_version: resource.api_version(),
+        kind: resource.kind.clone(),
+        plural: resource.plural.clone(),
+    };
+    let objects = kube::Api::<DynamicObject>::namespaced_with(api.client(), &source.namespace, &kind);
+    let config = watcher::Config { field_selector: source.fields.clone(), ..watcher::Config::default() };
+    let mut listed = Vec::new();
+    watcher(objects, config)
+        .backoff(Pause(PAUSES.0))
+        .filter_map(move |event| future::ready(change(event, &mut listed)))
+        .boxed()
+}
+
+/// Collects a list until it is complete, so that nobody judges half of it.
+fn change(event: Result<watcher::Event<DynamicObject>, watcher::Error>, listed: &mut Vec<Value>) -> Option<Change> {
+    match event {
+        Ok(watcher::Event::Init) => {
+            listed.clear();
+            None
+        }
+        Ok(watcher::Event::InitApply(object)) => {
+            listed.extend(plain(&object));
+            None
+        }
+        Ok(watcher::Event::InitDone) => Some(Change::Replace(std::mem::take(listed))),
+        Ok(watcher::Event::Apply(object)) => plain(&object).map(Change::Put),
+        Ok(watcher::Event::Delete(object)) => object.metadata.uid.map(Change::Remove),
+        Err(
+            watcher::Error::InitialListFailed(error)
+            | watcher::Error::WatchStartFailed(error)
+            | watcher::Error::WatchFailed(error),
+        ) => Some(Change::Broken(error)),
+        // 410 Gone and its like: the watcher lists again by itself.
+        Err(watcher::Error::WatchError(status)) => {
+            tracing::debug!(%status, "watch starts anew");
+            None
+        }
+        Err(watcher::Error::NoResourceVersion) => None,
+    }
+}
+
+fn plain(object: &DynamicObject) -> Option<Value> {
+    serde_json::to_value(object).inspect_err(|error| tracing::warn!(%error, "an object that is no JSON")).ok()
+}
+
+fn events() -> Resource {
+    Resource {
+        group: String::new(),
+        version: "v1".into(),
+        kind: "Event".into(),
+        plural: "events".into(),
+        namespaced: true,
+    }
+}
+
+/// Doubles from attempt to attempt; kube's own starts at 0.8 s, and we promise to tell within a second.
+struct Pause(Duration);
+
+impl Iterator for Pause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (self.0 * 2).min(PAUSES.1);
+        Some(pause)
+    }
+}
+
+impl Backoff for Pause {
+    fn reset(&mut self) {
+        self.0 = PAUSES.0;
+    }
+}

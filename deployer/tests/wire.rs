@@ -1,0 +1,338 @@
+//! Bytes on the wire, and a server that misbehaves: a scripted API server that only replays. What the
+//! real one does with the bytes is in `rollout.rs` and `apply.rs`.
+
+use deployer::{
+    Class, Cluster, ConnectOptions, End, Error, Event, Evidence, Image, Policy, Provenance, Request, Ticket, What,
+};
+use oci::{Digest, Reference};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+struct Asked {
+    method: String,
+    url: String,
+    content_type: String,
+    body: Value,
+}
+
+/// What the script answers.
+enum Reply {
+    /// Status and JSON.
+    Json(u16, Value),
+    /// Lines of a watch, then the end of the stream after this time.
+    Lines(Vec<Value>, Duration),
+    /// The connection is closed without a word.
+    Nothing,
+}
+
+struct Server {
+    address: String,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Server {
+    fn start(script: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static) -> Server {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::<Asked>::new()));
+        let (log, script) = (Arc::clone(&asked), Arc::new(script));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (log, script) = (Arc::clone(&log), Arc::clone(&script));
+                std::thread::spawn(move || {
+                    let Some(request) = read(&stream) else { return };
+                    let times = {
+                        let mut log = log.lock().unwrap();
+                        log.push(request.clone());
+                        let is_same =
+                            |other: &&Asked| other.method == request.method && kind(&other.url) == kind(&request.url);
+                        log.iter().filter(is_same).count()
+                    };
+                    // A client that closed first is part of some scripts.
+                    write(&stream, script(&request, times)).ok();
+                });
+            }
+        });
+        Server { address, asked }
+    }
+
+    async fn cluster(&self) -> Result<Cluster, Error> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config");
+        let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "demo"}}],
+            "clusters": [{"name": "c", "cluster": {"server": self.address}}]});
+        std::fs::write(&path, config.to_string()).unwrap();
+        Cluster::connect(&ConnectOptions { kubeconfig: vec![path], ..ConnectOptions::default() }).await
+    }
+
+    fn asked(&self, method: &str) -> Vec<Asked> {
+        self.asked.lock().unwrap().iter().filter(|asked| asked.method == method).cloned().collect()
+    }
+}
+
+/// The path, and whether it is a list or a watch.
+fn kind(url: &str) -> (&str, bool) {
+    (url.split('?').next().unwrap_or_default(), url.contains("watch=true"))
+}
+
+fn read(stream: &TcpStream) -> Option<Asked> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let mut parts = line.split(' ').map(str::to_owned);
+    let (method, url) = (parts.next()?, parts.next()?);
+    let (mut length, mut content_type) = (0, String::new());
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).ok()?;
+        let Some((name, value)) = header.trim_end().split_once(": ") else { break };
+        match name.to_lowercase().as_str() {
+            "content-length" => length = value.parse().ok()?,
+            "content-type" => content_type = value.to_owned(),
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some(Asked { method, url, content_type, body: serde_json::from_slice(&body).unwrap_or_default() })
+}
+
+fn write(mut stream: &TcpStream, reply: Reply) -> std::io::Result<()> {
+    let head = |status: u16| format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\n");
+    match reply {
+        Reply::Json(status, body) => {
+            let body = body.to_string();
+            write!(stream, "{}Content-Length: {}\r\n\r\n{body}", head(status), body.len())
+        }
+        Reply::Lines(lines, open) => {
+            write!(stream, "{}\r\n", head(200))?;
+            lines.iter().try_for_each(|line| writeln!(stream, "{line}"))?;
+            stream.flush()?;
+            std::thread::sleep(open); // the script: a stream that stays open for a while
+            Ok(())
+        }
+        Reply::Nothing => Ok(()),
+    }
+}
+
+fn refusal(code: u16, message: &str, more: Value) -> Reply {
+    let mut status =
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message});
+    for (key, value) in more.as_object().cloned().unwrap_or_default() {
+        status[key] = value;
+    }
+    Reply::Json(code, status)
+}
+
+fn image() -> Image {
+    let reference: Reference = "registry.test/shop/web:2".parse().unwrap();
+    Image::new(reference.pin(Digest::of(b"2")), [], vec![])
+}
+
+fn deployment(image: &str, generation: i64, observed: i64) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": "demo", "uid": "u-1", "generation": generation, "resourceVersion": format!("{generation}{observed}")},
+        "spec": {"replicas": 1, "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "web", "image": image}]}}},
+        "status": {"observedGeneration": observed, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1},
+    })
+}
+
+fn replica_set() -> Value {
+    let template = deployment(&image().pinned().to_string(), 2, 2)["spec"]["template"].clone();
+    json!({"metadata": {"name": "web-1", "namespace": "demo", "uid": "rs-1", "resourceVersion": "1", "ownerReferences": [owner("u-1")]}, "spec": {"template": template}})
+}
+
+fn pod() -> Value {
+    let image_id = image().pinned().without_tag();
+    json!({"metadata": {"name": "web-1-x", "namespace": "demo", "uid": "p-1", "resourceVersion": "1", "ownerReferences": [owner("rs-1")]},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [{"name": "web", "ready": true, "restartCount": 0, "imageID": image_id, "state": {"running": {}}}]}})
+}
+
+fn owner(uid: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "X", "name": "x", "controller": true, "uid": uid})
+}
+
+/// Discovery and the objects of a quiet cluster; `None` for what a test answers itself.
+fn quiet(asked: &Asked) -> Option<Reply> {
+    let deployments = json!({"resources": [{"name": "deployments", "kind": "Deployment", "namespaced": true, "shortNames": ["deploy"]}]});
+    let groups =
+        json!({"groups": [{"name": "apps", "versions": [{"version": "v1"}], "preferredVersion": {"version": "v1"}}]});
+    let (path, is_watch) = kind(&asked.url);
+    Some(Reply::Json(
+        200,
+        match (asked.method.as_str(), path, is_watch) {
+            ("GET", "/version", _) => json!({"gitVersion": "v1.20.2"}),
+            ("GET", "/apis", _) => groups,
+            ("GET", "/apis/apps/v1", _) => deployments,
+            ("GET", "/api/v1/nodes", _) => json!({"items": []}),
+            ("GET", "/apis/apps/v1/namespaces/demo/deployments/web", _) => deployment("registry.test/shop/web:1", 1, 1),
+            _ => return None,
+        },
+    ))
+}
+
+fn list(objects: &[Value]) -> Reply {
+    Reply::Json(
+        200,
+        json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "100"}, "items": objects}),
+    )
+}
+
+fn request() -> Request {
+    let provenance = Provenance { change_cause: Some("commit abc".into()), ..Provenance::default() };
+    Request { image: Some(image()), what: What::Targets(vec!["deploy/web".parse().unwrap()]), provenance }
+}
+
+fn policy(seconds: u64) -> Policy {
+    Policy { timeout: Duration::from_secs(seconds), ..Policy::default() }
+}
+
+#[tokio::test]
+async fn an_image_is_one_patch_of_few_requests() {
+    let pinned = image().pinned().to_string();
+    let answer = deployment(&pinned, 2, 1);
+    let server = Server::start(move |asked, _| quiet(asked).unwrap_or_else(|| Reply::Json(200, answer.clone())));
+    let cluster = server.cluster().await.unwrap();
+    let plan = cluster.plan(&request()).await.unwrap();
+    assert!(server.asked("PATCH").is_empty());
+    let executed = cluster.execute(&plan).await.unwrap();
+    assert_eq!((executed.tickets[0].generation, executed.tickets[0].uid.as_str()), (2, "u-1"));
+
+    let urls: Vec<String> = server.asked("GET").into_iter().map(|asked| asked.url).collect();
+    let web = "/apis/apps/v1/namespaces/demo/deployments/web";
+    assert_eq!(urls, ["/version", "/apis", "/apis/apps/v1", web, "/api/v1/nodes"]);
+    let patches = server.asked("PATCH");
+    assert_eq!(patches.len(), 1);
+    assert_eq!(patches[0].url, format!("{web}?fieldManager=lighter&fieldValidation=Strict"));
+    assert_eq!(patches[0].content_type, "application/strategic-merge-patch+json");
+    assert_eq!(
+        patches[0].body,
+        json!({
+            "metadata": {"uid": "u-1", "annotations": {"kubernetes.io/change-cause": "commit abc"}},
+            "spec": {"template": {"spec": {"containers": [{"name": "web", "image": pinned}]}}},
+        })
+    );
+}
+
+#[tokio::test]
+async fn a_busy_server_is_asked_again_and_a_refusal_is_not() {
+    let server = Server::start(|asked, times| match (asked.method.as_str(), times) {
+        ("PATCH", 1) => refusal(429, "too many requests", json!({"details": {"retryAfterSeconds": 1}})),
+        ("PATCH", 2) => refusal(503, "starting", json!({})),
+        ("PATCH", _) => refusal(409, "the object has been modified", json!({"reason": "Conflict"})),
+        _ => quiet(asked).unwrap_or(Reply::Nothing),
+    });
+    let cluster = server.cluster().await.unwrap();
+    let plan = cluster.plan(&request()).await.unwrap();
+    let error = cluster.execute(&plan).await.unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }), "{error:?}");
+    assert_eq!(error.class(), Class::Transient);
+    assert_eq!(server.asked("PATCH").len(), 3);
+}
+
+async fn ticket(server: &Server, cluster: &Cluster) -> Ticket {
+    let plan = cluster.plan(&request()).await.unwrap();
+    let ticket = cluster.execute(&plan).await.unwrap().tickets.remove(0);
+    assert_eq!(server.asked("PATCH").len(), 1);
+    ticket
+}
+
+/// A watch that ends, a history that is gone, and a list that is refused for a moment: the wait goes on.
+#[tokio::test]
+async fn a_watch_is_resumed_whatever_ends_it() {
+    let pinned = image().pinned().to_string();
+    let server = Server::start(move |asked, times| {
+        if asked.method == "PATCH" {
+            return Reply::Json(200, deployment(&pinned, 2, 1));
+        }
+        let (path, is_watch) = kind(&asked.url);
+        let gone = json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old resource version"}});
+        let open = Duration::from_secs(20);
+        match (path.rsplit('/').next().unwrap_or_default(), is_watch, times) {
+            ("deployments", false, 1) => list(&[deployment(&pinned, 2, 1)]),
+            ("deployments", false, 2) => refusal(500, "etcd has no leader", json!({})),
+            ("deployments", false, _) => list(&[deployment(&pinned, 2, 2)]),
+            ("deployments", true, 1) => Reply::Lines(vec![], Duration::ZERO), // ends at once
+            ("deployments", true, 2) => Reply::Nothing,                       // the connection breaks
+            ("deployments", true, 3) => Reply::Lines(vec![gone], Duration::ZERO),
+            ("replicasets", false, _) => list(&[replica_set()]),
+            ("pods", false, _) => list(&[]),
+            ("pods", true, _) => Reply::Lines(vec![json!({"type": "ADDED", "object": with_kind(pod(), "Pod")})], open),
+            ("events", false, _) => refusal(
+                403,
+                "events is forbidden: User \"u\" cannot list resource \"events\"",
+                json!({"reason": "Forbidden"}),
+            ),
+            (_, true, _) => Reply::Lines(vec![], open),
+            _ => quiet(asked).unwrap_or(Reply::Nothing),
+        }
+    });
+    let cluster = server.cluster().await.unwrap();
+    let ticket = ticket(&server, &cluster).await;
+    let mut notes = Vec::new();
+    let note = |event| {
+        if let Event::Note { text } = event {
+            notes.push(text);
+        }
+    };
+    let outcome = cluster.watch(&[ticket], &policy(30), note).await.unwrap();
+    assert_eq!(outcome.targets[0].end, End::Done { evidence: Evidence::Verified { pods: 1 } });
+    assert!(notes.iter().any(|note| note.starts_with("events may not be watched")), "{notes:?}");
+    let lists = server
+        .asked("GET")
+        .into_iter()
+        .filter(|asked| kind(&asked.url) == ("/apis/apps/v1/namespaces/demo/deployments", false));
+    let lists: Vec<Asked> = lists.collect();
+    assert!(lists.len() >= 3, "{lists:?}");
+    assert!(
+        lists[0].url.contains("fieldSelector=metadata.name%3Dweb"),
+        "rights for one name are enough: {}",
+        lists[0].url
+    );
+}
+
+fn with_kind(mut object: Value, kind: &str) -> Value {
+    (object["apiVersion"], object["kind"]) = (json!("v1"), json!(kind));
+    object
+}
+
+#[tokio::test]
+async fn a_server_that_stays_away_is_unreachable_and_no_failed_rollout() {
+    let pinned = image().pinned().to_string();
+    let server = Server::start(move |asked, _| match asked.method.as_str() {
+        "PATCH" => Reply::Json(200, deployment(&pinned, 2, 1)),
+        _ => quiet(asked).unwrap_or(Reply::Nothing),
+    });
+    let cluster = server.cluster().await.unwrap();
+    let ticket = ticket(&server, &cluster).await;
+    let mut notes = 0;
+    let error = cluster.watch(&[ticket], &policy(2), |_| notes += 1).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unreachable, "{error:?}");
+    assert_eq!(notes, 4, "each stream says once that it is interrupted");
+}
+
+#[tokio::test]
+async fn pods_that_may_not_be_watched_are_an_error_with_the_missing_rule() {
+    let pinned = image().pinned().to_string();
+    let server = Server::start(move |asked, _| match kind(&asked.url).0.rsplit('/').next().unwrap_or_default() {
+        _ if asked.method == "PATCH" => Reply::Json(200, deployment(&pinned, 2, 1)),
+        "pods" => refusal(
+            403,
+            "pods is forbidden: User \"u\" cannot list resource \"pods\" in API group \"\"",
+            json!({"reason": "Forbidden"}),
+        ),
+        _ => quiet(asked).unwrap_or_else(|| list(&[])),
+    });
+    let cluster = server.cluster().await.unwrap();
+    let ticket = ticket(&server, &cluster).await;
+    let error = cluster.watch(&[ticket], &policy(20), |_| {}).await.unwrap_err();
+    let Error::Forbidden { rule, .. } = &error else { panic!("{error:?}") };
+    assert_eq!((rule.verb.as_str(), rule.resource.as_str(), rule.namespace.as_deref()), ("list", "pods", Some("demo")));
+}

@@ -1,0 +1,170 @@
+//! Bodies: gathering what a client sends, and reading files for what it is sent. Memory is bounded in
+//! both directions by the size of a piece, whatever the size of the body.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http_body_util::BodyExt;
+use oci::wire::ErrorCode;
+
+use super::failure::Failure;
+use crate::store::{Upload, blocking};
+
+/// What a client sends is written in pieces of about this size, in bytes.
+const WRITE: usize = 512 << 10;
+/// Files are read in pieces of this size, in bytes.
+const READ: usize = 256 << 10;
+/// How many pieces are read ahead of the network.
+const READ_AHEAD: usize = 2;
+/// How much of an unwanted body is read and dropped, in bytes.
+const DRAIN: usize = 256 << 10;
+/// How long an unwanted body may take.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// Why a body ended before its end.
+enum Stop {
+    /// The client went away, or broke HTTP.
+    Broken(axum::Error),
+    /// Nothing came for too long.
+    Idle,
+}
+
+/// What came of a body at a time.
+struct Piece {
+    parts: Vec<Bytes>,
+    /// Whether more may follow; or why not.
+    end: Option<Result<(), Stop>>,
+}
+
+/// Waits for the next piece: some bytes, or the end.
+async fn gather(body: &mut Body, idle: Duration) -> Piece {
+    let (mut parts, mut size) = (Vec::new(), 0);
+    while size < WRITE {
+        let frame = match tokio::time::timeout(idle, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return Piece { parts, end: Some(Err(Stop::Broken(error))) },
+            Ok(None) => return Piece { parts, end: Some(Ok(())) },
+            Err(_) => return Piece { parts, end: Some(Err(Stop::Idle)) },
+        };
+        if let Ok(bytes) = frame.into_data() {
+            size += bytes.len();
+            parts.push(bytes);
+        }
+    }
+    Piece { parts, end: None }
+}
+
+/// Appends a whole body to an upload. While one piece is written and hashed, the next arrives. What
+/// came before a body broke off stays, so that the client can go on from there.
+pub(super) async fn fill(upload: &mut Upload, body: &mut Body, idle: Duration) -> Result<(), Failure> {
+    let mut piece = gather(body, idle).await;
+    loop {
+        match piece.end {
+            None => {
+                let (written, next) = tokio::join!(upload.append(piece.parts), gather(body, idle));
+                written?;
+                piece = next;
+            }
+            Some(end) => {
+                upload.append(piece.parts).await?;
+                end.map_err(stopped)?;
+                return Ok(upload.end_chunk().await?);
+            }
+        }
+    }
+}
+
+fn stopped(stop: Stop) -> Failure {
+    match stop {
+        Stop::Broken(error) => Failure::bad(ErrorCode::BlobUploadInvalid, format!("the body broke off: {error}")),
+        Stop::Idle => {
+            let status = http::StatusCode::REQUEST_TIMEOUT;
+            Failure::new(status, ErrorCode::BlobUploadInvalid, "the body stopped coming")
+        }
+    }
+}
+
+/// Reads a whole body into memory; `None` if it is larger than `limit` bytes.
+pub(super) async fn collect(body: &mut Body, limit: usize, idle: Duration) -> Result<Option<Vec<u8>>, Failure> {
+    let mut all = Vec::new();
+    loop {
+        let piece = gather(body, idle).await;
+        for part in piece.parts {
+            if all.len() + part.len() > limit {
+                return Ok(None);
+            }
+            all.extend_from_slice(&part);
+        }
+        if let Some(end) = piece.end {
+            return end.map(|()| Some(all)).map_err(stopped);
+        }
+    }
+}
+
+/// Drops some of a body that nobody wants.
+pub(super) async fn drain(body: &mut Body) {
+    let drop_some = async {
+        let mut dropped = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            dropped += frame.data_ref().map_or(0, Bytes::len);
+            if dropped > DRAIN {
+                return;
+            }
+        }
+    };
+    // Whether all of it came does not matter: the answer is the same.
+    let _ = tokio::time::timeout(DRAIN_TIME, drop_some).await;
+}
+
+/// A part of a body to send.
+pub(super) enum Part {
+    /// Bytes in memory.
+    Text(Bytes),
+    /// Bytes of the file.
+    Range(Range<u64>),
+}
+
+/// A body made of text and ranges of a file. A file that turns out to be shorter breaks the
+/// connection off: a client must never take a short body for a whole one.
+pub(super) fn of_file(file: File, parts: Vec<Part>) -> Body {
+    let file = Arc::new(file);
+    let pieces = parts.into_iter().flat_map(split).map(move |part| {
+        let file = file.clone();
+        async move {
+            match part {
+                Part::Text(text) => Ok(text),
+                Part::Range(range) => match blocking(move || read(&file, range)).await {
+                    Ok(read) => read,
+                    Err(error) => Err(io::Error::other(error)),
+                },
+            }
+        }
+    });
+    Body::from_stream(futures_util::stream::iter(pieces).buffered(READ_AHEAD))
+}
+
+/// Splits a range into pieces; lazily, since a blob may have many.
+fn split(part: Part) -> Box<dyn Iterator<Item = Part> + Send> {
+    match part {
+        Part::Range(range) => {
+            let end = range.end;
+            let starts = (range.start..end).step_by(READ);
+            Box::new(starts.map(move |start| Part::Range(start..end.min(start + READ as u64))))
+        }
+        text => Box::new(std::iter::once(text)),
+    }
+}
+
+fn read(file: &File, range: Range<u64>) -> io::Result<Bytes> {
+    let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+    let mut buffer = vec![0; length];
+    file.read_exact_at(&mut buffer, range.start)?;
+    Ok(buffer.into())
+}

@@ -1,0 +1,121 @@
+//! Manifests: stored and served byte for byte, with the media type that they came with.
+
+use axum::body::Body;
+use http::StatusCode;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use oci::wire::{self, ErrorCode, Route};
+use oci::{Algorithm, Digest, MANIFEST_LIMIT, Manifest, RepoName, Selector, Tag};
+use serde_json::json;
+
+use super::blobs::{matches_etag, name_content};
+use super::body::collect;
+use super::failure::Failure;
+use super::{Answer, Api, Call, empty, header};
+
+/// Most tags that one push may set; the specification asks for at least ten.
+const TAGS_LIMIT: usize = 100;
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+/// A tag may name something else the next moment; asking again with the ETag is cheap.
+const ASK_AGAIN: &str = "no-cache";
+
+pub(super) async fn get(api: &Api, call: &Call<'_>, name: RepoName, which: Selector) -> Answer {
+    let manifest = match call.is_head() {
+        true => api.store.manifest_head(&name, &which)?,
+        false => api.store.manifest(&name, &which).await?,
+    };
+    let unchanged = matches_etag(call.headers(), &manifest.digest);
+    let mut response = empty(if unchanged { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, header(&manifest.media_type));
+    name_content(headers, &manifest.digest, if matches!(which, Selector::Tag(_)) { ASK_AGAIN } else { FOR_EVER });
+    if !unchanged {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(manifest.size));
+        *response.body_mut() = Body::from(manifest.bytes);
+    }
+    Ok(response)
+}
+
+pub(super) async fn put(api: &Api, call: &Call<'_>, body: &mut Body, name: RepoName, which: Selector) -> Answer {
+    let tags = tags(call, &which)?;
+    let manifest = read(api, call, body, &which).await?;
+    let (digest, subject) = (manifest.digest(), manifest.subject().map(|subject| subject.digest));
+    api.store.put_manifest(&name, manifest, tags.clone()).await?;
+    tracing::info!(repository = %name, %digest, tags = tags.len(), "manifest stored");
+    let mut response = empty(StatusCode::CREATED);
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, header(&Route::Manifest(name, Selector::Digest(digest)).path()));
+    headers.insert(HeaderName::from_static(wire::DOCKER_CONTENT_DIGEST), header(&digest.to_string()));
+    if let Some(subject) = subject {
+        headers.insert(HeaderName::from_static(wire::OCI_SUBJECT), header(&subject.to_string()));
+    }
+    if matches!(which, Selector::Digest(_)) {
+        for tag in &tags {
+            headers.append(HeaderName::from_static(wire::OCI_TAG), header(tag.as_str()));
+        }
+    }
+    Ok(response)
+}
+
+/// The tags to set: that of the path, or those of the query if the path is a digest.
+fn tags(call: &Call<'_>, which: &Selector) -> Result<Vec<Tag>, Failure> {
+    if let Selector::Tag(tag) = which {
+        return Ok(vec![tag.clone()]);
+    }
+    let mut tags = Vec::new();
+    for text in call.query.all("tag") {
+        if tags.len() == TAGS_LIMIT {
+            let message = format!("one push sets at most {TAGS_LIMIT} tags; send the others with another");
+            return Err(Failure::new(StatusCode::URI_TOO_LONG, ErrorCode::TagInvalid, message));
+        }
+        let tag: Tag = text.parse().map_err(|error| {
+            Failure::bad(ErrorCode::TagInvalid, format!("{error}")).with_detail(json!({"tag": text}))
+        })?;
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+    }
+    Ok(tags)
+}
+
+async fn read(api: &Api, call: &Call<'_>, body: &mut Body, which: &Selector) -> Result<Manifest, Failure> {
+    let too_large = || {
+        let message = format!("a manifest has at most {MANIFEST_LIMIT} bytes here");
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::ManifestInvalid, message)
+            .with_detail(json!({"limit": MANIFEST_LIMIT}))
+    };
+    if call.content_length().is_some_and(|length| length > MANIFEST_LIMIT as u64) {
+        return Err(too_large());
+    }
+    let declared = declared_type(call)?;
+    let bytes = collect(body, MANIFEST_LIMIT, api.limits.idle).await?.ok_or_else(too_large)?;
+    let algorithm = match which {
+        Selector::Digest(digest) => digest.algorithm(),
+        Selector::Tag(_) => Algorithm::Sha256,
+    };
+    let found = Digest::of_with(algorithm, &bytes);
+    if let Selector::Digest(digest) = which
+        && *digest != found
+    {
+        return Err(Failure::bad(ErrorCode::DigestInvalid, format!("the manifest is {found}, not {digest}"))
+            .with_detail(json!({"expected": digest, "actual": found})));
+    }
+    let manifest = Manifest::parse_named(declared.as_deref(), bytes, algorithm)?;
+    if HeaderValue::from_str(manifest.media_type()).is_err() {
+        return Err(Failure::bad(ErrorCode::ManifestInvalid, "the media type of the manifest is none"));
+    }
+    Ok(manifest)
+}
+
+fn declared_type(call: &Call<'_>) -> Result<Option<String>, Failure> {
+    let Some(value) = call.headers().get(CONTENT_TYPE) else { return Ok(None) };
+    match value.to_str() {
+        Ok(text) => Ok(Some(text.to_owned())),
+        Err(_) => Err(Failure::bad(ErrorCode::ManifestInvalid, "the Content-Type is no media type")),
+    }
+}
+
+pub(super) async fn delete(api: &Api, name: RepoName, which: Selector) -> Answer {
+    api.store.delete_manifest(&name, &which).await?;
+    tracing::info!(repository = %name, reference = %which, "manifest or tag deleted");
+    Ok(empty(StatusCode::ACCEPTED))
+}

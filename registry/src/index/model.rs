@@ -1,0 +1,267 @@
+//! Random transactions against a plain model, with crashes: the journal's tail is cut at any byte,
+//! the index is deleted or trusted; afterwards the rows answer as the model did at that point.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use oci::{Digest, Manifest, RepoName, Tag, Verifier};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::tests::copy_dir;
+use super::{Index, Places};
+use crate::journal::Journal;
+use crate::state::{Decision, MountSource, Refusal, Transaction, View, decide};
+
+const REPOS: [&str; 3] = ["a", "a/b", "ab"];
+const TAGS: [&str; 3] = ["v1", "v2", "latest"];
+const BLOBS: usize = 3;
+/// Manifests 0..3 are images of one blob, 3 is an index of 0 and 1, 4 refers to 0.
+const MANIFESTS: usize = 5;
+
+#[derive(Debug, Clone)]
+enum Op {
+    StoreBlob(usize, usize),
+    Mount(usize, usize, Option<usize>),
+    Unlink(usize, usize),
+    Put(usize, usize, Vec<usize>),
+    DeleteTag(usize, usize),
+    DeleteManifest(usize, usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (repo, blob, manifest, tag) = (0..REPOS.len(), 0..BLOBS, 0..MANIFESTS, 0..TAGS.len());
+    prop_oneof![
+        4 => (repo.clone(), blob.clone()).prop_map(|(repo, blob)| Op::StoreBlob(repo, blob)),
+        1 => (repo.clone(), blob.clone(), prop::option::of(repo.clone())).prop_map(|(to, blob, from)| Op::Mount(to, blob, from)),
+        1 => (repo.clone(), blob).prop_map(|(repo, blob)| Op::Unlink(repo, blob)),
+        5 => (repo.clone(), manifest.clone(), prop::collection::vec(tag.clone(), 0..3)).prop_map(|(repo, manifest, tags)| Op::Put(repo, manifest, tags)),
+        1 => (repo.clone(), tag).prop_map(|(repo, tag)| Op::DeleteTag(repo, tag)),
+        2 => (repo, manifest).prop_map(|(repo, manifest)| Op::DeleteManifest(repo, manifest)),
+    ]
+}
+
+fn repo(number: usize) -> RepoName {
+    REPOS[number].parse().unwrap()
+}
+
+fn tag(number: usize) -> Tag {
+    TAGS[number].parse().unwrap()
+}
+
+fn blob_bytes(number: usize) -> Vec<u8> {
+    format!("blob {number}").into_bytes()
+}
+
+fn blob(number: usize) -> Digest {
+    Digest::of(&blob_bytes(number))
+}
+
+fn manifest(number: usize) -> Manifest {
+    let describe = |digest: Digest| json!({"mediaType": "application/x", "digest": digest, "size": 6});
+    let of = |number: usize| describe(manifest(number).digest());
+    let document = match number {
+        3 => json!({"schemaVersion": 2, "manifests": [of(0), of(1)]}),
+        4 => {
+            json!({"schemaVersion": 2, "config": describe(blob(0)), "layers": [], "subject": of(0), "artifactType": "application/y"})
+        }
+        _ => json!({"schemaVersion": 2, "config": describe(blob(number)), "layers": [describe(blob(number))]}),
+    };
+    Manifest::parse(None, serde_json::to_vec(&document).unwrap()).unwrap()
+}
+
+/// What a manifest names: blobs and manifests by number.
+fn needs(number: usize) -> (Vec<usize>, Vec<usize>) {
+    match number {
+        3 => (vec![], vec![0, 1]),
+        4 => (vec![0], vec![]),
+        image => (vec![image], vec![]),
+    }
+}
+
+/// The plain model: sets and a map, without rows, records or batches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Model {
+    blobs: BTreeSet<(usize, usize)>,
+    manifests: BTreeSet<(usize, usize)>,
+    tags: BTreeMap<(usize, usize), usize>,
+}
+
+impl Model {
+    /// Does an operation; false if it is refused.
+    fn apply(&mut self, op: &Op) -> bool {
+        match op {
+            Op::StoreBlob(repo, blob) => drop(self.blobs.insert((*repo, *blob))),
+            Op::Mount(to, blob, from) => {
+                let there = |repo: &usize| self.blobs.contains(&(*repo, *blob));
+                let found = there(to) || from.as_ref().map_or_else(|| (0..REPOS.len()).any(|repo| there(&repo)), there);
+                if !found {
+                    return false;
+                }
+                self.blobs.insert((*to, *blob));
+            }
+            Op::Unlink(repo, blob) => {
+                let named = self.manifests.iter().any(|(at, manifest)| at == repo && needs(*manifest).0.contains(blob));
+                return !named && self.blobs.remove(&(*repo, *blob));
+            }
+            Op::Put(repo, manifest, tags) => {
+                let (blobs, manifests) = needs(*manifest);
+                let complete = blobs.iter().all(|blob| self.blobs.contains(&(*repo, *blob)))
+                    && manifests.iter().all(|child| self.manifests.contains(&(*repo, *child)));
+                if !complete {
+                    return false;
+                }
+                self.manifests.insert((*repo, *manifest));
+                self.tags.extend(tags.iter().map(|tag| ((*repo, *tag), *manifest)));
+            }
+            Op::DeleteTag(repo, tag) => return self.tags.remove(&(*repo, *tag)).is_some(),
+            Op::DeleteManifest(repo, manifest) => {
+                let named = self.manifests.iter().any(|(at, parent)| at == repo && needs(*parent).1.contains(manifest));
+                if named || !self.manifests.remove(&(*repo, *manifest)) {
+                    return false;
+                }
+                self.tags.retain(|(at, _), named| at != repo || named != manifest);
+            }
+        }
+        true
+    }
+}
+
+fn transaction(op: &Op) -> Transaction {
+    match op {
+        Op::StoreBlob(at, number) => {
+            let mut verifier = Verifier::sha256();
+            verifier.update(&blob_bytes(*number));
+            Transaction::StoreBlob { repo: repo(*at), blob: verifier.seal(), upload: None }
+        }
+        Op::Mount(to, number, from) => {
+            let from = from.map_or(MountSource::Anywhere, |from| MountSource::Repo(repo(from)));
+            Transaction::MountBlob { repo: repo(*to), digest: blob(*number), from }
+        }
+        Op::Unlink(at, number) => Transaction::UnlinkBlob { repo: repo(*at), digest: blob(*number) },
+        Op::Put(at, number, tags) => Transaction::PutManifest {
+            repo: repo(*at),
+            manifest: Box::new(manifest(*number)),
+            inline: true,
+            tags: tags.iter().map(|number| tag(*number)).collect(),
+        },
+        Op::DeleteTag(at, number) => Transaction::DeleteTag { repo: repo(*at), tag: tag(*number) },
+        Op::DeleteManifest(at, number) => {
+            Transaction::DeleteManifest { repo: repo(*at), digest: manifest(*number).digest() }
+        }
+    }
+}
+
+/// Reads the whole model back through the typed view, and checks what the model does not have.
+fn read_back(index: &Index) -> Model {
+    let view = View(index);
+    let mut model = Model::default();
+    for at in 0..REPOS.len() {
+        let repo = repo(at);
+        for number in 0..BLOBS {
+            if view.blob(&repo, &blob(number)).unwrap().is_some() {
+                model.blobs.insert((at, number));
+            }
+        }
+        for number in 0..MANIFESTS {
+            let expected = manifest(number);
+            let found = view.manifest(&repo, &expected.digest()).unwrap();
+            let Some((row, bytes)) = found else { continue };
+            assert_eq!((bytes.as_slice(), row.size), (expected.bytes(), expected.bytes().len() as u64));
+            model.manifests.insert((at, number));
+        }
+        let tags = view.tags(&repo, "", usize::MAX).unwrap();
+        for number in (0..TAGS.len()).filter(|number| tags.contains(&tag(*number))) {
+            let named = view.tag(&repo, &tag(number)).unwrap().unwrap().digest;
+            let named = (0..MANIFESTS).find(|candidate| manifest(*candidate).digest() == named).unwrap();
+            model.tags.insert((at, number), named);
+        }
+        let referrers = view.referrers(&repo, &manifest(0).digest(), None, None, usize::MAX).unwrap();
+        assert_eq!(referrers.len(), usize::from(model.manifests.contains(&(at, 4))));
+    }
+    model
+}
+
+fn places(dir: &Path) -> Places {
+    let path = |name: &str| dir.join(name);
+    Places { sled: path("index.sled"), state: path("index.state"), snapshots: path("snapshot") }
+}
+
+fn open(dir: &Path) -> (Journal, Index) {
+    let journal = Journal::open(&dir.join("journal")).unwrap();
+    let index = Index::open(places(dir), &journal).unwrap();
+    (journal, index)
+}
+
+/// Does an operation on the real thing; false if it is refused.
+fn commit(journal: &mut Journal, index: &Index, op: &Op) -> bool {
+    let record = match decide(index, &transaction(op), jiff::Timestamp::UNIX_EPOCH) {
+        Ok(record) => record,
+        Err(Decision::Refused(Refusal::UploadUnknown)) => panic!("there are no uploads here"),
+        Err(Decision::Refused(_)) => return false,
+        Err(Decision::Rows(error)) => panic!("{error}"),
+    };
+    if !record.facts.is_empty() {
+        let lsn = journal.append(&[record.encode()]).unwrap();
+        journal.sync().unwrap();
+        index.apply(record.writes(), journal, lsn).unwrap();
+    }
+    true
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn the_store_does_what_the_model_does_and_comes_back_from_any_crash(
+        ops in prop::collection::vec(op(), 1..60),
+        cut: prop::sample::Index,
+        keep_index: bool,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["journal", "snapshot"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        Journal::start(&dir.path().join("journal"), 1).unwrap();
+        let segment = dir.path().join("journal/00000000000000000001.wal");
+        let length = |path: &Path| std::fs::metadata(path).unwrap().len() as usize;
+
+        let mut model = Model::default();
+        // The model after each record, with the length of the journal then.
+        let mut history = vec![(length(&segment), model.clone())];
+        let (mut journal, index) = open(dir.path());
+        for op in &ops {
+            let before = model.clone();
+            prop_assert_eq!(commit(&mut journal, &index, op), model.apply(op), "{:?}", op);
+            if length(&segment) != history.last().unwrap().0 {
+                history.push((length(&segment), model.clone()));
+            } else {
+                prop_assert_eq!(&before, &model, "what changes anything is recorded: {:?}", op);
+            }
+        }
+        prop_assert_eq!(&read_back(&index), &model);
+        index.close().unwrap();
+        drop((journal, index));
+
+        // A crash: the journal ends at some byte, the index is there as it was, or not at all.
+        let crashed = tempfile::tempdir().unwrap();
+        copy_dir(dir.path(), &crashed.path().join("data"));
+        let data = crashed.path().join("data");
+        let journal = data.join("journal/00000000000000000001.wal");
+        let start = history[0].0;
+        let cut = start + cut.index(length(&journal) - start + 1);
+        std::fs::OpenOptions::new().write(true).open(&journal).unwrap().set_len(cut as u64).unwrap();
+        if !keep_index {
+            std::fs::remove_dir_all(data.join("index.sled")).unwrap();
+        }
+        let (mut journal, index) = open(&data);
+        let (_, mut survived) = history.iter().rev().find(|(length, _)| *length <= cut).unwrap().clone();
+        prop_assert_eq!(&read_back(&index), &survived);
+
+        // And it works on.
+        for op in ops.iter().rev() {
+            prop_assert_eq!(commit(&mut journal, &index, op), survived.apply(op), "{:?}", op);
+        }
+        prop_assert_eq!(&read_back(&index), &survived);
+    }
+}

@@ -1,0 +1,174 @@
+//! The server: a listening socket, connections, and an orderly end. What is answered is `api`'s.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::api::{self, Api};
+use crate::store::{OpenError, Store};
+
+/// How long a connection may take to send the head of a request, or stay unused between two.
+const HEAD_TIME: Duration = Duration::from_secs(75);
+/// Receive window of an HTTP/2 stream and connection, in bytes: a layer at full speed needs more than
+/// the 64 KiB of the standard.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// How long to wait after the system refused a connection, for want of file descriptors say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is kept within bounds.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Largest blob in bytes.
+    pub blob: u64,
+    /// How long a body may pause. There is no limit on how long it takes in all.
+    pub idle: Duration,
+    /// How long requests may go on after the server was told to stop.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { blob: 1 << 40, idle: Duration::from_secs(120), drain: Duration::from_secs(30) }
+    }
+}
+
+/// What a server needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where to listen. Port 0 takes any free one.
+    pub addr: SocketAddr,
+    /// The data directory; made if it is missing.
+    pub data: PathBuf,
+    /// Whether everybody who can reach an address that is not loopback may read, write and delete.
+    pub allow_anonymous: bool,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl Settings {
+    /// Settings for one address and directory; everything else by default.
+    pub fn new(addr: SocketAddr, data: impl Into<PathBuf>) -> Self {
+        Self { addr, data: data.into(), allow_anonymous: false, limits: Limits::default() }
+    }
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address can be reached from other machines, and nothing protects the registry.
+    #[error(
+        "refusing to listen on {0}: other machines can reach it and everybody could push and delete; listen on 127.0.0.1, or allow anonymous access explicitly"
+    )]
+    Unprotected(SocketAddr),
+    /// The address cannot be had.
+    #[error("could not listen on {addr}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The data directory cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// A registry that listens. It answers once [`Server::serve`] runs.
+pub struct Server {
+    listener: TcpListener,
+    addr: SocketAddr,
+    store: Store,
+    limits: Limits,
+}
+
+impl Server {
+    /// Takes the address and opens the store.
+    pub async fn bind(settings: Settings) -> Result<Self, BindError> {
+        let Settings { addr, data, allow_anonymous, limits } = settings;
+        if !addr.ip().is_loopback() && !allow_anonymous {
+            return Err(BindError::Unprotected(addr));
+        }
+        let listen = |source| BindError::Listen { addr, source };
+        // The address first: it is the likelier one to be taken, and nothing was written yet then.
+        let listener = TcpListener::bind(addr).await.map_err(listen)?;
+        let addr = listener.local_addr().map_err(listen)?;
+        let opened = tokio::task::spawn_blocking(move || Store::open(&data)).await;
+        let store = match opened {
+            Ok(opened) => opened?,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        Ok(Self { listener, addr, store, limits })
+    }
+
+    /// Where it listens, with the port that was found if any was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The store behind it, for use in the same process.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Answers requests until `shutdown` ends; then lets running requests end and closes the store.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let Self { listener, addr, store, limits } = self;
+        let drain = limits.drain;
+        let router = api::router(Api { store: store.clone(), limits });
+        let connections = GracefulShutdown::new();
+        tracing::info!(%addr, "serving");
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut shutdown => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => connection(stream, peer, router.clone(), &connections),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        tracing::info!(open = connections.count(), "shutting down");
+        if tokio::time::timeout(drain, connections.shutdown()).await.is_err() {
+            tracing::warn!("some requests did not end in time and are cut off");
+        }
+        store.close().await;
+    }
+}
+
+fn connection(stream: TcpStream, peer: SocketAddr, router: Router, connections: &GracefulShutdown) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, %peer, "answers may be delayed");
+    }
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).half_close(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HEAD_TIME)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).into_owned();
+    let watched = connections.watch(serving);
+    tokio::spawn(async move {
+        // Clients that hang up early are normal: parallel range readers do it all the time.
+        if let Err(error) = watched.await {
+            tracing::debug!(%error, %peer, "a connection ended early");
+        }
+    });
+}

@@ -1,0 +1,318 @@
+//! The one writer of metadata: a thread that takes all waiting transactions, decides them in order,
+//! writes their records in one piece, makes them durable with one `fdatasync`, applies them to the
+//! index as one batch, and only then answers. What a transaction may do is decided in `state`.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::StoreError;
+use crate::index::{Index, IndexError};
+use crate::journal::{self, Journal, Lsn, snapshot};
+use crate::state::{Decision, Overlay, Record, Transaction, Write, decide};
+
+/// Most transactions in one batch. More wait: the next batch starts within a disk's `fdatasync`.
+const BATCH: usize = 512;
+/// Most bytes in one batch; a batch may exceed it by one record.
+const BATCH_BYTES: usize = 8 << 20;
+/// Most transactions that wait; then those who ask wait as well.
+const QUEUE: usize = 4 * BATCH;
+
+enum Job {
+    Commit { transaction: Transaction, reply: oneshot::Sender<Result<(), StoreError>> },
+    Damage,
+    Close { reply: oneshot::Sender<()> },
+}
+
+/// The handle of the writer. Dropping the last one ends the thread and closes the index.
+pub(super) struct Committer {
+    queue: Option<mpsc::Sender<Job>>,
+    closed: Arc<OnceLock<String>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Committer {
+    pub(super) fn start(
+        journal: Journal,
+        index: Arc<Index>,
+        snapshots: PathBuf,
+        snapshot_every: usize,
+    ) -> std::io::Result<Self> {
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let closed = Arc::new(OnceLock::new());
+        let snapshots = Snapshots {
+            dir: snapshots,
+            index: index.clone(),
+            every: snapshot_every,
+            bytes: 0,
+            running: Arc::default(),
+        };
+        let writer = Writer { journal, index, closed: closed.clone(), snapshots };
+        let thread = std::thread::Builder::new().name("registry-writer".to_owned()).spawn(|| writer.run(jobs))?;
+        Ok(Self { queue: Some(queue), closed, thread: Some(thread) })
+    }
+
+    /// Why nothing is written any more, if that is so.
+    pub(super) fn closed(&self) -> Option<String> {
+        self.closed.get().cloned()
+    }
+
+    /// Commits a transaction; durable and visible when this returns.
+    pub(super) async fn commit(&self, transaction: Transaction) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Commit { transaction, reply }).await?;
+        answer.await.map_err(|_| StoreError::Closing)?
+    }
+
+    /// Has the index made again in memory.
+    pub(super) fn report_damage(&self) {
+        if let Some(queue) = &self.queue
+            && queue.try_send(Job::Damage).is_err()
+        {
+            tracing::debug!("the writer is busy; the next damaged row will be reported again");
+        }
+    }
+
+    /// Waits for what is queued, then ends the writer.
+    pub(super) async fn close(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.send(Job::Close { reply }).await.is_ok() {
+            let _ = answer.await; // an error means that the thread is gone, which is what was wanted
+        }
+    }
+
+    async fn send(&self, job: Job) -> Result<(), StoreError> {
+        let queue = self.queue.as_ref().ok_or(StoreError::Closing)?;
+        queue.send(job).await.map_err(|_| StoreError::Closing)
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the writer panicked");
+        }
+    }
+}
+
+struct Writer {
+    journal: Journal,
+    index: Arc<Index>,
+    closed: Arc<OnceLock<String>>,
+    snapshots: Snapshots,
+}
+
+type Reply = (oneshot::Sender<Result<(), StoreError>>, Result<(), StoreError>);
+
+/// A batch while it is decided.
+struct Batch<'a> {
+    rows: Overlay<'a, Index>,
+    payloads: Vec<Vec<u8>>,
+    writes: Vec<Write>,
+    bytes: usize,
+    /// Whether anybody waits for durability: upload sessions are only remembered, a crash may lose
+    /// them and clients start again.
+    durable: bool,
+    replies: Vec<Reply>,
+}
+
+impl Writer {
+    fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(job) = jobs.blocking_recv() {
+            match job {
+                Job::Commit { transaction, reply } => {
+                    let follow = self.batch(transaction, reply, &mut jobs);
+                    match follow {
+                        Some(Job::Damage) => self.make_index_again(),
+                        Some(Job::Close { reply }) => return self.close(jobs, Some(reply)),
+                        _ => {}
+                    }
+                }
+                Job::Damage => self.make_index_again(),
+                Job::Close { reply } => return self.close(jobs, Some(reply)),
+            }
+        }
+        self.close(jobs, None);
+    }
+
+    /// Commits a transaction with all that wait behind it, up to a job of another kind.
+    fn batch(
+        &mut self,
+        first: Transaction,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+        jobs: &mut mpsc::Receiver<Job>,
+    ) -> Option<Job> {
+        let index = self.index.clone();
+        let mut batch = Batch {
+            rows: Overlay::new(&*index),
+            payloads: Vec::new(),
+            writes: Vec::new(),
+            bytes: 0,
+            durable: false,
+            replies: Vec::new(),
+        };
+        batch.take(&first, reply);
+        let mut follow = None;
+        while batch.replies.len() < BATCH && batch.bytes < BATCH_BYTES {
+            match jobs.try_recv() {
+                Ok(Job::Commit { transaction, reply }) => batch.take(&transaction, reply),
+                Ok(other) => {
+                    follow = Some(other);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        let Batch { payloads, writes, bytes, durable, replies, .. } = batch;
+        let written = self.write(&payloads, writes, durable);
+        for (reply, decided) in replies {
+            let answer = match (&written, decided) {
+                (_, Err(refused)) => Err(refused),
+                (Ok(()), Ok(())) => Ok(()),
+                (Err(Unwritten::Full), Ok(())) => Err(StoreError::Full),
+                (Err(Unwritten::ReadOnly(reason)), Ok(())) => Err(StoreError::ReadOnly(reason.clone())),
+            };
+            let _ = reply.send(answer); // nobody waits any more: the client is gone, the commit stands
+        }
+        if written.is_ok() {
+            self.snapshots.after(bytes, &self.journal);
+        }
+        follow
+    }
+
+    /// Journal, then index. After an error in the journal nothing of the batch is visible.
+    fn write(&mut self, payloads: &[Vec<u8>], writes: Vec<Write>, durable: bool) -> Result<(), Unwritten> {
+        if payloads.is_empty() {
+            return Ok(());
+        }
+        if let Some(reason) = self.closed.get() {
+            return Err(Unwritten::ReadOnly(reason.clone()));
+        }
+        let appended = self.journal.append(payloads);
+        let lsn = match appended {
+            Ok(lsn) => lsn,
+            Err(error) if error.is_full() => return Err(Unwritten::Full),
+            Err(error) => return Err(self.go_read_only(&error)),
+        };
+        if durable && let Err(error) = self.journal.sync() {
+            return Err(self.go_read_only(&error));
+        }
+        if let Err(error) = self.index.apply(writes, &self.journal, lsn) {
+            // The records are durable, so the push succeeded; but nobody could read it any more.
+            return Err(self.go_read_only(&error));
+        }
+        Ok(())
+    }
+
+    fn go_read_only(&self, error: &dyn std::error::Error) -> Unwritten {
+        let reason = match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        tracing::error!(reason, "the registry is read-only until it is restarted");
+        Unwritten::ReadOnly(self.closed.get_or_init(|| reason).clone())
+    }
+
+    fn make_index_again(&self) {
+        if let Err(error) = self.index.move_to_memory(&self.journal) {
+            tracing::error!(%error, "the index cannot be made again");
+        }
+    }
+
+    fn close(mut self, mut jobs: mpsc::Receiver<Job>, reply: Option<oneshot::Sender<()>>) {
+        jobs.close();
+        while let Ok(job) = jobs.try_recv() {
+            if let Job::Commit { transaction, reply } = job {
+                self.batch(transaction, reply, &mut jobs);
+            }
+        }
+        let synced = self.journal.sync().map_err(IndexError::from);
+        if let Err(error) = synced.and_then(|()| self.index.close()) {
+            tracing::error!(%error, "the index could not be closed; the next start makes it again");
+        }
+        if let Some(reply) = reply {
+            let _ = reply.send(()); // whoever asked may be gone
+        }
+    }
+}
+
+impl Batch<'_> {
+    fn take(&mut self, transaction: &Transaction, reply: oneshot::Sender<Result<(), StoreError>>) {
+        let decided = decide(&self.rows, transaction, jiff::Timestamp::now());
+        let answer = match decided {
+            Ok(record) => {
+                self.durable |=
+                    !matches!(transaction, Transaction::OpenUpload { .. } | Transaction::CloseUpload { .. });
+                self.keep(record);
+                Ok(())
+            }
+            Err(Decision::Refused(refusal)) => Err(StoreError::Refused(refusal)),
+            Err(Decision::Rows(error)) => Err(StoreError::Index(Box::new(error))),
+        };
+        self.replies.push((reply, answer));
+    }
+
+    fn keep(&mut self, record: Record) {
+        if record.facts.is_empty() {
+            return;
+        }
+        let writes = record.writes();
+        self.rows.apply(writes.iter().cloned());
+        self.writes.extend(writes);
+        let payload = record.encode();
+        self.bytes += payload.len();
+        self.payloads.push(payload);
+    }
+}
+
+enum Unwritten {
+    Full,
+    ReadOnly(String),
+}
+
+/// Makes snapshots beside the writer, which goes on meanwhile.
+struct Snapshots {
+    dir: PathBuf,
+    index: Arc<Index>,
+    every: usize,
+    bytes: usize,
+    running: Arc<AtomicBool>,
+}
+
+impl Snapshots {
+    /// Counts what was written, and starts a snapshot when it is time.
+    fn after(&mut self, bytes: usize, journal: &Journal) {
+        self.bytes += bytes;
+        if self.bytes < self.every || self.running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.bytes = 0;
+        let (dir, index, running) = (self.dir.clone(), self.index.clone(), self.running.clone());
+        let (id, journal) = (journal.id(), journal.dir().to_owned());
+        let work = move || {
+            if let Err(error) = take_snapshot(&dir, &index, id, &journal) {
+                tracing::error!(%error, "no snapshot could be made; the journal grows until the next one");
+            }
+            running.store(false, Ordering::Release);
+        };
+        if let Err(error) = std::thread::Builder::new().name("registry-snapshot".to_owned()).spawn(work) {
+            tracing::error!(%error, "no thread for a snapshot");
+            self.running.store(false, Ordering::Release);
+        }
+    }
+}
+
+fn take_snapshot(dir: &Path, index: &Index, id: u64, journal: &Path) -> Result<Lsn, IndexError> {
+    let lsn = index.applied();
+    snapshot::write::<IndexError>(dir, id, lsn, index.dump().map(|row| row.map_err(IndexError::from)))?;
+    if let Some(covered) = snapshot::prune(dir)? {
+        journal::forget_until(journal, covered)?;
+    }
+    tracing::info!(lsn = lsn.0, "snapshot made");
+    Ok(lsn)
+}

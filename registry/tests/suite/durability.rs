@@ -1,0 +1,206 @@
+//! What was acknowledged survives `kill -9`: a real server process under a real load of pushes is
+//! killed at a random moment, again and again; afterwards everything that it said yes to is there.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use oci::Digest;
+use registry::{Server, Settings};
+
+use crate::client::{Http, MANIFEST, Registry, image, noise};
+
+const ROUNDS: u64 = 20;
+const CLIENTS: u64 = 6;
+const DIRECTORY: &str = "REGISTRY_TEST_DIRECTORY";
+
+/// The server process of the test below: this test binary, started again.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "is started by the kill -9 test"]
+async fn server_process() {
+    let Ok(directory) = std::env::var(DIRECTORY) else { return };
+    let settings = Settings::new("127.0.0.1:0".parse().unwrap(), directory);
+    let server =
+        Server::bind(settings).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+    // The harness writes its own lines to stdout; the address goes to stderr.
+    writeln!(std::io::stderr(), "listening on {}", server.local_addr()).unwrap();
+    server.serve(std::future::pending()).await;
+}
+
+struct Victim {
+    process: Child,
+    http: Http,
+}
+
+impl Victim {
+    fn start(directory: &Path) -> Self {
+        let process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "durability::server_process", "--ignored", "--nocapture"])
+            .env(DIRECTORY, directory)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let nowhere = Http::new(([127, 0, 0, 1], 0).into());
+        let mut victim = Self { process, http: nowhere };
+        let mut said = Vec::new();
+        let mut lines = BufReader::new(victim.process.stderr.take().unwrap()).lines();
+        for line in &mut lines {
+            let line = line.unwrap();
+            if let Some(addr) = line.strip_prefix("listening on ") {
+                victim.http = Http::new(addr.parse().unwrap());
+                // Keep reading, so that the process never blocks on a full pipe.
+                std::thread::spawn(move || lines.for_each(drop));
+                return victim;
+            }
+            said.push(line);
+        }
+        panic!("the server did not start: {said:#?}");
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        self.process.kill().expect("the server process is ours");
+        self.process.wait().expect("a killed process ends");
+    }
+}
+
+/// What the server said yes to.
+#[derive(Default)]
+struct Acknowledged {
+    blobs: BTreeMap<Digest, Vec<u8>>,
+    manifests: BTreeMap<Digest, Vec<u8>>,
+    /// For each tag: the number of the last acknowledged push, and of the last one that was tried.
+    tags: BTreeMap<String, (u64, u64)>,
+}
+
+/// Pushes images until the server is gone. Each client moves a tag of its own forward.
+async fn push(http: Http, client: u64, next: Arc<AtomicU64>, acknowledged: Arc<Mutex<Acknowledged>>) {
+    let tag = format!("client-{client}");
+    http_loop(&http, &tag, &next, &acknowledged).await.expect_err("a client stops only when the server is killed");
+}
+
+async fn http_loop(http: &Http, tag: &str, next: &AtomicU64, acknowledged: &Mutex<Acknowledged>) -> Result<(), String> {
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let layer = noise(number, 1000 + (number as usize * 7919) % 200_000);
+        for content in [layer.clone(), b"{}".to_vec()] {
+            let digest = Digest::of(&content);
+            let post = http.try_send("POST", "/v2/load/test/blobs/uploads/", &[], "").await?.expect(202);
+            let location = post.header("location");
+            http.try_send("PATCH", location, &[], content.clone()).await?.expect(202);
+            http.try_send("PUT", &format!("{location}?digest={digest}"), &[], "").await?.expect(201);
+            acknowledged.lock().unwrap().blobs.insert(digest, content);
+        }
+        let manifest = image(&layer);
+        acknowledged.lock().unwrap().tags.entry(tag.to_owned()).or_default().1 = number;
+        let put = format!("/v2/load/test/manifests/{tag}");
+        http.try_send("PUT", &put, &[("content-type", MANIFEST)], manifest.clone()).await?.expect(201);
+        let mut acknowledged = acknowledged.lock().unwrap();
+        acknowledged.manifests.insert(Digest::of(&manifest), manifest);
+        acknowledged.tags.entry(tag.to_owned()).or_default().0 = number;
+    }
+}
+
+fn manifest_number(number: u64) -> Digest {
+    Digest::of(&image(&noise(number, 1000 + (number as usize * 7919) % 200_000)))
+}
+
+async fn verify(http: &Http, acknowledged: &Acknowledged) {
+    for (digest, content) in &acknowledged.blobs {
+        let blob = http.get(&format!("/v2/load/test/blobs/{digest}")).await.expect(200);
+        assert_eq!(blob.body, content, "{digest}");
+    }
+    for (digest, bytes) in &acknowledged.manifests {
+        let manifest = http.get(&format!("/v2/load/test/manifests/{digest}")).await.expect(200);
+        assert_eq!(manifest.body, bytes, "{digest}");
+    }
+    for (tag, (done, tried)) in &acknowledged.tags {
+        if *done == 0 {
+            continue; // never acknowledged
+        }
+        let named = http.get(&format!("/v2/load/test/manifests/{tag}")).await.expect(200);
+        let named = named.header("docker-content-digest").to_owned();
+        let allowed = [manifest_number(*done).to_string(), manifest_number(*tried).to_string()];
+        assert!(allowed.contains(&named), "{tag} names {named}, not one of {allowed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_kill_9() {
+    let directory = tempfile::tempdir().unwrap();
+    let acknowledged = Arc::new(Mutex::new(Acknowledged::default()));
+    let next = Arc::new(AtomicU64::new(1));
+    for round in 0..ROUNDS {
+        let victim = Victim::start(directory.path());
+        let before = acknowledged.lock().unwrap().manifests.len();
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| tokio::spawn(push(victim.http.clone(), client, next.clone(), acknowledged.clone())))
+            .collect();
+        // At least one push must have gone through for the kill to prove anything; then at any moment.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while acknowledged.lock().unwrap().manifests.len() == before {
+            assert!(Instant::now() < deadline, "no push went through in round {round}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(round * 37 % 190)).await;
+        drop(victim);
+        for client in clients {
+            client.await.unwrap();
+        }
+        // Every third round without the index: it must come back from the journal alone.
+        if round % 3 == 2 {
+            std::fs::remove_dir_all(directory.path().join("index.sled")).unwrap();
+        }
+    }
+    let victim = Victim::start(directory.path());
+    let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
+    assert!(acknowledged.manifests.len() >= ROUNDS as usize);
+    verify(&victim.http, &acknowledged).await;
+}
+
+#[tokio::test]
+async fn a_torn_tail_of_the_journal_loses_nothing_that_was_acknowledged() {
+    let mut registry = Registry::start().await;
+    let manifest = registry.http.push_image("a", "v1", b"layer").await;
+    let segment = registry.data().join("journal/00000000000000000001.wal");
+    registry = registry
+        .restart_after(|| {
+            // What a write leaves behind that a crash cut short.
+            let mut bytes = std::fs::read(&segment).unwrap();
+            bytes.extend_from_slice(&[0x55; 37]);
+            std::fs::write(&segment, bytes).unwrap();
+        })
+        .await;
+    assert_eq!(registry.http.get("/v2/a/manifests/v1").await.expect(200).body, manifest);
+    registry.http.push_image("a", "v2", b"other layer").await;
+    registry = registry.restart().await;
+    registry.http.get("/v2/a/manifests/v2").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_deleted_or_corrupted_index_changes_nothing_that_is_served() {
+    let mut registry = Registry::start().await;
+    for tag in ["v1", "v2", "v3"] {
+        registry.http.push_image("a", tag, tag.as_bytes()).await;
+    }
+    registry.http.delete("/v2/a/manifests/v2").await.expect(202);
+    let before = registry.http.get("/v2/a/tags/list").await.expect(200).body;
+    for damage in ["deleted", "overwritten"] {
+        let data = registry.dir.path().to_owned();
+        // The files can only be changed at rest, so: stop, change, start.
+        registry = registry
+            .restart_after(|| match damage {
+                "deleted" => std::fs::remove_dir_all(data.join("index.sled")).unwrap(),
+                _ => std::fs::write(data.join("index.sled/db"), b"no database").unwrap(),
+            })
+            .await;
+        assert_eq!(registry.http.get("/v2/a/tags/list").await.expect(200).body, before, "{damage}");
+        assert_eq!(registry.http.get("/v2/a/manifests/v3").await.expect(200).body, image(b"v3"));
+    }
+}

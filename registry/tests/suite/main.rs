@@ -1,0 +1,10 @@
+//! The registry from outside: HTTP as clients speak it, hostile input, and what survives a crash.
+
+mod blobs;
+mod client;
+mod contract;
+mod durability;
+mod hostile;
+mod lists;
+mod manifests;
+mod privileged;

@@ -1,0 +1,193 @@
+//! Manifests: kept to the byte, complete before they are visible, named by tags, deleted.
+
+use oci::{Algorithm, Digest};
+use serde_json::json;
+
+use crate::client::{CONFIG, INDEX, LAYER, MANIFEST, Registry, describe, image, image_with, noise};
+
+#[tokio::test]
+async fn a_manifest_is_served_as_it_was_pushed() {
+    let registry = Registry::start().await;
+    let manifest = registry.http.push_image("shop/api", "v1", b"layer").await;
+    let digest = Digest::of(&manifest);
+    for reference in ["v1", &digest.to_string()] {
+        let path = format!("/v2/shop/api/manifests/{reference}");
+        // Accept never changes or refuses what is stored.
+        for accept in ["*/*", MANIFEST, "application/vnd.docker.distribution.manifest.v2+json", "text/plain"] {
+            let get =
+                registry.http.send("GET", &path, &[("accept", accept), ("accept-encoding", "gzip, zstd")], "").await;
+            let get = get.expect(200);
+            assert_eq!(get.body, manifest);
+            assert_eq!(get.header("content-type"), MANIFEST);
+            assert_eq!(get.header("docker-content-digest"), digest.to_string());
+            assert_eq!(get.header("content-length"), manifest.len().to_string());
+            assert_eq!(get.header("content-encoding"), "");
+        }
+        let head = registry.http.head(&path).await.expect(200);
+        assert!(head.body.is_empty());
+        assert_eq!(head.header("content-type"), MANIFEST);
+        assert_eq!(head.header("docker-content-digest"), digest.to_string());
+        assert_eq!(head.header("content-length"), manifest.len().to_string());
+        let etag = format!("\"{digest}\"");
+        registry.http.send("GET", &path, &[("if-none-match", &etag)], "").await.expect(304);
+    }
+    registry.http.get("/v2/shop/api/manifests/v2").await.refuses(404, "MANIFEST_UNKNOWN");
+    registry.http.get("/v2/nothing/manifests/v1").await.refuses(404, "MANIFEST_UNKNOWN");
+    registry.http.get(&format!("/v2/other/manifests/{digest}")).await.refuses(404, "MANIFEST_UNKNOWN");
+}
+
+#[tokio::test]
+async fn every_kind_of_manifest_is_taken() {
+    let registry = Registry::start().await;
+    registry.http.push_blob("a", b"layer").await;
+    registry.http.push_blob("a", b"{}").await;
+    let docker = "application/vnd.docker.distribution.manifest.v2+json";
+    let document = json!({"schemaVersion": 2, "mediaType": docker, "config": describe("application/vnd.docker.container.image.v1+json", b"{}"), "layers": [describe("application/vnd.docker.image.rootfs.diff.tar.gzip", b"layer")]});
+    let foreign = json!({"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "digest": Digest::of(b"elsewhere"), "size": 9, "urls": ["https://example.com"]});
+    let artifact = json!({"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.example", "config": describe("application/vnd.oci.empty.v1+json", b"{}"), "layers": []});
+    for (tag, kind, bytes) in [
+        ("docker", docker, serde_json::to_vec(&document).unwrap()),
+        ("foreign", MANIFEST, image_with(b"layer", json!({"layers": [foreign, describe(LAYER, b"layer")]}))),
+        ("artifact", MANIFEST, serde_json::to_vec(&artifact).unwrap()),
+        ("custom", MANIFEST, image_with(b"layer", json!({"org.example.more": [1, {"deep": null}]}))),
+        ("empty-index", INDEX, serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": []})).unwrap()),
+    ] {
+        registry.http.put_manifest("a", tag, kind, bytes.clone()).await.expect(201);
+        let get = registry.http.get(&format!("/v2/a/manifests/{tag}")).await.expect(200);
+        assert_eq!((get.header("content-type"), &get.body[..]), (kind, &bytes[..]), "{tag}");
+    }
+}
+
+#[tokio::test]
+async fn an_index_needs_its_children_and_holds_on_to_them() {
+    let registry = Registry::start().await;
+    let child = image(b"layer");
+    let index =
+        serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [describe(MANIFEST, &child)]}))
+            .unwrap();
+    let refused =
+        registry.http.put_manifest("a", "multi", INDEX, index.clone()).await.refuses(404, "MANIFEST_BLOB_UNKNOWN");
+    assert_eq!(refused.json()["errors"][0]["detail"]["digest"], Digest::of(&child).to_string());
+    registry.http.push_image("a", "v1", b"layer").await;
+    registry.http.put_manifest("a", "multi", INDEX, index.clone()).await.expect(201);
+    let child_path = format!("/v2/a/manifests/{}", Digest::of(&child));
+    registry.http.delete(&child_path).await.refuses(405, "DENIED");
+    registry.http.delete(&format!("/v2/a/manifests/{}", Digest::of(&index))).await.expect(202);
+    registry.http.delete(&child_path).await.expect(202);
+}
+
+#[tokio::test]
+async fn a_manifest_without_its_blobs_is_refused_and_the_old_tag_stays() {
+    let registry = Registry::start().await;
+    let old = registry.http.push_image("a", "v1", b"old").await;
+    let refused =
+        registry.http.put_manifest("a", "v1", MANIFEST, image(b"new")).await.refuses(404, "MANIFEST_BLOB_UNKNOWN");
+    assert_eq!(refused.json()["errors"][0]["detail"]["digest"], Digest::of(b"new").to_string());
+    assert_eq!(registry.http.get("/v2/a/manifests/v1").await.expect(200).body, old);
+    // A blob in another repository does not count: it could not be pulled from this one.
+    registry.http.push_blob("b", b"new").await;
+    registry.http.put_manifest("a", "v1", MANIFEST, image(b"new")).await.refuses(404, "MANIFEST_BLOB_UNKNOWN");
+    registry.http.push_blob("a", b"new").await;
+    registry.http.put_manifest("a", "v1", MANIFEST, image(b"new")).await.expect(201);
+    assert_eq!(registry.http.get("/v2/a/manifests/v1").await.expect(200).body, image(b"new"));
+    let old = format!("/v2/a/manifests/{}", Digest::of(&old));
+    registry.http.get(&old).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_push_by_digest_sets_many_tags_at_once() {
+    let registry = Registry::start().await;
+    registry.http.push_image("a", "v1", b"layer").await;
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        let manifest = image_with(b"layer", json!({"annotations": {"by": algorithm.as_str()}}));
+        let digest = Digest::of_with(algorithm, &manifest);
+        let tags: Vec<String> = (0..12).map(|number| format!("{algorithm}-{number}")).collect();
+        let reference = format!("{digest}?tag={}", tags.join("&tag="));
+        let reply = registry.http.put_manifest("a", &reference, MANIFEST, manifest.clone()).await.expect(201);
+        assert_eq!(reply.header("location"), format!("/v2/a/manifests/{digest}"));
+        let told: Vec<_> = reply.headers.get_all("oci-tag").iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(told, tags);
+        for tag in tags {
+            let get = registry.http.get(&format!("/v2/a/manifests/{tag}")).await.expect(200);
+            assert_eq!(
+                (get.header("docker-content-digest"), &get.body[..]),
+                (digest.to_string().as_str(), &manifest[..])
+            );
+        }
+        registry.http.get(&format!("/v2/a/manifests/{digest}")).await.expect(200);
+        let bad = format!("{digest}?tag=good&tag=-bad");
+        registry.http.put_manifest("a", &bad, MANIFEST, manifest.clone()).await.refuses(400, "TAG_INVALID");
+        registry.http.get("/v2/a/manifests/good").await.expect(404);
+    }
+    let many: String = (0..101).map(|number| format!("&tag=t{number}")).collect();
+    let manifest = image(b"layer");
+    let reference = format!("{}?{many}", Digest::of(&manifest));
+    registry.http.put_manifest("a", &reference, MANIFEST, manifest).await.refuses(414, "TAG_INVALID");
+}
+
+#[tokio::test]
+async fn a_manifest_must_be_what_it_says() {
+    let registry = Registry::start().await;
+    let good = registry.http.push_image("a", "v1", b"layer").await;
+    let other = Digest::of(b"other").to_string();
+    registry.http.put_manifest("a", &other, MANIFEST, good.clone()).await.refuses(400, "DIGEST_INVALID");
+    for (kind, bytes) in [
+        (MANIFEST, &b"not json"[..]),
+        (MANIFEST, b""),
+        (MANIFEST, b"{}"),
+        (MANIFEST, b"[]"),
+        (MANIFEST, b"{\"schemaVersion\":1}"),
+        (INDEX, &good),
+        ("text/plain", &good),
+    ] {
+        registry.http.put_manifest("a", "bad", kind, bytes.to_vec()).await.refuses(400, "MANIFEST_INVALID");
+    }
+    registry.http.get("/v2/a/manifests/bad").await.expect(404);
+}
+
+#[tokio::test]
+async fn manifests_of_four_mebibytes_are_taken_and_larger_ones_refused() {
+    let mut registry = Registry::start().await;
+    registry.http.push_image("a", "v1", b"layer").await;
+    let text: String = noise(1, 4_100_000).into_iter().map(|byte| char::from(b'a' + byte % 26)).collect();
+    let large = image_with(b"layer", json!({"annotations": {"large": text}}));
+    registry.http.put_manifest("a", "large", MANIFEST, large.clone()).await.expect(201);
+    registry = registry.restart().await;
+    assert_eq!(registry.http.get("/v2/a/manifests/large").await.expect(200).body, large);
+    assert_eq!(
+        registry.http.head("/v2/a/manifests/large").await.expect(200).header("content-length"),
+        large.len().to_string()
+    );
+    let too_large = image_with(b"layer", json!({"annotations": {"large": "x".repeat(4_300_000)}}));
+    registry.http.put_manifest("a", "large", MANIFEST, too_large).await.refuses(413, "MANIFEST_INVALID");
+    assert_eq!(registry.http.get("/v2/a/manifests/large").await.expect(200).body, large);
+}
+
+#[tokio::test]
+async fn deleting_a_tag_keeps_the_manifest_and_deleting_the_manifest_takes_its_tags() {
+    let registry = Registry::start().await;
+    let manifest = registry.http.push_image("a", "v1", b"layer").await;
+    registry.http.put_manifest("a", "v2", MANIFEST, manifest.clone()).await.expect(201);
+    let by_digest = format!("/v2/a/manifests/{}", Digest::of(&manifest));
+    registry.http.delete("/v2/a/manifests/v1").await.expect(202);
+    registry.http.get("/v2/a/manifests/v1").await.refuses(404, "MANIFEST_UNKNOWN");
+    registry.http.delete("/v2/a/manifests/v1").await.refuses(404, "MANIFEST_UNKNOWN");
+    registry.http.get(&by_digest).await.expect(200);
+    registry.http.delete(&by_digest).await.expect(202);
+    for path in [by_digest.as_str(), "/v2/a/manifests/v2"] {
+        registry.http.head(path).await.expect(404);
+    }
+    assert_eq!(registry.http.get("/v2/a/tags/list").await.expect(200).json()["tags"], json!([]));
+    registry.http.delete(&by_digest).await.refuses(404, "MANIFEST_UNKNOWN");
+    registry.http.put_manifest("a", "v1", MANIFEST, manifest).await.expect(201);
+    registry.http.get("/v2/a/manifests/v1").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_media_type_that_is_no_header_is_refused() {
+    let registry = Registry::start().await;
+    registry.http.push_image("a", "v1", b"layer").await;
+    let odd = json!({"schemaVersion": 2, "mediaType": "a\nb", "config": describe(CONFIG, b"{}"), "layers": []});
+    let path = "/v2/a/manifests/odd";
+    registry.http.send("PUT", path, &[], serde_json::to_vec(&odd).unwrap()).await.refuses(400, "MANIFEST_INVALID");
+}
