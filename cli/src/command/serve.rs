@@ -28,12 +28,14 @@ struct File {
 pub async fn serve(args: &ServeArgs) -> Outcome<()> {
     let settings = meant(args)?;
     let data = settings.data.clone();
+    // Heard from here on: whoever reads that we serve may ask us to stop at once.
+    let mut signals = interrupt::Signals::listen();
     let server = Server::bind(settings).await.map_err(|error| not_started(&error))?;
     crate::embedded::remember(&data, server.local_addr())?; // so that `ship` finds us
     tell(&format!("lighter registry on http://{} keeps images in {}", server.local_addr(), data.display()));
     server
         .serve(async {
-            interrupt::signalled().await;
+            signals.next().await;
         })
         .await;
     Ok(())

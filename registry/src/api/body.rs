@@ -23,10 +23,11 @@ const WRITE: usize = 512 << 10;
 const READ: usize = 256 << 10;
 /// How many pieces are read ahead of the network.
 const READ_AHEAD: usize = 2;
-/// How much of an unwanted body is read and dropped, in bytes.
-const DRAIN: usize = 256 << 10;
+/// How much of an unwanted body is read and dropped, in bytes: what a sender has under way before it
+/// reads the answer, with room to spare.
+const DRAIN: usize = 64 << 20;
 /// How long an unwanted body may take.
-const DRAIN_TIME: Duration = Duration::from_secs(2);
+const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 /// Why a body ended before its end.
 enum Stop {
@@ -108,8 +109,8 @@ pub(super) async fn collect(body: &mut Body, limit: usize, idle: Duration) -> Re
     }
 }
 
-/// Drops some of a body that nobody wants.
-pub(super) async fn drain(body: &mut Body) {
+/// Drops some of a body that nobody wants, while its sender reads why. Then the connection is closed.
+pub(super) async fn drain(mut body: Body) {
     let drop_some = async {
         let mut dropped = 0;
         while let Some(Ok(frame)) = body.frame().await {

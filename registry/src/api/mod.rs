@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue};
@@ -75,10 +75,11 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
         let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
-                // A client that is still sending would not read the answer from a reset connection.
-                // One that waits for `100 Continue` has sent nothing, and must not be told to.
-                if !parts.headers.contains_key(EXPECT) {
-                    body::drain(&mut body).await;
+                // A client that is still sending would not read the answer from a reset connection, so
+                // the rest is taken beside the answer. One that waits for `100 Continue` has sent
+                // nothing, and must not be told to.
+                if !parts.headers.contains_key(EXPECT) && !body.is_end_stream() {
+                    tokio::spawn(body::drain(body));
                 }
                 failure.into_response()
             }
