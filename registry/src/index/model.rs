@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::tests::copy_dir;
 use super::{Index, Places};
-use crate::journal::Journal;
-use crate::state::{Decision, MountSource, Refusal, Transaction, View, decide};
+use crate::journal::{Journal, Purpose};
+use crate::state::{Decision, Frozen, MountSource, Refusal, Transaction, View, decide};
 
 const REPOS: [&str; 3] = ["a", "a/b", "ab"];
 const TAGS: [&str; 3] = ["v1", "v2", "latest"];
@@ -144,10 +144,11 @@ fn transaction(op: &Op) -> Transaction {
             manifest: Box::new(manifest(*number)),
             inline: true,
             tags: tags.iter().map(|number| tag(*number)).collect(),
+            frozen: Frozen::default(),
         },
-        Op::DeleteTag(at, number) => Transaction::DeleteTag { repo: repo(*at), tag: tag(*number) },
+        Op::DeleteTag(at, number) => Transaction::DeleteTag { repo: repo(*at), tag: tag(*number), frozen: Frozen::default() },
         Op::DeleteManifest(at, number) => {
-            Transaction::DeleteManifest { repo: repo(*at), digest: manifest(*number).digest() }
+            Transaction::DeleteManifest { repo: repo(*at), digest: manifest(*number).digest(), frozen: Frozen::default() }
         }
     }
 }
@@ -202,7 +203,7 @@ fn commit(journal: &mut Journal, index: &Index, op: &Op) -> bool {
         Err(Decision::Rows(error)) => panic!("{error}"),
     };
     if !record.facts.is_empty() {
-        let lsn = journal.append(&[record.encode()]).unwrap();
+        let lsn = journal.append(&[record.encode()], Purpose::Ordinary).unwrap();
         journal.sync().unwrap();
         index.apply(record.writes(), journal, lsn).unwrap();
     }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
 use crate::index::{Index, IndexError};
-use crate::journal::{self, Journal, Lsn, snapshot};
+use crate::journal::{self, Journal, Lsn, PAYLOAD_LIMIT, Purpose, snapshot};
 use crate::state::{Decision, Overlay, Record, Transaction, Write, decide};
 
 /// Most transactions in one batch. More wait: the next batch starts within a disk's `fdatasync`.
@@ -19,6 +19,9 @@ const BATCH: usize = 512;
 const BATCH_BYTES: usize = 8 << 20;
 /// Most transactions that wait; then those who ask wait as well.
 const QUEUE: usize = 4 * BATCH;
+
+/// How long to wait between two looks whether a snapshot is done.
+const HOLD_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 enum Job {
     Commit { transaction: Transaction, reply: oneshot::Sender<Result<(), StoreError>> },
@@ -30,7 +33,18 @@ enum Job {
 pub(super) struct Committer {
     queue: Option<mpsc::Sender<Job>>,
     closed: Arc<OnceLock<String>>,
+    /// Whether a snapshot is being made, or must not be.
+    snapshots: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// While this lives, no snapshot is made and no part of the journal forgotten.
+pub(super) struct HeldSnapshots(Arc<AtomicBool>);
+
+impl Drop for HeldSnapshots {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 impl Committer {
@@ -49,9 +63,10 @@ impl Committer {
             bytes: 0,
             running: Arc::default(),
         };
+        let making = snapshots.running.clone();
         let writer = Writer { journal, index, closed: closed.clone(), snapshots };
         let thread = std::thread::Builder::new().name("registry-writer".to_owned()).spawn(|| writer.run(jobs))?;
-        Ok(Self { queue: Some(queue), closed, thread: Some(thread) })
+        Ok(Self { queue: Some(queue), closed, snapshots: making, thread: Some(thread) })
     }
 
     /// Why nothing is written any more, if that is so.
@@ -64,6 +79,31 @@ impl Committer {
         let (reply, answer) = oneshot::channel();
         self.send(Job::Commit { transaction, reply }).await?;
         answer.await.map_err(|_| StoreError::Closing)?
+    }
+
+    /// The same, for threads that may wait.
+    pub(super) fn commit_blocking(&self, transaction: Transaction) -> Result<(), StoreError> {
+        self.begin_blocking(transaction)?.blocking_recv().map_err(|_| StoreError::Closing)?
+    }
+
+    /// Queues a transaction and does not wait for its end, so that several share one sync.
+    pub(super) fn begin_blocking(
+        &self,
+        transaction: Transaction,
+    ) -> Result<oneshot::Receiver<Result<(), StoreError>>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or(StoreError::Closing)?;
+        queue.blocking_send(Job::Commit { transaction, reply }).map_err(|_| StoreError::Closing)?;
+        Ok(answer)
+    }
+
+    /// Sees to it that no snapshot is made and no part of the journal forgotten, until the guard is
+    /// dropped: so both can be copied.
+    pub(super) fn hold_snapshots(&self) -> HeldSnapshots {
+        while self.snapshots.swap(true, Ordering::AcqRel) {
+            std::thread::sleep(HOLD_PAUSE);
+        }
+        HeldSnapshots(self.snapshots.clone())
     }
 
     /// Has the index made again in memory.
@@ -107,7 +147,8 @@ struct Writer {
     snapshots: Snapshots,
 }
 
-type Reply = (oneshot::Sender<Result<(), StoreError>>, Result<(), StoreError>);
+type Asker = oneshot::Sender<Result<(), StoreError>>;
+type Reply = (Transaction, Asker, Result<(), StoreError>);
 
 /// A batch while it is decided.
 struct Batch<'a> {
@@ -115,8 +156,7 @@ struct Batch<'a> {
     payloads: Vec<Vec<u8>>,
     writes: Vec<Write>,
     bytes: usize,
-    /// Whether anybody waits for durability: upload sessions are only remembered, a crash may lose
-    /// them and clients start again.
+    /// Whether anybody waits for durability.
     durable: bool,
     replies: Vec<Reply>,
 }
@@ -124,43 +164,28 @@ struct Batch<'a> {
 impl Writer {
     fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = jobs.blocking_recv() {
-            match job {
-                Job::Commit { transaction, reply } => {
-                    let follow = self.batch(transaction, reply, &mut jobs);
-                    match follow {
-                        Some(Job::Damage) => self.make_index_again(),
-                        Some(Job::Close { reply }) => return self.close(jobs, Some(reply)),
-                        _ => {}
-                    }
-                }
-                Job::Damage => self.make_index_again(),
-                Job::Close { reply } => return self.close(jobs, Some(reply)),
+            let follow = match job {
+                Job::Commit { transaction, reply } => self.batch(transaction, reply, &mut jobs),
+                other => Some(other),
+            };
+            match follow {
+                Some(Job::Damage) => self.make_index_again(),
+                Some(Job::Close { reply }) => return self.close(jobs, Some(reply)),
+                Some(Job::Commit { .. }) | None => {}
             }
         }
         self.close(jobs, None);
     }
 
     /// Commits a transaction with all that wait behind it, up to a job of another kind.
-    fn batch(
-        &mut self,
-        first: Transaction,
-        reply: oneshot::Sender<Result<(), StoreError>>,
-        jobs: &mut mpsc::Receiver<Job>,
-    ) -> Option<Job> {
+    fn batch(&mut self, first: Transaction, reply: Asker, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
         let index = self.index.clone();
-        let mut batch = Batch {
-            rows: Overlay::new(&*index),
-            payloads: Vec::new(),
-            writes: Vec::new(),
-            bytes: 0,
-            durable: false,
-            replies: Vec::new(),
-        };
-        batch.take(&first, reply);
+        let mut batch = Batch::new(&index);
+        batch.take(first, reply);
         let mut follow = None;
         while batch.replies.len() < BATCH && batch.bytes < BATCH_BYTES {
             match jobs.try_recv() {
-                Ok(Job::Commit { transaction, reply }) => batch.take(&transaction, reply),
+                Ok(Job::Commit { transaction, reply }) => batch.take(transaction, reply),
                 Ok(other) => {
                     follow = Some(other);
                     break;
@@ -169,31 +194,47 @@ impl Writer {
             }
         }
         let Batch { payloads, writes, bytes, durable, replies, .. } = batch;
-        let written = self.write(&payloads, writes, durable);
-        for (reply, decided) in replies {
-            let answer = match (&written, decided) {
-                (_, Err(refused)) => Err(refused),
-                (Ok(()), Ok(())) => Ok(()),
-                (Err(Unwritten::Full), Ok(())) => Err(StoreError::Full),
-                (Err(Unwritten::ReadOnly(reason)), Ok(())) => Err(StoreError::ReadOnly(reason.clone())),
-            };
-            let _ = reply.send(answer); // nobody waits any more: the client is gone, the commit stands
-        }
-        if written.is_ok() {
-            self.snapshots.after(bytes, &self.journal);
+        match self.write(&payloads, writes, durable, Purpose::Ordinary) {
+            Err(Unwritten::Full) => self.make_room(&index, replies),
+            written => {
+                answer(replies, &written);
+                if written.is_ok() {
+                    self.snapshots.after(bytes, &self.journal);
+                }
+            }
         }
         follow
     }
 
+    /// On a full disk: refuses what needs room, and commits what makes room from the reserve.
+    fn make_room(&mut self, index: &Index, replies: Vec<Reply>) {
+        let (making_room, others): (Vec<_>, Vec<_>) =
+            replies.into_iter().partition(|(transaction, ..)| transaction.makes_room());
+        answer(others, &Err(Unwritten::Full));
+        let mut batch = Batch::new(index);
+        for (transaction, reply, _) in making_room {
+            batch.take(transaction, reply);
+        }
+        let Batch { payloads, writes, durable, replies, .. } = batch;
+        let written = self.write(&payloads, writes, durable, Purpose::MakeRoom);
+        answer(replies, &written);
+    }
+
     /// Journal, then index. After an error in the journal nothing of the batch is visible.
-    fn write(&mut self, payloads: &[Vec<u8>], writes: Vec<Write>, durable: bool) -> Result<(), Unwritten> {
+    fn write(
+        &mut self,
+        payloads: &[Vec<u8>],
+        writes: Vec<Write>,
+        durable: bool,
+        purpose: Purpose,
+    ) -> Result<(), Unwritten> {
         if payloads.is_empty() {
             return Ok(());
         }
         if let Some(reason) = self.closed.get() {
             return Err(Unwritten::ReadOnly(reason.clone()));
         }
-        let appended = self.journal.append(payloads);
+        let appended = self.journal.append(payloads, purpose);
         let lsn = match appended {
             Ok(lsn) => lsn,
             Err(error) if error.is_full() => return Err(Unwritten::Full),
@@ -241,32 +282,49 @@ impl Writer {
     }
 }
 
-impl Batch<'_> {
-    fn take(&mut self, transaction: &Transaction, reply: oneshot::Sender<Result<(), StoreError>>) {
-        let decided = decide(&self.rows, transaction, jiff::Timestamp::now());
+fn answer(replies: Vec<Reply>, written: &Result<(), Unwritten>) {
+    for (_, reply, decided) in replies {
+        let answer = match (written, decided) {
+            (_, Err(refused)) => Err(refused),
+            (Ok(()), Ok(())) => Ok(()),
+            (Err(Unwritten::Full), Ok(())) => Err(StoreError::Full),
+            (Err(Unwritten::ReadOnly(reason)), Ok(())) => Err(StoreError::ReadOnly(reason.clone())),
+        };
+        let _ = reply.send(answer); // nobody waits any more: the client is gone, the commit stands
+    }
+}
+
+impl<'a> Batch<'a> {
+    fn new(index: &'a Index) -> Self {
+        let rows = Overlay::new(index);
+        Self { rows, payloads: Vec::new(), writes: Vec::new(), bytes: 0, durable: false, replies: Vec::new() }
+    }
+
+    fn take(&mut self, transaction: Transaction, reply: Asker) {
+        let decided = decide(&self.rows, &transaction, jiff::Timestamp::now());
         let answer = match decided {
-            Ok(record) => {
-                self.durable |=
-                    !matches!(transaction, Transaction::OpenUpload { .. } | Transaction::CloseUpload { .. });
-                self.keep(record);
-                Ok(())
-            }
+            Ok(record) => self.keep(record, transaction.is_durable()),
             Err(Decision::Refused(refusal)) => Err(StoreError::Refused(refusal)),
             Err(Decision::Rows(error)) => Err(StoreError::Index(Box::new(error))),
         };
-        self.replies.push((reply, answer));
+        self.replies.push((transaction, reply, answer));
     }
 
-    fn keep(&mut self, record: Record) {
+    fn keep(&mut self, record: Record, durable: bool) -> Result<(), StoreError> {
         if record.facts.is_empty() {
-            return;
+            return Ok(());
+        }
+        let payload = record.encode();
+        if payload.len() > PAYLOAD_LIMIT {
+            return Err(StoreError::TooLarge { limit: PAYLOAD_LIMIT as u64 });
         }
         let writes = record.writes();
         self.rows.apply(writes.iter().cloned());
         self.writes.extend(writes);
-        let payload = record.encode();
         self.bytes += payload.len();
         self.payloads.push(payload);
+        self.durable |= durable;
+        Ok(())
     }
 }
 
