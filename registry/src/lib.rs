@@ -21,6 +21,9 @@ mod state;
 mod store;
 
 pub use journal::JournalError;
-pub use server::{BindError, Limits, Server, Settings};
 pub use keeping::Keeping;
-pub use store::{GcStatus, JudgedTag, OpenError, Pass, Refusal, Repository, Store, StoreError};
+pub use server::{BindError, Limits, Server, Settings};
+pub use store::{
+    BackedUp, BackupError, Checked, Explanation, Finding, GcStatus, JudgedTag, Moved, OpenError, Pass, Planned,
+    PortableError, Refusal, Repository, Store, StoreError, backup,
+};

@@ -271,6 +271,18 @@ impl Journal {
         Ok(())
     }
 
+    /// Lets every sync fail from now on, as a broken disk does: this device takes writes and syncs nothing.
+    #[cfg(test)]
+    pub(crate) fn break_sync(&mut self) {
+        self.file = File::options().write(true).open("/dev/null").expect("every machine has it");
+    }
+
+    /// Lets every write fail from now on, as a full disk does.
+    #[cfg(test)]
+    pub(crate) fn fill_disk(&mut self) {
+        self.file = File::options().write(true).open("/dev/full").expect("every machine has it");
+    }
+
     /// Hands out every record after `after`, in order.
     pub(crate) fn replay<E: From<JournalError>>(
         &self,

@@ -152,8 +152,7 @@ fn apply(rule: &Rule, tags: &[Candidate], now: Timestamp, verdicts: &mut [Verdic
         let within = |time: Option<Timestamp>, period: Period| {
             time.is_some_and(|time| now.duration_since(time).unsigned_abs() <= period.duration() || time > now)
         };
-        let unconditional =
-            rule.keep_last.is_none() && rule.younger_than.is_none() && rule.pulled_within.is_none();
+        let unconditional = rule.keep_last.is_none() && rule.younger_than.is_none() && rule.pulled_within.is_none();
         let last = rule.keep_last.filter(|&count| rank < count).map(Verdict::Last);
         let young = rule.younger_than.filter(|&period| within(Some(tags[index].set_at), period)).map(Verdict::Young);
         let pulled = rule.pulled_within.filter(|&period| within(tags[index].pulled_at, period)).map(Verdict::Pulled);

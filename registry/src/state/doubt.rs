@@ -12,7 +12,7 @@
 //! kind says. How old that is, is not recorded here: a changed policy holds for old doubts too.
 
 use jiff::Timestamp;
-use oci::{Digest, RepoName};
+use oci::{Algorithm, Digest, RepoName};
 use serde::{Deserialize, Serialize};
 
 use super::rows::key;
@@ -106,6 +106,19 @@ impl Item {
     /// The key of the doubt: there is one at most.
     pub(crate) fn key(&self) -> Vec<u8> {
         key::doubt(self.kind().byte(), self.digest(), self.repo())
+    }
+
+    /// The key of the place in the queue of a doubt, by the doubt's own key.
+    pub(crate) fn queue_key_of(doubt: &[u8], since: Timestamp) -> Option<Vec<u8>> {
+        let algorithm = match doubt.get(1)? {
+            1 => Algorithm::Sha256,
+            2 => Algorithm::Sha512,
+            _ => return None,
+        };
+        let (digest, rest) = doubt.get(2..)?.split_at_checked(algorithm.size())?;
+        let (kind, repo) = rest.split_first()?;
+        let repo = std::str::from_utf8(repo).ok()?.parse().ok();
+        Some(key::queued(*kind, since, &Digest::from_bytes(algorithm, digest)?, repo.as_ref()))
     }
 
     /// The key of its place in the queue.

@@ -76,11 +76,7 @@ fn is_needed(view: &View<'_, impl Rows>, item: &Item) -> Result<bool, RowsError>
 }
 
 /// Takes a blob from a repository; its content is doubted with its last link.
-pub(super) fn unlink(
-    view: &View<'_, impl Rows>,
-    repo: &RepoName,
-    digest: &Digest,
-) -> Result<Vec<Fact>, RowsError> {
+pub(super) fn unlink(view: &View<'_, impl Rows>, repo: &RepoName, digest: &Digest) -> Result<Vec<Fact>, RowsError> {
     let mut facts = vec![Fact::BlobUnlinked { repo: repo.clone(), digest: *digest }];
     if !view.is_in_use_beside(digest, repo)? {
         doubt(view, &mut facts, Item::Content { digest: *digest })?;

@@ -326,7 +326,7 @@ fn scan_start(prefix: &[u8], from: Bound<&[u8]>) -> Bound<Vec<u8>> {
 }
 
 /// Rows in memory: for tests, and for serving on when the index on disk fails.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct MemoryRows(pub(crate) BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Rows for MemoryRows {

@@ -36,6 +36,8 @@ pub(crate) enum Transaction {
     Adopt { digest: Digest, size: u64 },
     /// Forget content whose file is lost, so that clients send it again.
     Lose { digest: Digest },
+    /// Doubt something that is not doubted yet.
+    Suspect { item: Item },
     /// Keep when manifests were pulled.
     CountPulls { pulls: Vec<Pull> },
 }
@@ -166,6 +168,7 @@ pub(crate) fn decide(rows: &impl Rows, transaction: &Transaction, now: Timestamp
         Transaction::Resurrect { repo, digest, size } => review::resurrect(&view, repo, digest, *size)?,
         Transaction::Adopt { digest, size } => adopt(&view, digest, *size)?,
         Transaction::Lose { digest } => lose(&view, digest)?,
+        Transaction::Suspect { item } => suspect(&view, item)?,
         Transaction::CountPulls { pulls } => count_pulls(&view, pulls)?,
     };
     Ok(Record { at: now, facts, body })
@@ -196,12 +199,7 @@ fn store_blob(
 }
 
 /// Makes a blob readable. No manifest names it yet, so it is doubted from the start.
-fn link(
-    view: &View<'_, impl Rows>,
-    facts: &mut Vec<Fact>,
-    repo: &RepoName,
-    digest: Digest,
-) -> Result<(), RowsError> {
+fn link(view: &View<'_, impl Rows>, facts: &mut Vec<Fact>, repo: &RepoName, digest: Digest) -> Result<(), RowsError> {
     facts.push(Fact::BlobLinked { repo: repo.clone(), digest });
     doubt(view, facts, Item::Link { repo: repo.clone(), digest })
 }
@@ -325,23 +323,13 @@ fn referrer(manifest: &Manifest) -> Option<Referrer> {
     Some(Referrer { subject, artifact_type, descriptor })
 }
 
-fn delete_tag(
-    view: &View<'_, impl Rows>,
-    repo: &RepoName,
-    tag: &Tag,
-    frozen: &Frozen,
-) -> Result<Vec<Fact>, Decision> {
+fn delete_tag(view: &View<'_, impl Rows>, repo: &RepoName, tag: &Tag, frozen: &Frozen) -> Result<Vec<Fact>, Decision> {
     let row = view.tag(repo, tag)?.ok_or_else(|| Refusal::TagUnknown(tag.clone()))?;
     frozen.check(tag, &row.digest)?;
     expire_tag(view, repo, tag, &row.digest)
 }
 
-fn expire_tag(
-    view: &View<'_, impl Rows>,
-    repo: &RepoName,
-    tag: &Tag,
-    digest: &Digest,
-) -> Result<Vec<Fact>, Decision> {
+fn expire_tag(view: &View<'_, impl Rows>, repo: &RepoName, tag: &Tag, digest: &Digest) -> Result<Vec<Fact>, Decision> {
     let row = view.tag(repo, tag)?.filter(|row| row.digest == *digest);
     row.ok_or_else(|| Refusal::TagUnknown(tag.clone()))?;
     let mut facts = vec![Fact::TagDeleted { repo: repo.clone(), tag: tag.clone(), digest: *digest }];
@@ -410,6 +398,14 @@ fn lose(view: &View<'_, impl Rows>, digest: &Digest) -> Result<Vec<Fact>, Decisi
     let mut facts: Vec<_> = unlinked.collect();
     if view.stored_blob(digest)?.is_some() && view.file_users(digest)?.is_empty() {
         facts.push(Fact::BlobCondemned { digest: *digest });
+    }
+    Ok(facts)
+}
+
+fn suspect(view: &View<'_, impl Rows>, item: &Item) -> Result<Vec<Fact>, Decision> {
+    let mut facts = Vec::new();
+    if view.doubted(item)?.is_none() {
+        doubt(view, &mut facts, item.clone())?;
     }
     Ok(facts)
 }

@@ -125,6 +125,30 @@ impl<R: Rows> View<'_, R> {
         self.digests(&prefix, after.as_deref(), limit)
     }
 
+    /// Up to `limit` blobs of a repository behind `after`.
+    pub(crate) fn links(
+        &self,
+        repo: &RepoName,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<Digest>, RowsError> {
+        let (prefix, after) = (key::links(repo), after.map(|after| key::link(repo, after)));
+        self.digests(&prefix, after.as_deref(), limit)
+    }
+
+    /// All doubts about a digest.
+    pub(crate) fn doubts_about(&self, digest: &Digest) -> Result<Vec<(Item, Timestamp)>, RowsError> {
+        let doubts = self.0.scan(&key::doubts(digest), Bound::Unbounded, usize::MAX)?.into_iter();
+        doubts
+            .map(|(key, value)| {
+                let row: DoubtRow = decode(key.clone(), &value)?;
+                let queued = Item::queue_key_of(&key, row.since).and_then(|queued| self.0.get(&queued).transpose());
+                let value = queued.ok_or_else(|| Damaged { key: key.clone() })??;
+                Ok((decode(key, &value)?, row.since))
+            })
+            .collect()
+    }
+
     /// Up to `limit` blobs on disk behind `after`, with their sizes.
     pub(crate) fn stored_blobs(
         &self,

@@ -14,7 +14,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -353,7 +353,7 @@ impl Store {
 
     /// Takes in the files of a part of the shelf that no row speaks of: a crash came between a file's
     /// name and its record. They are doubted, so they go unless somebody pushes them.
-    pub(super) fn adopt(&self, part: u8) -> Result<u64, StoreError> {
+    fn adopt(&self, part: u8) -> Result<u64, StoreError> {
         let mut adopted = 0;
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             let found = self.inner.shelf.part(algorithm, part).map_err(StoreError::io(&self.inner.data))?;
@@ -363,8 +363,7 @@ impl Store {
                 }
                 // Whoever is just filing it holds the lock.
                 let _filing = self.inner.stripes[stripe(&digest)].blocking_lock();
-                if let (None, Some(size)) =
-                    (self.read(|view| view.stored_blob(&digest))?, self.size_on_disk(&digest)?)
+                if let (None, Some(size)) = (self.read(|view| view.stored_blob(&digest))?, self.size_on_disk(&digest)?)
                 {
                     self.inner.committer.commit_blocking(Transaction::Adopt { digest, size })?;
                     adopted += 1;
@@ -372,6 +371,12 @@ impl Store {
             }
         }
         Ok(adopted)
+    }
+
+    /// Takes in all files that no row speaks of.
+    pub fn adopt_all(&self) -> Result<u64, StoreError> {
+        let _nothing_moves = self.hold_files();
+        (0..=u8::MAX).try_fold(0, |adopted, part| Ok(adopted + self.adopt(part)?))
     }
 
     fn retain_when_due(&self) -> Result<u64, StoreError> {

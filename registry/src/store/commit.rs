@@ -20,9 +20,6 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Most transactions that wait; then those who ask wait as well.
 const QUEUE: usize = 4 * BATCH;
 
-/// How long to wait between two looks whether a snapshot is done.
-const HOLD_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
-
 enum Job {
     Commit { transaction: Transaction, reply: oneshot::Sender<Result<(), StoreError>> },
     Damage,
@@ -33,18 +30,7 @@ enum Job {
 pub(super) struct Committer {
     queue: Option<mpsc::Sender<Job>>,
     closed: Arc<OnceLock<String>>,
-    /// Whether a snapshot is being made, or must not be.
-    snapshots: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
-}
-
-/// While this lives, no snapshot is made and no part of the journal forgotten.
-pub(super) struct HeldSnapshots(Arc<AtomicBool>);
-
-impl Drop for HeldSnapshots {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
 }
 
 impl Committer {
@@ -63,10 +49,9 @@ impl Committer {
             bytes: 0,
             running: Arc::default(),
         };
-        let making = snapshots.running.clone();
         let writer = Writer { journal, index, closed: closed.clone(), snapshots };
         let thread = std::thread::Builder::new().name("registry-writer".to_owned()).spawn(|| writer.run(jobs))?;
-        Ok(Self { queue: Some(queue), closed, snapshots: making, thread: Some(thread) })
+        Ok(Self { queue: Some(queue), closed, thread: Some(thread) })
     }
 
     /// Why nothing is written any more, if that is so.
@@ -95,15 +80,6 @@ impl Committer {
         let queue = self.queue.as_ref().ok_or(StoreError::Closing)?;
         queue.blocking_send(Job::Commit { transaction, reply }).map_err(|_| StoreError::Closing)?;
         Ok(answer)
-    }
-
-    /// Sees to it that no snapshot is made and no part of the journal forgotten, until the guard is
-    /// dropped: so both can be copied.
-    pub(super) fn hold_snapshots(&self) -> HeldSnapshots {
-        while self.snapshots.swap(true, Ordering::AcqRel) {
-            std::thread::sleep(HOLD_PAUSE);
-        }
-        HeldSnapshots(self.snapshots.clone())
     }
 
     /// Has the index made again in memory.
@@ -373,4 +349,66 @@ fn take_snapshot(dir: &Path, index: &Index, id: u64, journal: &Path) -> Result<L
     }
     tracing::info!(lsn = lsn.0, "snapshot made");
     Ok(lsn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::Places;
+    use crate::state::View;
+    use oci::{Algorithm, RepoName};
+
+    fn open(dir: &Path, change: impl FnOnce(&mut Journal)) -> (Committer, Arc<Index>) {
+        let path = |name: &str| dir.join(name);
+        for name in ["journal", "snapshot"] {
+            std::fs::create_dir_all(path(name)).unwrap();
+        }
+        Journal::start(&path("journal"), 1).unwrap();
+        let mut journal = Journal::open(&path("journal")).unwrap();
+        let places = Places { sled: path("index.sled"), state: path("index.state"), snapshots: path("snapshot") };
+        let index = Arc::new(Index::open(places, &journal).unwrap());
+        change(&mut journal);
+        (Committer::start(journal, index.clone(), path("snapshot"), usize::MAX).unwrap(), index)
+    }
+
+    fn store(content: &[u8]) -> Transaction {
+        let mut verifier = oci::Verifier::new(Algorithm::Sha256);
+        verifier.update(content);
+        Transaction::StoreBlob { repo: repo(), blob: verifier.seal(), upload: None }
+    }
+
+    fn repo() -> RepoName {
+        "a".parse().unwrap()
+    }
+
+    fn is_linked(index: &Index, content: &[u8]) -> bool {
+        View(index).is_linked(&repo(), &oci::Digest::of(content)).unwrap()
+    }
+
+    #[test]
+    fn a_failed_sync_makes_the_store_read_only_and_what_was_there_stays_readable() {
+        let dir = tempfile::tempdir().unwrap();
+        let (committer, _) = open(dir.path(), |_| ());
+        committer.commit_blocking(store(b"before")).unwrap();
+        drop(committer);
+        let (committer, index) = open(dir.path(), Journal::break_sync);
+        for _ in 0..2 {
+            assert!(matches!(committer.commit_blocking(store(b"after")), Err(StoreError::ReadOnly(_))));
+        }
+        assert!(committer.closed().unwrap().contains("sync"), "{:?}", committer.closed());
+        assert!(is_linked(&index, b"before") && !is_linked(&index, b"after"));
+        drop((committer, index));
+        let (committer, index) = open(dir.path(), |_| ());
+        assert!(is_linked(&index, b"before"), "a restart on a good disk goes on");
+        committer.commit_blocking(store(b"after")).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_refuses_and_stays_writable() {
+        let dir = tempfile::tempdir().unwrap();
+        let (committer, index) = open(dir.path(), Journal::fill_disk);
+        assert!(matches!(committer.commit_blocking(store(b"blob")), Err(StoreError::Full)));
+        assert_eq!(committer.closed(), None);
+        assert!(!is_linked(&index, b"blob"));
+    }
 }

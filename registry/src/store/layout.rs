@@ -73,12 +73,14 @@ fn lock(data: &Path) -> Result<File, OpenError> {
 
 /// Makes a new store; `VERSION` comes last, so a first start that was interrupted is done again.
 fn create(data: &Path, version: &Path) -> Result<(), OpenError> {
-    for name in DIRECTORIES {
-        let path = data.join(name);
-        DirBuilder::new().recursive(true).mode(0o750).create(&path).map_err(OpenError::io(&path))?;
-    }
+    make_directories(data).map_err(OpenError::io(data))?;
     sync_directory(data).map_err(OpenError::io(data))?;
     let id = uuid::Uuid::now_v7().as_u128() as u64; // the low half of the UUID is random
     Journal::start(&data.join(JOURNAL), id).map_err(OpenError::metadata)?;
     replace_file(version, VERSION.as_bytes()).map_err(OpenError::io(version))
+}
+
+/// Makes the directories that every store has, where they are missing.
+pub(super) fn make_directories(data: &Path) -> std::io::Result<()> {
+    DIRECTORIES.iter().try_for_each(|name| DirBuilder::new().recursive(true).mode(0o750).create(data.join(name)))
 }

@@ -17,11 +17,15 @@
 //! A commit goes file data, file name, journal, index, answer; in that order, each durable before the
 //! next. So metadata never speaks of content that could vanish.
 
+mod backup;
 mod collect;
 mod commit;
 mod error;
+mod explain;
+mod fsck;
 mod layout;
 mod lease;
+mod portable;
 mod pulls;
 mod repository;
 mod retain;
@@ -42,12 +46,16 @@ use crate::journal::Journal;
 use crate::keeping::Keeping;
 pub use crate::state::Refusal;
 use crate::state::{Frozen, MountSource, RowsError, Transaction, View};
-pub use collect::{GcStatus, Pass};
+pub use backup::{BackedUp, BackupError, backup};
 use collect::{Collector, Progress};
+pub use collect::{GcStatus, Pass};
 use commit::Committer;
 pub(crate) use error::blocking;
 pub use error::{OpenError, StoreError};
+pub use explain::{Explanation, Planned};
+pub use fsck::{Checked, Finding};
 use lease::Leases;
+pub use portable::{Moved, PortableError};
 use pulls::Pulls;
 pub use repository::Repository;
 pub use retain::JudgedTag;
@@ -116,6 +124,18 @@ impl Store {
     pub fn open_offline(data: &Path, mut keeping: Keeping) -> Result<Self, OpenError> {
         keeping.gc.enabled = false;
         Self::open_with(data, keeping, None, SNAPSHOT_EVERY)
+    }
+
+    /// The same, with the index made again from snapshot and journal.
+    pub fn open_rebuilt(data: &Path, keeping: Keeping) -> Result<Self, OpenError> {
+        {
+            let _lock = layout::prepare(data)?;
+            let index = data.join("index.sled");
+            if index.exists() {
+                std::fs::remove_dir_all(&index).map_err(OpenError::io(&index))?;
+            }
+        }
+        Self::open_offline(data, keeping)
     }
 
     /// The same, with a snapshot after so many bytes of journal.
@@ -447,5 +467,7 @@ fn sync_parent(path: &Path) -> std::io::Result<()> {
     sync_directory(path.parent().unwrap_or(Path::new("/")))
 }
 
+#[cfg(test)]
+mod keep_tests;
 #[cfg(test)]
 mod tests;
