@@ -39,8 +39,10 @@ fn manifest() -> Manifest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Pusher {
     Start,
-    /// Has renewed the lease and not read the row yet.
+    /// Has renewed the lease and not read the row yet. Perhaps somebody was about to take the blob then,
+    /// or the lease has run out since.
     Asking {
+        taken: bool,
         lapsed: bool,
     },
     /// Was told that the blob is not there.
