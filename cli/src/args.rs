@@ -1,5 +1,8 @@
 //! What can be typed. `settings` says what it means.
 
+#[cfg(feature = "serve")]
+mod upkeep;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,6 +12,8 @@ pub use self::registry::{
     CheckConfigArgs, RegistryCommand, ServeArgs, TokenCommand, TokenCreateArgs, TokenFileArgs, TokenRevokeArgs,
 };
 use crate::exit;
+#[cfg(feature = "serve")]
+pub use upkeep::{BackupArgs, ExportArgs, FsckArgs, GcArgs, ImportArgs, RegistryDataArgs, RetentionArgs};
 
 #[cfg(feature = "serve")]
 mod registry;

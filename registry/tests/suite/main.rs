@@ -3,6 +3,7 @@
 mod access;
 mod blobs;
 mod client;
+mod collection;
 mod contract;
 mod durability;
 mod hostile;
