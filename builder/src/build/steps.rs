@@ -11,7 +11,7 @@ use super::base::{Resolved, Unusable};
 use super::error::{Error, StepProblem};
 use super::key::Key;
 use super::layers::{Chain, Layers, Link};
-use super::{Directory, LayerOrigin, Request, Workshop, command, transfer, workdir};
+use super::{Files, LayerOrigin, Request, Workshop, command, transfer, workdir};
 use crate::cache::Record;
 use crate::config::ImageConfig;
 use crate::copy::{Known, Owner};
@@ -32,6 +32,8 @@ pub(super) struct Builder<'a> {
     stages: HashMap<StageId, Arc<Finished>>,
     pub done: usize,
     pub cached: usize,
+    /// Whether the steps of the stage at hand are done anew.
+    fresh: bool,
 }
 
 /// A base image, read as far as a build needs it.
@@ -58,9 +60,16 @@ pub(super) struct Made {
     cached: bool,
 }
 
+impl Made {
+    /// The layer alone.
+    pub fn into_link(self) -> Link {
+        self.link
+    }
+}
+
 /// Where COPY takes files from.
 pub(super) enum From<'r> {
-    Directory(&'r Directory),
+    Files(&'r Files),
     Chain(Chain),
     Nothing,
 }
@@ -87,7 +96,7 @@ impl<'a> Builder<'a> {
         });
         let known = Arc::new(workshop.cache.known());
         let (bases, stages) = (BTreeMap::new(), HashMap::new());
-        Self { request, options, outline, workshop, layers, known, bases, stages, done: 0, cached: 0 }
+        Self { request, options, outline, workshop, layers, known, bases, stages, done: 0, cached: 0, fresh: false }
     }
 
     /// Keeps what was learned of the context's files, also when the build failed.
@@ -167,10 +176,8 @@ impl<'a> Builder<'a> {
                 let origins = vec![LayerOrigin::Base; base.layers.len()];
                 self.start(id, BaseState::Image(&base.config), base.chain(), Vec::new(), origins)?
             }
-            Base::Context(name) => {
-                let what = format!("FROM {name}, which is a --build-context,");
-                return Err(self.at(span, StepProblem::Unsupported(what)));
-            }
+            // Its files are the first step of the plan.
+            Base::Context(_) => self.start(id, BaseState::Scratch, Vec::new(), Vec::new(), Vec::new())?,
         };
         let has_image = matches!(outlined.base, Base::Image(_));
         let name = if self.request.dockerfile.stages.len() == 1 { String::new() } else { outlined.name.clone() };
@@ -185,6 +192,8 @@ impl<'a> Builder<'a> {
         }
         for (index, step) in stage.plan.steps.clone().iter().enumerate() {
             let label = label(index + 1 + usize::from(has_image), &step.title, step.span);
+            // Set for each step: one that reads from another stage may have built that in between.
+            self.fresh = self.request.no_cache_stages.iter().any(|name| name.eq_ignore_ascii_case(&outlined.name));
             let made = self.step(&stage.chain, step, &label).map_err(|problem| self.at(step.span, problem))?;
             stage.origins.push(if made.cached { LayerOrigin::Cache } else { LayerOrigin::Built });
             stage.chain.push(Arc::new(made.link));
@@ -223,9 +232,9 @@ impl<'a> Builder<'a> {
     /// What `--from` means.
     pub fn from(&mut self, origin: &Origin) -> Result<From<'a>, StepProblem> {
         Ok(match origin {
-            Origin::Context => From::Directory(&self.request.context),
+            Origin::Context => From::Files(&self.request.context),
             Origin::Named(name) => match self.request.contexts.get(name) {
-                Some(directory) => From::Directory(directory),
+                Some(files) => From::Files(files),
                 None => From::Nothing, // the planner takes the names from this very map
             },
             Origin::Stage(id) => {
@@ -288,6 +297,7 @@ impl<'a> Builder<'a> {
         make: impl FnOnce(&mut Self) -> Result<Link, StepProblem>,
     ) -> Result<Made, StepProblem> {
         if !self.request.no_cache
+            && !self.fresh
             && let Some(Record { diff_id, blob, created }) = self.workshop.cache.step(&key)
             && self.workshop.store.blob_size(&blob.digest)? == Some(blob.size)
         {

@@ -36,7 +36,7 @@ pub fn run(args: &BuildArgs) -> Outcome<()> {
         Some(_) => Some(builder::plan::outline(file, &options).map_err(|error| build::told(&error.into()))?),
         None => None,
     };
-    let around = Around { outline: outline.as_ref(), ignore: &request.context.ignore, base: &base };
+    let around = Around { outline: outline.as_ref(), ignore: request.context.ignore(), base: &base };
     let report = check::check(file, &options, &around).map_err(|error| build::told(&error.into()))?;
     let shown: Vec<String> =
         report.findings.iter().map(|finding| file.source.at(finding.span, finding).to_string()).collect();
