@@ -176,6 +176,9 @@ pub enum StepProblem {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It is not cached, and this build only looks.
+    #[error("it is not cached")]
+    NotDone,
     /// Somebody stopped it.
     #[error("cancelled")]
     Cancelled,

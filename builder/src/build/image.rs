@@ -202,10 +202,7 @@ const LAYER_TYPES: [(&str, &str); 5] = [
         "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
         "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
     ),
-    (
-        "application/vnd.oci.image.layer.nondistributable.v1.tar",
-        "application/vnd.docker.image.rootfs.foreign.diff.tar",
-    ),
+    ("application/vnd.oci.image.layer.nondistributable.v1.tar", "application/vnd.docker.image.rootfs.foreign.diff.tar"),
 ];
 
 /// A layer's descriptor with the family's name for its type, as one manifest has the types of one family.

@@ -11,6 +11,7 @@
 //! room      the directories of a running step
 //! layers    blobs, indexes, unpacked trees and contents of layers, when they are needed
 //! image     config and manifest of the result
+//! survey    all of that looked up and nothing done
 //! ```
 //!
 //! What a stage is for the steps after it, is what its layers say, and nothing else. BuildKit goes on with
@@ -36,6 +37,7 @@ mod options;
 mod remote;
 mod room;
 mod steps;
+mod survey;
 mod tarball;
 mod transfer;
 mod workdir;
@@ -51,6 +53,7 @@ pub use base::{BaseImages, Resolved, Unusable};
 pub use error::{Error, StepProblem};
 pub use image::{Form, MediaTypes, index};
 pub use options::RunOptions;
+pub use survey::{Fate, Survey, Surveyed, survey};
 pub use tarball::Tarball;
 
 use crate::cache::Cache;

@@ -69,6 +69,9 @@ pub(super) fn lost() -> StepProblem {
 /// Fetches all remote sources of a step.
 pub(super) fn fetch(builder: &Builder<'_>, step: &CopyStep) -> Result<Fetched, StepProblem> {
     let mut fetched = Fetched::default();
+    if builder.dry && step.sources.iter().any(|source| !matches!(source, CopySource::Path(_))) {
+        return Err(StepProblem::NotDone);
+    }
     for (number, source) in step.sources.iter().enumerate() {
         match source {
             CopySource::Path(_) => {}

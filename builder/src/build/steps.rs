@@ -34,6 +34,10 @@ pub(super) struct Builder<'a> {
     pub cached: usize,
     /// Whether the steps of the stage at hand are done anew.
     fresh: bool,
+    /// Whether nothing is done, only looked up.
+    pub dry: bool,
+    /// Bytes of the files that the step at hand copies.
+    pub reads: u64,
 }
 
 /// A base image, read as far as a build needs it.
@@ -96,7 +100,31 @@ impl<'a> Builder<'a> {
         });
         let known = Arc::new(workshop.cache.known());
         let (bases, stages) = (BTreeMap::new(), HashMap::new());
-        Self { request, options, outline, workshop, layers, known, bases, stages, done: 0, cached: 0, fresh: false }
+        Self {
+            request,
+            options,
+            outline,
+            workshop,
+            layers,
+            known,
+            bases,
+            stages,
+            done: 0,
+            cached: 0,
+            fresh: false,
+            dry: false,
+            reads: 0,
+        }
+    }
+
+    /// The same, but nothing is done: what is not cached stays so.
+    pub fn dry(self) -> Self {
+        Self { dry: true, ..self }
+    }
+
+    /// The plan of a stage.
+    pub fn plan(&self, id: StageId, base: BaseState<'_>) -> Result<StagePlan, Error> {
+        Ok(plan::stage(&self.request.dockerfile, &self.outline, &self.options, id, base)?)
     }
 
     /// Keeps what was learned of the context's files, also when the build failed.
@@ -210,8 +238,7 @@ impl<'a> Builder<'a> {
         times: Vec<String>,
         origins: Vec<LayerOrigin>,
     ) -> Result<Finished, Error> {
-        let plan = plan::stage(&self.request.dockerfile, &self.outline, &self.options, id, base)?;
-        Ok(Finished { plan, chain, times, origins })
+        Ok(Finished { plan: self.plan(id, base)?, chain, times, origins })
     }
 
     /// A base image, resolved once.
@@ -249,7 +276,7 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn step(&mut self, chain: &Chain, step: &Step, label: &Arc<StepLabel>) -> Result<Made, StepProblem> {
+    pub fn step(&mut self, chain: &Chain, step: &Step, label: &Arc<StepLabel>) -> Result<Made, StepProblem> {
         self.layers.check_cancelled()?;
         self.event(Event::Started(label.clone()));
         let begun = Instant::now();
@@ -302,6 +329,9 @@ impl<'a> Builder<'a> {
             && self.workshop.store.blob_size(&blob.digest)? == Some(blob.size)
         {
             return Ok(Made { link: Link { diff_id, blob, base: None }, created, cached: true });
+        }
+        if self.dry {
+            return Err(StepProblem::NotDone);
         }
         let link = make(self)?;
         let created = self.timestamp().to_string();

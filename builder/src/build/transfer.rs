@@ -87,6 +87,7 @@ fn copy_from(
     wanted.extend(step.inline.iter().map(|file| (&inline as &dyn Source, file.name.as_bytes())));
     let exclude = (!excludes.is_empty()).then_some(&excludes as &dyn copy::Ignore);
     let selection = select(&wanted, copy::Options { exclude, parents: step.parents })?;
+    builder.reads = selection.bytes();
     let selected = selection.hash(builder.layers.options.threads)?;
     let mut key = builder.key("copy", chain);
     key.copy(step, &selected.digest());

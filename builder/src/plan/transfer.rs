@@ -138,12 +138,9 @@ fn check_with(source: &mut CopySource, checksum: &str) -> Result<(), Problem> {
             }
             let checksum = checksum.to_lowercase();
             match &source.commit {
-                Some(commit) if *commit != checksum => Err(InvalidSource::Conflict {
-                    what: "the commit",
-                    first: commit.clone(),
-                    second: checksum,
+                Some(commit) if *commit != checksum => {
+                    Err(InvalidSource::Conflict { what: "the commit", first: commit.clone(), second: checksum }.into())
                 }
-                .into()),
                 _ => {
                     source.reference.get_or_insert_with(|| checksum.clone());
                     source.commit = Some(checksum);

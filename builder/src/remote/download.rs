@@ -17,6 +17,15 @@ pub struct Answer {
     pub media_type: Option<String>,
 }
 
+impl Answer {
+    /// Reads the headers as they came; what cannot be read was not said.
+    pub fn new(last_modified: Option<&str>, content_type: Option<&str>) -> Self {
+        let parse = |text: &str| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok();
+        let media_type = content_type.and_then(|text| text.split(';').next()).map(|text| text.trim().to_lowercase());
+        Self { modified: last_modified.and_then(parse).map(|time| time.as_second()), media_type }
+    }
+}
+
 /// A file that was fetched.
 #[derive(Debug, Clone)]
 pub struct Download {
@@ -66,5 +75,17 @@ impl Source for Download {
 
     fn holds_archives(&self) -> bool {
         self.archive
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_as_far_as_they_make_sense() {
+        let answer = Answer::new(Some("Wed, 21 Oct 2015 07:28:00 GMT"), Some("Text/Plain; charset=utf-8"));
+        assert_eq!(answer, Answer { modified: Some(1_445_412_480), media_type: Some("text/plain".into()) });
+        assert_eq!(Answer::new(Some("yesterday"), None), Answer::default());
     }
 }

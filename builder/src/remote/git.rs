@@ -96,7 +96,13 @@ impl Git {
     ///
     /// Files have the modes of umask 022 and the time of the commit, so that the same commit is the same
     /// files, whenever it is fetched.
-    pub fn fetch(&self, source: &GitSource, room: &Path, keep_git_dir: bool, cancel: &Cancel) -> Result<Checkout, Error> {
+    pub fn fetch(
+        &self,
+        source: &GitSource,
+        room: &Path,
+        keep_git_dir: bool,
+        cancel: &Cancel,
+    ) -> Result<Checkout, Error> {
         let home = room.join("home");
         let tree = room.join("tree");
         for directory in [&home, &tree] {
@@ -143,7 +149,8 @@ impl Run<'_> {
     /// Fetches a ref or commit, as little of its history as the server lets us.
     fn fetch(&self, wanted: &str) -> Result<(), Error> {
         let address = self.source.address.as_str();
-        let shallow = self.git("fetch", &["fetch", "--quiet", "--no-tags", "--force", "--depth=1", "--", address, wanted]);
+        let shallow =
+            self.git("fetch", &["fetch", "--quiet", "--no-tags", "--force", "--depth=1", "--", address, wanted]);
         match shallow {
             Ok(_) => Ok(()),
             Err(Error::Refused { .. }) if is_commit(wanted) => self.find_commit(wanted),
@@ -278,7 +285,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
 }
 
 /// An address as it may be told: without the password that it may hold.
-pub(crate) fn shown(address: &str) -> String {
+pub fn shown(address: &str) -> String {
     let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     match rest[..end].rfind('@') {

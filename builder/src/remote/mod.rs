@@ -12,7 +12,7 @@ mod git;
 mod source;
 
 pub use download::{Answer, Download};
+pub use git::shown;
 pub use git::{Checkout, Error, Git};
-pub(crate) use git::shown;
 pub(crate) use source::is_commit;
 pub use source::{GitSource, HttpSource, InvalidSource, Place};

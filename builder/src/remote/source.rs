@@ -10,7 +10,9 @@ use oci::Digest;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSource {
     /// A key of the query that means nothing.
-    #[error("unexpected query {0:?}; there are ref, tag, branch, commit, checksum, subdir, keep-git-dir and submodules")]
+    #[error(
+        "unexpected query {0:?}; there are ref, tag, branch, commit, checksum, subdir, keep-git-dir and submodules"
+    )]
     Key(String),
     /// A key without a value, or with two.
     #[error("query {0:?} needs just one value")]
@@ -112,6 +114,13 @@ impl GitSource {
             said.query(pair)?;
         }
         said.source(address).map(Some)
+    }
+}
+
+impl GitSource {
+    /// The address as it may be told.
+    pub fn shown(&self) -> String {
+        super::shown(&self.address)
     }
 }
 
@@ -255,9 +264,7 @@ impl Said {
 
 fn once(what: &'static str, place: &mut Option<String>, value: String) -> Result<(), InvalidSource> {
     match place {
-        Some(first) if *first != value => {
-            Err(InvalidSource::Conflict { what, first: first.clone(), second: value })
-        }
+        Some(first) if *first != value => Err(InvalidSource::Conflict { what, first: first.clone(), second: value }),
         _ => {
             *place = Some(value);
             Ok(())
@@ -317,7 +324,8 @@ mod tests {
             let found = (source.address.as_str(), source.reference.as_deref(), source.directory.as_str());
             assert_eq!(found, (address, reference, directory), "{text}");
         }
-        for text in ["a", "./a.git", "https://h/r", "https://h.git", "https://h/r.git/x", "a@b", "C:x", "ftp://h/r.git"] {
+        for text in ["a", "./a.git", "https://h/r", "https://h.git", "https://h/r.git/x", "a@b", "C:x", "ftp://h/r.git"]
+        {
             assert_eq!(git(text), Ok(None), "{text}");
         }
         for text in ["file:///srv/r.git", "github.com/a/b"] {
