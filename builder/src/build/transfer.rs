@@ -15,6 +15,7 @@ use crate::ignore::Patterns;
 use crate::layer::View;
 use crate::layer::read::Limits;
 use crate::plan::{CopySource, CopyStep};
+use crate::sandbox::{self, ExecFailure};
 
 /// Largest /etc/passwd or /etc/group that is read, in bytes.
 const DATABASE_LIMIT: u64 = 16 << 20;
@@ -143,6 +144,13 @@ pub(super) fn hint(request: &Request, problem: &StepProblem) -> Option<String> {
     let path = match problem {
         StepProblem::Copy(copy::Error::NotFound(path)) => path,
         StepProblem::Base(Unusable::Missing { reference, .. }) => return misspelt_stage(request, reference),
+        StepProblem::Sandbox(sandbox::Error::Exec { why: ExecFailure::Format, .. }) => {
+            return Some(
+                "the program is for another machine: the kernel starts such programs with binfmt_misc; \
+                 install qemu-user-static and binfmt-support, or build this platform on a machine of its own"
+                    .to_owned(),
+            );
+        }
         StepProblem::NoSecret(id) => {
             return Some(format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME"));
         }

@@ -382,6 +382,7 @@ impl<'a> Planner<'a> {
             self.note(created_by); // the root is always there
         } else {
             let user = self.plan.config.run.user.clone();
+            let path = transfer::absolute("/", &path, false);
             self.step(created_by, node.span, &node.text, Action::Workdir { path, user });
         }
         Ok(())
@@ -403,7 +404,7 @@ impl<'a> Planner<'a> {
             proxy: scope::proxies(&self.options.build_args),
             cwd: match self.plan.config.run.working_dir.as_str() {
                 "" => "/".to_owned(),
-                path => path.to_owned(),
+                path => transfer::absolute("/", path, false),
             },
             user: self.plan.config.run.user.clone(),
             script,
