@@ -4,12 +4,16 @@
 pub mod build;
 #[cfg(feature = "build")]
 pub mod index;
+#[cfg(feature = "serve")]
+mod upkeep;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
+#[cfg(feature = "serve")]
+pub use upkeep::{BackupArgs, ExportArgs, FsckArgs, GcArgs, ImportArgs, RegistryDataArgs, RetentionArgs};
 
 /// Builds images without a daemon, serves them, and rolls them out.
 #[derive(Debug, Parser)]
@@ -398,6 +402,12 @@ pub struct LogoutArgs {
 #[derive(Debug, Subcommand)]
 pub enum RegistryCommand {
     Serve(ServeArgs),
+    Gc(GcArgs),
+    Retention(RetentionArgs),
+    Fsck(FsckArgs),
+    Export(ExportArgs),
+    Import(ImportArgs),
+    Backup(BackupArgs),
 }
 
 /// Serve images over the OCI Distribution API
@@ -409,7 +419,8 @@ Examples:
   lighter registry serve --addr 127.0.0.1:5000 --data /var/lib/lighter
   lighter registry serve --config /etc/lighter/registry.toml
 
-The configuration file (TOML) knows the same keys: addr, data, allow_anonymous. What is typed wins.")]
+The configuration file (TOML) knows the same keys: addr, data, allow_anonymous, and the tables [gc] and
+[retention] (docs/registry.md). What is typed wins.")]
 pub struct ServeArgs {
     /// Where to listen [default: 127.0.0.1:5000]
     #[arg(long, value_name = "IP:PORT", env = "LIGHTER_REGISTRY_ADDR")]

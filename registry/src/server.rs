@@ -15,6 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::api::{self, Api};
+use crate::keeping::Keeping;
 use crate::store::{OpenError, Store};
 
 /// How long a connection may take to send the head of a request, or stay unused between two.
@@ -54,12 +55,14 @@ pub struct Settings {
     pub allow_anonymous: bool,
     /// Bounds.
     pub limits: Limits,
+    /// What is kept, and for how long.
+    pub keeping: Keeping,
 }
 
 impl Settings {
     /// Settings for one address and directory; everything else by default.
     pub fn new(addr: SocketAddr, data: impl Into<PathBuf>) -> Self {
-        Self { addr, data: data.into(), allow_anonymous: false, limits: Limits::default() }
+        Self { addr, data: data.into(), allow_anonymous: false, limits: Limits::default(), keeping: Keeping::default() }
     }
 }
 
@@ -95,7 +98,7 @@ pub struct Server {
 impl Server {
     /// Takes the address and opens the store.
     pub async fn bind(settings: Settings) -> Result<Self, BindError> {
-        let Settings { addr, data, allow_anonymous, limits } = settings;
+        let Settings { addr, data, allow_anonymous, limits, keeping } = settings;
         if !addr.ip().is_loopback() && !allow_anonymous {
             return Err(BindError::Unprotected(addr));
         }
@@ -103,7 +106,7 @@ impl Server {
         // The address first: it is the likelier one to be taken, and nothing was written yet then.
         let listener = TcpListener::bind(addr).await.map_err(listen)?;
         let addr = listener.local_addr().map_err(listen)?;
-        let opened = tokio::task::spawn_blocking(move || Store::open(&data)).await;
+        let opened = tokio::task::spawn_blocking(move || Store::open_keeping(&data, keeping)).await;
         let store = match opened {
             Ok(opened) => opened?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -254,6 +254,10 @@ fn stoppable<T: Send>(work: impl FnOnce(&Cancel) -> T + Send) -> Outcome<T> {
     let cancel = Cancel::new().map_err(|error| Failure::because(Exit::Bug, "cannot prepare the build", &error))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::io("cannot wait for signals", &error))?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        interrupt::Signals::listen() // before the work begins, which others may see
+    };
     let (done, ended) = tokio::sync::oneshot::channel();
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
@@ -264,7 +268,7 @@ fn stoppable<T: Send>(work: impl FnOnce(&Cancel) -> T + Send) -> Outcome<T> {
         let exit = runtime.block_on(async {
             tokio::select! {
                 _ = ended => None, // also when the worker panicked
-                exit = interrupt::signalled() => Some(exit),
+                exit = signals.next() => Some(exit),
             }
         });
         if exit.is_some() {

@@ -138,6 +138,10 @@ fn refused(refusal: &Refusal) -> Failure {
             });
             Failure { status: StatusCode::NOT_FOUND, problems: problems.collect(), headers: HeaderMap::new() }
         }
+        Refusal::Immutable { tag, digest, pattern } => {
+            let detail = json!({"tag": tag, "digest": digest, "pattern": pattern});
+            Failure::new(StatusCode::FORBIDDEN, Code::Denied, message).with_detail(detail)
+        }
         Refusal::Referenced { parent } => {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, Code::Denied, message).with_detail(json!({"parent": parent}))
         }

@@ -2,6 +2,7 @@
 
 mod blobs;
 mod client;
+mod collection;
 mod contract;
 mod durability;
 mod hostile;
