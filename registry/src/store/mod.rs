@@ -5,8 +5,10 @@
 //! data/
 //! ├── VERSION, LOCK               format version; flock: a second process refuses to start
 //! ├── blobs/<alg>/<2 hex>/<hex>   immutable content (content::place)
+//! ├── access/                     robot tokens and the key of tokens (access)
 //! ├── ingest/                     content on its way in that has no session
 //! ├── uploads/<id>                upload sessions: what has arrived so far
+//! ├── hooks/<name>.json           up to where receivers of webhooks know the journal (hooks)
 //! ├── journal/<lsn>.wal           the truth for metadata (journal)
 //! ├── snapshot/<lsn>.snap         all rows, so that the journal stays short
 //! ├── trash/<alg>-<hex>           condemned content, until it is unlinked (collect)
@@ -22,6 +24,7 @@ mod collect;
 mod commit;
 mod error;
 mod explain;
+mod feed;
 mod fsck;
 mod layout;
 mod lease;
@@ -30,6 +33,7 @@ mod pulls;
 mod repository;
 mod retain;
 mod uploads;
+mod usage;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -86,6 +90,8 @@ struct Inner {
     shelf: Shelf,
     index: Arc<Index>,
     uploads: Uploads,
+    journal_id: u64,
+    readers: Arc<feed::Readers>,
     stripes: Vec<Mutex<()>>,
     keeping: Keeping,
     leases: Leases,
@@ -159,10 +165,14 @@ impl Store {
         let open = View(&*index).uploads().map_err(OpenError::metadata)?;
         let uploads = Uploads::open(uploads, &open).map_err(OpenError::io(data))?;
         shelf.sweep().map_err(OpenError::io(data))?;
-        let committer =
-            Committer::start(journal, index.clone(), snapshots, snapshot_every).map_err(OpenError::io(data))?;
+        let readers = Arc::<feed::Readers>::default();
+        let journal_id = journal.id();
+        let committer = Committer::start(journal, index.clone(), snapshots, readers.clone(), snapshot_every)
+            .map_err(OpenError::io(data))?;
         let inner = Inner {
             data: data.to_owned(),
+            journal_id,
+            readers,
             shelf,
             index,
             uploads,
@@ -276,15 +286,16 @@ impl Store {
         Ok((manifest, row.inline))
     }
 
-    /// Stores a manifest and lets tags name it, both or nothing.
+    /// Stores a manifest and lets tags name it, both or nothing. Tags in `fixed` may be new but not change.
     pub(crate) async fn put_manifest(
         &self,
         repo: &RepoName,
         manifest: Manifest,
         tags: Vec<Tag>,
+        fixed: Vec<Tag>,
     ) -> Result<(), StoreError> {
         self.writable()?;
-        match self.try_put_manifest(repo, &manifest, &tags).await {
+        match self.try_put_manifest(repo, &manifest, &tags, &fixed).await {
             Err(StoreError::Refused(Refusal::Incomplete { blobs, manifests })) => {
                 // The client may have been told of a blob that was collected since.
                 let mut is_back = false;
@@ -292,7 +303,7 @@ impl Store {
                     is_back |= self.resurrect(repo, *blob).await?;
                 }
                 match is_back {
-                    true => self.try_put_manifest(repo, &manifest, &tags).await,
+                    true => self.try_put_manifest(repo, &manifest, &tags, &fixed).await,
                     false => Err(StoreError::Refused(Refusal::Incomplete { blobs, manifests })),
                 }
             }
@@ -300,7 +311,13 @@ impl Store {
         }
     }
 
-    async fn try_put_manifest(&self, repo: &RepoName, manifest: &Manifest, tags: &[Tag]) -> Result<(), StoreError> {
+    async fn try_put_manifest(
+        &self,
+        repo: &RepoName,
+        manifest: &Manifest,
+        tags: &[Tag],
+        fixed: &[Tag],
+    ) -> Result<(), StoreError> {
         let inline = manifest.bytes().len() <= INLINE_LIMIT;
         let digest = manifest.digest();
         let _filing = self.digest_lock(&digest).await;
@@ -309,7 +326,8 @@ impl Store {
             self.file_manifest(manifest).await?;
         }
         let (manifest, tags, frozen) = (Box::new(manifest.clone()), tags.to_vec(), self.frozen(repo));
-        self.commit(Transaction::PutManifest { repo: repo.clone(), manifest, inline, tags, frozen }).await
+        let fixed = fixed.to_vec();
+        self.commit(Transaction::PutManifest { repo: repo.clone(), manifest, inline, tags, fixed, frozen }).await
     }
 
     async fn file_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
