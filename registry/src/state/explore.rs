@@ -115,7 +115,14 @@ impl World {
         let manifest = Box::new(manifest());
         self.in_place = true;
         self.commit(&Transaction::StoreBlob { repo: repo.clone(), blob: verifier.seal(), upload: None }).unwrap();
-        let put = Transaction::PutManifest { repo: repo.clone(), manifest, inline: true, tags, frozen: frozen() };
+        let put = Transaction::PutManifest {
+            repo: repo.clone(),
+            manifest,
+            inline: true,
+            tags,
+            fixed: Vec::new(),
+            frozen: frozen(),
+        };
         self.commit(&put).unwrap();
         self.commit(&Transaction::DeleteTag { repo, tag: tag(), frozen: frozen() }).unwrap();
         self
@@ -272,6 +279,7 @@ impl World {
                     manifest,
                     inline: true,
                     tags: vec![tag()],
+                    fixed: Vec::new(),
                     frozen: Frozen::default(),
                 };
                 match world.commit(&put) {
