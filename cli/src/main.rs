@@ -85,6 +85,8 @@ fn registry(command: args::RegistryCommand) -> Outcome<()> {
     use args::RegistryCommand as Registry;
     match command {
         Registry::Serve(args) => runtime()?.block_on(command::serve::serve(&args)),
+        Registry::Token(command) => command::robot::run(&command),
+        Registry::CheckConfig(args) => command::serve::check_config(&args),
         Registry::Gc(args) => command::upkeep::gc(&args),
         Registry::Retention(args) => command::upkeep::retention(&args),
         Registry::Fsck(args) => command::upkeep::fsck(&args),
@@ -116,5 +118,9 @@ fn start_logging(cli: &Cli) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LIGHTER_LOG");
     let filter = filter
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},sled=warn,hyper=info,rustls=warn")));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings::variable("LIGHTER_LOG_FORMAT").as_deref() {
+        Some("json") => lines.json().init(),
+        _ => lines.with_target(false).init(),
+    }
 }

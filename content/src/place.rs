@@ -208,13 +208,23 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// Writes a small file so that at any instant its name means the old or the new content, whole.
 pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, 0o666)
+}
+
+/// The same for a file that only its owner may read.
+pub fn replace_secret_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, 0o600)
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
     name.push(format!(".{}", std::process::id()));
     let aside = directory.join(name);
     let written = (|| {
-        let mut file = File::create(&aside)?;
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside)?;
         file.write_all(content)?;
         file.sync_data()?;
         std::fs::rename(&aside, path)?;
@@ -351,5 +361,25 @@ mod tests {
         put();
         assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), before);
         assert_eq!(files(&directory.path().join("ingest")), 0);
+    }
+
+    #[test]
+    fn content_leaves_its_place_and_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path(), Spread::Sharded).unwrap();
+        let mut incoming = shelf.incoming(Algorithm::Sha256).unwrap();
+        incoming.write_all(b"hello").unwrap();
+        let digest = shelf.keep(incoming.seal()).unwrap().digest();
+        let part = digest.as_bytes()[0];
+        assert_eq!(shelf.part(Algorithm::Sha256, part).unwrap(), [digest]);
+        assert_eq!(shelf.part(Algorithm::Sha256, part.wrapping_add(1)).unwrap(), []);
+
+        let trash = directory.path().join("trash");
+        assert!(shelf.remove_to(&digest, &trash).unwrap() && trash.exists());
+        assert!(!shelf.remove_to(&digest, &trash).unwrap(), "it is gone already");
+        assert_eq!(shelf.part(Algorithm::Sha256, part).unwrap(), []);
+        assert!(shelf.bring_back(&trash, &digest).unwrap());
+        assert!(!shelf.bring_back(&trash, &digest).unwrap());
+        assert_eq!(std::fs::read(shelf.path(&digest)).unwrap(), b"hello");
     }
 }

@@ -30,6 +30,8 @@ mod platforms;
 mod report;
 #[cfg(feature = "build")]
 mod request;
+#[cfg(feature = "serve")]
+pub mod robot;
 #[cfg(feature = "deploy")]
 pub mod rollout;
 #[cfg(feature = "build")]

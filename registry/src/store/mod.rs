@@ -5,8 +5,10 @@
 //! data/
 //! ├── VERSION, LOCK               format version; flock: a second process refuses to start
 //! ├── blobs/<alg>/<2 hex>/<hex>   immutable content (content::place)
+//! ├── access/                     robot tokens and the key of tokens (access)
 //! ├── ingest/                     content on its way in that has no session
 //! ├── uploads/<id>                upload sessions: what has arrived so far
+//! ├── hooks/<name>.json           up to where receivers of webhooks know the journal (hooks)
 //! ├── journal/<lsn>.wal           the truth for metadata (journal)
 //! ├── snapshot/<lsn>.snap         all rows, so that the journal stays short
 //! ├── trash/<alg>-<hex>           condemned content, until it is unlinked (collect)
@@ -22,6 +24,7 @@ mod collect;
 mod commit;
 mod error;
 mod explain;
+mod feed;
 mod fsck;
 mod layout;
 mod lease;
@@ -30,6 +33,7 @@ mod pulls;
 mod repository;
 mod retain;
 mod uploads;
+mod usage;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -86,6 +90,8 @@ struct Inner {
     shelf: Shelf,
     index: Arc<Index>,
     uploads: Uploads,
+    journal_id: u64,
+    readers: Arc<feed::Readers>,
     stripes: Vec<Mutex<()>>,
     keeping: Keeping,
     leases: Leases,
@@ -159,10 +165,14 @@ impl Store {
         let open = View(&*index).uploads().map_err(OpenError::metadata)?;
         let uploads = Uploads::open(uploads, &open).map_err(OpenError::io(data))?;
         shelf.sweep().map_err(OpenError::io(data))?;
-        let committer =
-            Committer::start(journal, index.clone(), snapshots, snapshot_every).map_err(OpenError::io(data))?;
+        let readers = Arc::<feed::Readers>::default();
+        let journal_id = journal.id();
+        let committer = Committer::start(journal, index.clone(), snapshots, readers.clone(), snapshot_every)
+            .map_err(OpenError::io(data))?;
         let inner = Inner {
             data: data.to_owned(),
+            journal_id,
+            readers,
             shelf,
             index,
             uploads,
@@ -266,7 +276,7 @@ impl Store {
                 },
             };
             // Clients do not send a manifest again that is there, so it has to stay for a while.
-            if !self.inner.leases.renew(&digest) {
+            if !self.inner.leases.renew(&digest) && !view.is_kept(repo, &digest)? {
                 return Ok(None);
             }
             Ok(view.manifest(repo, &digest)?.map(|(row, bytes)| (digest, row, bytes)))
@@ -276,15 +286,16 @@ impl Store {
         Ok((manifest, row.inline))
     }
 
-    /// Stores a manifest and lets tags name it, both or nothing.
+    /// Stores a manifest and lets tags name it, both or nothing. Tags in `fixed` may be new but not change.
     pub(crate) async fn put_manifest(
         &self,
         repo: &RepoName,
         manifest: Manifest,
         tags: Vec<Tag>,
+        fixed: Vec<Tag>,
     ) -> Result<(), StoreError> {
         self.writable()?;
-        match self.try_put_manifest(repo, &manifest, &tags).await {
+        match self.try_put_manifest(repo, &manifest, &tags, &fixed).await {
             Err(StoreError::Refused(Refusal::Incomplete { blobs, manifests })) => {
                 // The client may have been told of a blob that was collected since.
                 let mut is_back = false;
@@ -292,7 +303,7 @@ impl Store {
                     is_back |= self.resurrect(repo, *blob).await?;
                 }
                 match is_back {
-                    true => self.try_put_manifest(repo, &manifest, &tags).await,
+                    true => self.try_put_manifest(repo, &manifest, &tags, &fixed).await,
                     false => Err(StoreError::Refused(Refusal::Incomplete { blobs, manifests })),
                 }
             }
@@ -300,7 +311,13 @@ impl Store {
         }
     }
 
-    async fn try_put_manifest(&self, repo: &RepoName, manifest: &Manifest, tags: &[Tag]) -> Result<(), StoreError> {
+    async fn try_put_manifest(
+        &self,
+        repo: &RepoName,
+        manifest: &Manifest,
+        tags: &[Tag],
+        fixed: &[Tag],
+    ) -> Result<(), StoreError> {
         let inline = manifest.bytes().len() <= INLINE_LIMIT;
         let digest = manifest.digest();
         let _filing = self.digest_lock(&digest).await;
@@ -309,7 +326,8 @@ impl Store {
             self.file_manifest(manifest).await?;
         }
         let (manifest, tags, frozen) = (Box::new(manifest.clone()), tags.to_vec(), self.frozen(repo));
-        self.commit(Transaction::PutManifest { repo: repo.clone(), manifest, inline, tags, frozen }).await
+        let fixed = fixed.to_vec();
+        self.commit(Transaction::PutManifest { repo: repo.clone(), manifest, inline, tags, fixed, frozen }).await
     }
 
     async fn file_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
@@ -339,10 +357,11 @@ impl Store {
     /// The size of a blob of a repository, in bytes, without opening a file.
     pub(crate) fn blob_size(&self, repo: &RepoName, digest: &Digest) -> Result<u64, StoreError> {
         // Clients do not send what is there, so it has to stay until they name it in a manifest.
-        if !self.inner.leases.renew(digest) {
-            return Err(StoreError::NoBlob(*digest));
-        }
-        let row = self.read(|view| view.blob(repo, digest))?;
+        let promised = self.inner.leases.renew(digest);
+        let row = self.read(|view| match promised || view.a_parent(repo, digest)?.is_some() {
+            true => view.blob(repo, digest),
+            false => Ok(None),
+        })?;
         Ok(row.ok_or(StoreError::NoBlob(*digest))?.size)
     }
 
@@ -358,6 +377,8 @@ impl Store {
         });
         match opened.await?.map_err(StoreError::io(&path))? {
             Some((length, file)) if length == size => Ok((file, size)),
+            // It may have been collected since its row was read.
+            _ if self.read(|view| view.blob(repo, digest))?.is_none() => Err(StoreError::NoBlob(*digest)),
             _ => Err(StoreError::Damaged(*digest)),
         }
     }
