@@ -5,6 +5,7 @@
 
 mod args;
 mod command;
+mod config;
 #[cfg(feature = "serve")]
 mod embedded;
 mod exit;

@@ -47,6 +47,7 @@ pub fn local_store(data: &Path) -> Outcome<Disk> {
 
 /// A client with the logins, authorities and exceptions that apply.
 pub fn client(args: &RegistryArgs) -> Outcome<Client> {
+    let args = &crate::config::with_file(args, variable)?;
     let settings = ClientSettings {
         insecure: insecure(args)?,
         authorities: authorities(args)?,
