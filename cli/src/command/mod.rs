@@ -6,10 +6,18 @@ pub mod build;
 mod check;
 #[cfg(feature = "deploy")]
 pub mod deploy;
+#[cfg(feature = "deploy")]
+pub mod diff;
 pub mod inspect;
 pub mod login;
 #[cfg(feature = "build")]
 mod output;
+#[cfg(feature = "deploy")]
+mod probe;
+#[cfg(feature = "deploy")]
+pub mod pull_secret;
+#[cfg(feature = "deploy")]
+mod report;
 #[cfg(feature = "deploy")]
 pub mod rollout;
 #[cfg(feature = "build")]
@@ -18,6 +26,8 @@ mod run_options;
 pub mod serve;
 #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
 pub mod ship;
+#[cfg(feature = "deploy")]
+mod table;
 pub mod transfer;
 #[cfg(feature = "deploy")]
 pub mod wait;
