@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use content::remote::Client;
 use content::{Source, collect};
 use deployer::{
-    Change, Checks, Class, Cluster, ConnectOptions, Error, Force, Guard, Image, Manifest, Plan, Provenance, Request, Set,
-    Target, What, Which,
+    Change, Checks, Class, Cluster, ConnectOptions, Error, Force, Guard, Image, Manifest, Plan, Provenance, Request,
+    Set, Target, What, Which,
 };
 use oci::{ManifestKind, Pinned, Platform, Reference};
 
@@ -39,7 +39,8 @@ pub async fn deploy(args: &DeployArgs) -> Outcome<()> {
 
 async fn deploy_and_report(args: &DeployArgs, report: &Report) -> Outcome<()> {
     let planned = interrupt::until_signal(async {
-        let planned = plan(&args.subject, &args.how, &args.cluster, &args.registry, args.dry_run != Some(DryRun::Client)).await?;
+        let planned =
+            plan(&args.subject, &args.how, &args.cluster, &args.registry, args.dry_run != Some(DryRun::Client)).await?;
         report.planned(&planned.plans, planned.image.as_ref());
         if args.diff {
             for diff in diffs(&planned).await? {
@@ -68,7 +69,13 @@ pub struct Planned {
 }
 
 /// Looks and plans; writes nothing.
-pub async fn plan(subject: &SubjectArgs, how: &HowArgs, cluster: &ClusterArgs, registry: &RegistryArgs, rehearse: bool) -> Outcome<Planned> {
+pub async fn plan(
+    subject: &SubjectArgs,
+    how: &HowArgs,
+    cluster: &ClusterArgs,
+    registry: &RegistryArgs,
+    rehearse: bool,
+) -> Outcome<Planned> {
     let client = settings::client(registry)?;
     let named = subject.image.as_deref().map(image).transpose()?;
     let which = named.as_ref().map(|(which, _)| which.clone()).unwrap_or_default();
@@ -91,7 +98,10 @@ fn request(how: &HowArgs, image: Option<Image>, what: What) -> Outcome<Request> 
     let provenance = provenance();
     let newer_than_live = if how.newer_than_live {
         let ours = settings::variable("CI_PIPELINE_IID").and_then(|text| text.parse().ok());
-        let none = || Failure::new(Exit::Usage, "--newer-than-live needs the number of this pipeline").hint("set CI_PIPELINE_IID, as GitLab does");
+        let none = || {
+            Failure::new(Exit::Usage, "--newer-than-live needs the number of this pipeline")
+                .hint("set CI_PIPELINE_IID, as GitLab does")
+        };
         Some(ours.ok_or_else(none)?)
     } else {
         None
@@ -101,7 +111,8 @@ fn request(how: &HowArgs, image: Option<Image>, what: What) -> Outcome<Request> 
         Some(fields) if fields.iter().all(String::is_empty) => Force::All,
         Some(fields) => Force::Fields(fields.iter().filter(|field| !field.is_empty()).cloned().collect()),
     };
-    let set = how.set.as_ref().map(|name| Set { name: name.clone(), prune: how.prune, prune_precious: how.prune_precious });
+    let set =
+        how.set.as_ref().map(|name| Set { name: name.clone(), prune: how.prune, prune_precious: how.prune_precious });
     let guard = Guard { if_unchanged: how.if_unchanged, newer_than_live };
     Ok(Request { provenance, guard, replace_jobs: how.replace_jobs, force, set, ..Request::new(image, what) })
 }
@@ -111,7 +122,8 @@ async fn check(planned: &Planned, args: &DeployArgs, report: &Report) -> Outcome
     let prober = Prober::new(&args.registry)?;
     let checks = Checks { registry: Some(&prober), nodes_log_in: args.how.nodes_log_in };
     for plan in &planned.plans {
-        let findings = planned.cluster.preflight(plan, planned.image.as_ref(), checks).await.map_err(|error| told(&error))?;
+        let findings =
+            planned.cluster.preflight(plan, planned.image.as_ref(), checks).await.map_err(|error| told(&error))?;
         report.found(&findings);
         if args.dry_run == Some(DryRun::Server) {
             planned.cluster.dry_run(plan).await.map_err(|error| told(&error))?;
@@ -121,7 +133,9 @@ async fn check(planned: &Planned, args: &DeployArgs, report: &Report) -> Outcome
     match args.dry_run {
         Some(_) if !changes => tell("dry run: nothing would change"),
         Some(DryRun::Server) => tell("dry run: the server would take this; nothing was written"),
-        Some(DryRun::Client) => tell("dry run: nothing was written, and the server was not asked whether it would take this"),
+        Some(DryRun::Client) => {
+            tell("dry run: nothing was written, and the server was not asked whether it would take this")
+        }
         None => {}
     }
     Ok(())
@@ -149,7 +163,8 @@ fn write(args: &DeployArgs, planned: &Planned) -> Outcome<()> {
             texts.insert(name, text);
         }
     }
-    let written = deployer::rewrite(&manifests, image, &which, &texts).map_err(|error| failed("it runs, and the manifest is as it was", &error))?;
+    let written = deployer::rewrite(&manifests, image, &which, &texts)
+        .map_err(|error| failed("it runs, and the manifest is as it was", &error))?;
     for (name, text) in written {
         let failed = |error: std::io::Error| Failure::io(format!("it runs, and {name} cannot be written"), &error);
         let path = Path::new(&name).canonicalize().map_err(failed)?; // through a link, into the file itself
@@ -166,7 +181,8 @@ fn write(args: &DeployArgs, planned: &Planned) -> Outcome<()> {
 fn rbac(args: &RbacArgs) -> Outcome<()> {
     let targets = args.target.iter().map(|text| target(text, &Which::Fitting)).collect::<Outcome<Vec<_>>>()?;
     let rules = deployer::rules(&targets, &args.namespace, !args.minimal).map_err(|error| {
-        failed("cannot name the rules", &error).hint("write kinds beyond Kubernetes' own as PLURAL.GROUP: rollouts.argoproj.io/api")
+        failed("cannot name the rules", &error)
+            .hint("write kinds beyond Kubernetes' own as PLURAL.GROUP: rollouts.argoproj.io/api")
     })?;
     out(deployer::role(&args.name, &rules).trim_end());
     Ok(())
@@ -225,7 +241,8 @@ pub fn read_manifests(path: &Path) -> Outcome<Vec<Manifest>> {
 }
 
 fn parse(name: &str, text: &str) -> Outcome<Vec<Manifest>> {
-    Manifest::parse_all(name, text).map_err(|error| Failure::because(Exit::BadInput, "cannot read the manifest", &error))
+    Manifest::parse_all(name, text)
+        .map_err(|error| Failure::because(Exit::BadInput, "cannot read the manifest", &error))
 }
 
 /// The texts of manifests, each with the name of where it is from.

@@ -27,7 +27,8 @@ pub async fn ensure(args: &EnsureArgs) -> Outcome<()> {
         password,
         service_account: args.service_account.clone(),
     };
-    let changes = cluster.ensure_pull_secret(&wanted).await.map_err(|error| failed("cannot make the pull secret", &error))?;
+    let changes =
+        cluster.ensure_pull_secret(&wanted).await.map_err(|error| failed("cannot make the pull secret", &error))?;
     for (object, change) in changes {
         let state = match change {
             Change::Create => "made",
@@ -41,11 +42,14 @@ pub async fn ensure(args: &EnsureArgs) -> Outcome<()> {
 
 /// The login that was typed, or the one that we have for the place.
 fn login(args: &EnsureArgs) -> Outcome<(String, String)> {
-    let wrong = |error: &(dyn std::error::Error + 'static)| Failure::because(Exit::Usage, format!("--repo `{}`", args.repo), error);
+    let wrong = |error: &(dyn std::error::Error + 'static)| {
+        Failure::because(Exit::Usage, format!("--repo `{}`", args.repo), error)
+    };
     let (host, path) = args.repo.split_once('/').unwrap_or((&args.repo, ""));
     let host: Host = host.parse().map_err(|error: oci::InvalidReference| wrong(&error))?;
     // A login of a registry is for any of its repositories.
-    let name: RepoName = if path.is_empty() { "any" } else { path }.parse().map_err(|error: oci::InvalidName| wrong(&error))?;
+    let name: RepoName =
+        if path.is_empty() { "any" } else { path }.parse().map_err(|error: oci::InvalidName| wrong(&error))?;
     if let Some(username) = &args.username {
         let mut password = String::new();
         let read = std::io::stdin().lock().take(PASSWORD_LIMIT).read_to_string(&mut password);

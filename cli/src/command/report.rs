@@ -7,7 +7,10 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use deployer::{Change, End, Event, Finding, Image, ImageChange, ObjectName, Outcome as Rollout, Plan, TargetOutcome, Undone, UndoneTarget};
+use deployer::{
+    Change, End, Event, Finding, Image, ImageChange, ObjectName, Outcome as Rollout, Plan, TargetOutcome, Undone,
+    UndoneTarget,
+};
 use serde::Serialize;
 
 use super::table::Table;
@@ -223,14 +226,21 @@ fn pretty(document: &Document) -> String {
 }
 
 fn write_file(path: &Path, text: &str) -> Outcome<()> {
-    std::fs::write(path, text).map_err(|error| Failure::io(format!("cannot write the report {}", path.display()), &error))
+    std::fs::write(path, text)
+        .map_err(|error| Failure::io(format!("cannot write the report {}", path.display()), &error))
 }
 
 /// One test per target, or one for all if it did not come to that.
 fn junit_of(document: &Document) -> String {
     let mut cases = String::new();
     let mut case = |name: &str, class: &str, failure: Option<String>| {
-        let _ = write!(cases, "  <testcase name=\"{}\" classname=\"{}\" time=\"{:.3}\">", escaped(name), escaped(class), document.seconds); // a string takes everything
+        let _ = write!(
+            cases,
+            "  <testcase name=\"{}\" classname=\"{}\" time=\"{:.3}\">",
+            escaped(name),
+            escaped(class),
+            document.seconds
+        ); // a string takes everything
         if let Some(failure) = failure {
             let first = failure.lines().next().unwrap_or_default();
             let _ = write!(cases, "<failure message=\"{}\">{}</failure>", escaped(first), escaped(&failure)); // as above
@@ -247,7 +257,10 @@ fn junit_of(document: &Document) -> String {
     }
     let failures = cases.matches("<failure ").count();
     let tests = document.targets.len().max(1);
-    format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"lighter deploy\" tests=\"{tests}\" failures=\"{failures}\" time=\"{:.3}\">\n{cases}</testsuite>\n", document.seconds)
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"lighter deploy\" tests=\"{tests}\" failures=\"{failures}\" time=\"{:.3}\">\n{cases}</testsuite>\n",
+        document.seconds
+    )
 }
 
 /// Text for XML: control characters, which it cannot hold, are left out.
@@ -276,10 +289,16 @@ mod tests {
 
     #[test]
     fn a_deploy_that_never_began_is_one_failed_test() {
-        let document = Document { error: Some("error: no <cluster>\n\x1b[31m& more".into()), seconds: 1.5, ..Document::default() };
+        let document =
+            Document { error: Some("error: no <cluster>\n\x1b[31m& more".into()), seconds: 1.5, ..Document::default() };
         let text = junit_of(&document);
         assert!(text.contains("tests=\"1\" failures=\"1\" time=\"1.500\""), "{text}");
-        assert!(text.contains("<failure message=\"error: no &lt;cluster&gt;\">error: no &lt;cluster&gt;\n[31m&amp; more</failure>"), "{text}");
+        assert!(
+            text.contains(
+                "<failure message=\"error: no &lt;cluster&gt;\">error: no &lt;cluster&gt;\n[31m&amp; more</failure>"
+            ),
+            "{text}"
+        );
         let well = junit_of(&Document::default());
         assert!(well.contains("failures=\"0\"") && !well.contains("<failure"), "{well}");
     }

@@ -62,7 +62,16 @@ pub async fn roll_out(cluster: &Cluster, plans: &[Plan], args: &WaitArgs, report
     let mut rollout = Rollout { targets: Vec::new() };
     for plan in plans {
         let written = run.tickets.len();
-        match cluster.execute(plan).await {
+        let done = if written == 0 {
+            cluster.execute(plan).await
+        } else {
+            // The waves before took their time.
+            match cluster.renew(plan).await {
+                Ok(plan) => cluster.execute(&plan).await,
+                Err(error) => Err(error),
+            }
+        };
+        match done {
             Ok(executed) => run.tickets.extend(executed.tickets),
             Err(Error::Halfway { executed, source }) => {
                 run.tickets.extend(executed.tickets.iter().cloned());
@@ -84,7 +93,13 @@ pub async fn roll_out(cluster: &Cluster, plans: &[Plan], args: &WaitArgs, report
 }
 
 /// Waits until tickets came true, and goes back from them if they do not.
-pub async fn wait(cluster: &Cluster, tickets: &[Ticket], args: &WaitArgs, signals: &mut Signals, report: &Report) -> Outcome<()> {
+pub async fn wait(
+    cluster: &Cluster,
+    tickets: &[Ticket],
+    args: &WaitArgs,
+    signals: &mut Signals,
+    report: &Report,
+) -> Outcome<()> {
     let mut run = Run { cluster, args, report, signals, start: Instant::now(), tickets: tickets.to_vec() };
     let rollout = run.watch(0).await?;
     run.conclude(&rollout).await
