@@ -378,7 +378,8 @@ Examples:
   lighter registry serve --addr 127.0.0.1:5000 --data /var/lib/lighter
   lighter registry serve --config /etc/lighter/registry.toml
 
-The configuration file (TOML) knows the same keys: addr, data, allow_anonymous. What is typed wins.")]
+The configuration file (TOML) knows the same keys: addr, data, allow_anonymous,
+allow_sparse. What is typed wins.")]
 pub struct ServeArgs {
     /// Where to listen [default: 127.0.0.1:5000]
     #[arg(long, value_name = "IP:PORT", env = "LIGHTER_REGISTRY_ADDR")]
@@ -392,6 +393,9 @@ pub struct ServeArgs {
     /// Let anybody who reaches an address other than loopback push and pull
     #[arg(long)]
     pub allow_anonymous: bool,
+    /// Take manifests that name content which is not here, such as an index of all platforms with the images of one
+    #[arg(long)]
+    pub allow_sparse: bool,
 }
 
 /// Roll an image out, and wait until it runs

@@ -13,6 +13,7 @@
 mod api;
 mod index;
 mod journal;
+mod promise;
 mod server;
 mod state;
 mod store;

@@ -5,16 +5,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::api::{self, Api};
+use crate::promise::Plain;
 use crate::store::{OpenError, Store};
 
 /// How long a connection may take to send the head of a request, or stay unused between two.
@@ -52,6 +56,9 @@ pub struct Settings {
     pub data: PathBuf,
     /// Whether everybody who can reach an address that is not loopback may read, write and delete.
     pub allow_anonymous: bool,
+    /// Whether manifests may be pushed that name content which is not here: images of some platforms
+    /// only, say. Whoever pulls what is missing is told so.
+    pub allow_sparse: bool,
     /// Bounds.
     pub limits: Limits,
 }
@@ -59,7 +66,7 @@ pub struct Settings {
 impl Settings {
     /// Settings for one address and directory; everything else by default.
     pub fn new(addr: SocketAddr, data: impl Into<PathBuf>) -> Self {
-        Self { addr, data: data.into(), allow_anonymous: false, limits: Limits::default() }
+        Self { addr, data: data.into(), allow_anonymous: false, allow_sparse: false, limits: Limits::default() }
     }
 }
 
@@ -89,13 +96,14 @@ pub struct Server {
     listener: TcpListener,
     addr: SocketAddr,
     store: Store,
+    allow_sparse: bool,
     limits: Limits,
 }
 
 impl Server {
     /// Takes the address and opens the store.
     pub async fn bind(settings: Settings) -> Result<Self, BindError> {
-        let Settings { addr, data, allow_anonymous, limits } = settings;
+        let Settings { addr, data, allow_anonymous, allow_sparse, limits } = settings;
         if !addr.ip().is_loopback() && !allow_anonymous {
             return Err(BindError::Unprotected(addr));
         }
@@ -108,7 +116,7 @@ impl Server {
             Ok(opened) => opened?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        Ok(Self { listener, addr, store, limits })
+        Ok(Self { listener, addr, store, allow_sparse, limits })
     }
 
     /// Where it listens, with the port that was found if any was asked for.
@@ -123,9 +131,9 @@ impl Server {
 
     /// Answers requests until `shutdown` ends; then lets running requests end and closes the store.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, addr, store, limits } = self;
+        let Self { listener, addr, store, allow_sparse, limits } = self;
         let drain = limits.drain;
-        let router = api::router(Api { store: store.clone(), limits });
+        let api = Arc::new(Api { store: store.clone(), limits, sparse: allow_sparse });
         let connections = GracefulShutdown::new();
         tracing::info!(%addr, "serving");
         let mut shutdown = pin!(shutdown);
@@ -135,7 +143,7 @@ impl Server {
                 () = &mut shutdown => break,
             };
             match accepted {
-                Ok((stream, peer)) => connection(stream, peer, router.clone(), &connections),
+                Ok((stream, peer)) => connection(stream, peer, api.clone(), &connections),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -151,19 +159,26 @@ impl Server {
     }
 }
 
-fn connection(stream: TcpStream, peer: SocketAddr, router: Router, connections: &GracefulShutdown) {
+fn connection(stream: TcpStream, peer: SocketAddr, api: Arc<Api>, connections: &GracefulShutdown) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %peer, "answers may be delayed");
     }
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).half_close(true);
+    // Slices as they are: copies of promises would be worthless.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).half_close(true).writev(true);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(HEAD_TIME)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).into_owned();
+    let plain = Plain::new(stream);
+    let promises = plain.promises();
+    let answer = move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(promises.clone());
+        api::handle(api.clone(), request.map(Body::new))
+    };
+    let serving = builder.serve_connection(plain, service_fn(answer)).into_owned();
     let watched = connections.watch(serving);
     tokio::spawn(async move {
         // Clients that hang up early are normal: parallel range readers do it all the time.

@@ -23,6 +23,7 @@ struct File {
     addr: Option<SocketAddr>,
     data: Option<PathBuf>,
     allow_anonymous: Option<bool>,
+    allow_sparse: Option<bool>,
 }
 
 pub async fn serve(args: &ServeArgs) -> Outcome<()> {
@@ -55,6 +56,7 @@ fn meant(args: &ServeArgs) -> Outcome<Settings> {
         std::path::absolute(&data).map_err(|error| Failure::io(format!("cannot use {}", data.display()), &error))?;
     let mut settings = Settings::new(addr, data);
     settings.allow_anonymous = args.allow_anonymous || file.allow_anonymous.unwrap_or(false);
+    settings.allow_sparse = args.allow_sparse || file.allow_sparse.unwrap_or(false);
     Ok(settings)
 }
 

@@ -11,9 +11,10 @@ use oci::wire::range::{self, Requested};
 use oci::wire::{self, ErrorCode};
 use oci::{Digest, RepoName};
 
-use super::body::{self, Part};
+use super::body;
 use super::failure::Failure;
 use super::{Answer, Api, Call, empty, header};
+use crate::promise::Part;
 
 const OCTETS: &str = "application/octet-stream";
 /// Content under a digest never changes.
@@ -43,7 +44,7 @@ pub(super) async fn get(api: &Api, call: &Call<'_>, name: RepoName, digest: Dige
                 .with_header(CONTENT_RANGE, range));
         }
     };
-    *response.body_mut() = body::of_file(file, parts);
+    *response.body_mut() = body::of_file(file, parts, call.promises());
     Ok(response)
 }
 

@@ -39,7 +39,7 @@ pub(super) async fn put(api: &Api, call: &Call<'_>, body: &mut Body, name: RepoN
     let tags = tags(call, &which)?;
     let manifest = read(api, call, body, &which).await?;
     let (digest, subject) = (manifest.digest(), manifest.subject().map(|subject| subject.digest));
-    api.store.put_manifest(&name, manifest, tags.clone()).await?;
+    api.store.put_any_manifest(&name, manifest, tags.clone(), api.sparse).await?;
     tracing::info!(repository = %name, %digest, tags = tags.len(), "manifest stored");
     let mut response = empty(StatusCode::CREATED);
     let headers = response.headers_mut();

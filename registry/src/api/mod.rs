@@ -13,20 +13,20 @@ mod manifests;
 mod query;
 mod uploads;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::extract::{Request, State};
 use axum::response::Response;
 use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use oci::wire::{self, ErrorCode, Route};
 use tracing::Instrument;
 
 use crate::Limits;
+use crate::promise::Promises;
 use crate::store::Store;
 use failure::Failure;
 use query::Query;
@@ -38,6 +38,8 @@ type Answer = Result<Response, Failure>;
 pub(crate) struct Api {
     pub(crate) store: Store,
     pub(crate) limits: Limits,
+    /// Whether manifests may name content that is not here.
+    pub(crate) sparse: bool,
 }
 
 /// A request after its path was read.
@@ -56,19 +58,24 @@ impl Call<'_> {
         self.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 
+    /// What a body may promise with, where this connection can keep it.
+    fn promises(&self) -> Option<Promises> {
+        let is_http_1 = self.parts.version <= Version::HTTP_11;
+        self.parts.extensions.get::<Promises>().filter(|_| is_http_1).cloned()
+    }
+
     fn is_head(&self) -> bool {
         self.parts.method == Method::HEAD
     }
 }
 
-/// The whole API as one service. axum cannot route names with slashes, so the path is read by [`Route`].
-pub(crate) fn router(api: Api) -> Router {
-    Router::new().fallback(handle).with_state(Arc::new(api))
-}
-
-async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
+/// Answers a request. No router stands before this: none can route names with slashes, so the path is
+/// read by [`Route`].
+pub(crate) async fn handle(api: Arc<Api>, request: Request<Body>) -> Result<Response, Infallible> {
     let (parts, mut body) = request.into_parts();
-    let span = tracing::info_span!("request", method = %parts.method, path = parts.uri.path());
+    // What happens on the way says whose request it was only when somebody debugs: a span for each
+    // request costs as much as a manifest. The line at the end tells the operator.
+    let span = tracing::debug_span!("request", method = %parts.method, path = parts.uri.path());
     async move {
         let begun = Instant::now();
         let answer = dispatch(&api, &parts, &mut body).await;
@@ -90,8 +97,8 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
         let version = HeaderValue::from_static(wire::DOCKER_API_VERSION_2);
         response.headers_mut().insert(HeaderName::from_static(wire::DOCKER_API_VERSION), version);
         let (status, micros) = (response.status().as_u16(), begun.elapsed().as_micros() as u64);
-        tracing::info!(status, micros, "answered");
-        response
+        tracing::info!(method = %parts.method, path = parts.uri.path(), status, micros, "answered");
+        Ok(response)
     }
     .instrument(span)
     .await

@@ -143,6 +143,7 @@ fn transaction(op: &Op) -> Transaction {
             repo: repo(*at),
             manifest: Box::new(manifest(*number)),
             inline: true,
+            sparse: false,
             tags: tags.iter().map(|number| tag(*number)).collect(),
         },
         Op::DeleteTag(at, number) => Transaction::DeleteTag { repo: repo(*at), tag: tag(*number) },
@@ -159,18 +160,27 @@ fn read_back(index: &Index) -> Model {
     for at in 0..REPOS.len() {
         let repo = repo(at);
         for number in 0..BLOBS {
-            if view.blob(&repo, &blob(number)).unwrap().is_some() {
+            // What pulls are told is what the rows say.
+            let size = index.blob_size(&repo, &blob(number)).unwrap();
+            assert_eq!(size.is_some(), view.is_linked(&repo, &blob(number)).unwrap());
+            if size.is_some() {
                 model.blobs.insert((at, number));
             }
         }
         for number in 0..MANIFESTS {
             let expected = manifest(number);
             let found = view.manifest(&repo, &expected.digest()).unwrap();
+            let hot = index.manifest(&repo, &expected.digest()).unwrap();
+            assert_eq!(hot.as_ref().map(|hot| &hot.bytes[..]), found.as_ref().map(|(_, bytes)| bytes.as_slice()));
             let Some((row, bytes)) = found else { continue };
             assert_eq!((bytes.as_slice(), row.size), (expected.bytes(), expected.bytes().len() as u64));
             model.manifests.insert((at, number));
         }
         let tags = view.tags(&repo, "", usize::MAX).unwrap();
+        for number in 0..TAGS.len() {
+            let row = view.tag(&repo, &tag(number)).unwrap();
+            assert_eq!(index.tag(&repo, &tag(number)).unwrap(), row.map(|row| row.digest));
+        }
         for number in (0..TAGS.len()).filter(|number| tags.contains(&tag(*number))) {
             let named = view.tag(&repo, &tag(number)).unwrap().unwrap().digest;
             let named = (0..MANIFESTS).find(|candidate| manifest(*candidate).digest() == named).unwrap();

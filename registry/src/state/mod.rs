@@ -17,7 +17,7 @@ mod transaction;
 mod view;
 
 pub(crate) use fact::{Fact, InvalidRecord, Record, Write};
-pub(crate) use rows::{MemoryRows, Overlay, Rows, RowsError, prefix_end};
+pub(crate) use rows::{MemoryRows, Overlay, Rows, RowsError, key, prefix_end};
 pub use transaction::Refusal;
 pub(crate) use transaction::{Decision, MountSource, Transaction, decide};
 pub(crate) use view::View;

@@ -151,6 +151,11 @@ pub(crate) mod key {
         key
     }
 
+    /// Whether a row is of the tables that pulls ask: tags, manifests, and blobs with their links.
+    pub(crate) fn is_asked_by_pulls(key: &[u8]) -> bool {
+        key.first().is_some_and(|table| b"TMLB".contains(table))
+    }
+
     pub(crate) const UPLOADS: &[u8] = b"U";
 
     pub(crate) fn upload(id: &str) -> Vec<u8> {

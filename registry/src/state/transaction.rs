@@ -19,8 +19,8 @@ pub(crate) enum Transaction {
     MountBlob { repo: RepoName, digest: Digest, from: MountSource },
     /// Make a blob unreadable in a repository.
     UnlinkBlob { repo: RepoName, digest: Digest },
-    /// Store a manifest and let tags name it: both or nothing.
-    PutManifest { repo: RepoName, manifest: Box<Manifest>, inline: bool, tags: Vec<Tag> },
+    /// Store a manifest and let tags name it: both or nothing. A sparse one may name what is not there.
+    PutManifest { repo: RepoName, manifest: Box<Manifest>, inline: bool, sparse: bool, tags: Vec<Tag> },
     /// Delete a tag; what it named stays.
     DeleteTag { repo: RepoName, tag: Tag },
     /// Delete a manifest and the tags that name it.
@@ -91,8 +91,8 @@ pub(crate) fn decide(rows: &impl Rows, transaction: &Transaction, now: Timestamp
         Transaction::StoreBlob { repo, blob, upload } => store_blob(&view, repo, blob, upload.as_deref())?,
         Transaction::MountBlob { repo, digest, from } => mount_blob(&view, repo, digest, from)?,
         Transaction::UnlinkBlob { repo, digest } => unlink_blob(&view, repo, digest)?,
-        Transaction::PutManifest { repo, manifest, inline, tags } => {
-            let facts = put_manifest(&view, repo, manifest, *inline, tags)?;
+        Transaction::PutManifest { repo, manifest, inline, sparse, tags } => {
+            let facts = put_manifest(&view, repo, manifest, *inline, *sparse, tags)?;
             if *inline && facts.iter().any(|fact| matches!(fact, Fact::ManifestStored { .. })) {
                 body = manifest.bytes().to_vec();
             }
@@ -162,13 +162,16 @@ fn put_manifest(
     repo: &RepoName,
     manifest: &Manifest,
     inline: bool,
+    sparse: bool,
     tags: &[Tag],
 ) -> Result<Vec<Fact>, Decision> {
     let digest = manifest.digest();
     let mut facts = Vec::new();
     let known = view.manifest(repo, &digest)?;
     if known.is_none_or(|(row, _)| row.media_type != manifest.media_type()) {
-        check_complete(view, repo, manifest)?;
+        if !sparse {
+            check_complete(view, repo, manifest)?;
+        }
         facts.push(Fact::ManifestStored {
             repo: repo.clone(),
             digest,

@@ -32,11 +32,6 @@ impl<R: Rows> View<'_, R> {
         self.has(&key::link(repo, digest))
     }
 
-    /// A blob as it can be read in a repository.
-    pub(crate) fn blob(&self, repo: &RepoName, digest: &Digest) -> Result<Option<BlobRow>, RowsError> {
-        if self.is_linked(repo, digest)? { self.stored_blob(digest) } else { Ok(None) }
-    }
-
     /// Whether any repository holds a blob.
     pub(crate) fn is_held(&self, digest: &Digest) -> Result<bool, RowsError> {
         self.any(&key::holders(digest))

@@ -160,19 +160,20 @@ impl Store {
     }
 
     fn find_manifest(&self, repo: &RepoName, which: &Selector) -> Result<(StoredManifest, bool), StoreError> {
-        let found = self.read(|view| {
+        let index = &self.inner.index;
+        let found = self.read(|_| {
             let digest = match which {
                 Selector::Digest(digest) => *digest,
-                Selector::Tag(tag) => match view.tag(repo, tag)? {
-                    Some(row) => row.digest,
+                Selector::Tag(tag) => match index.tag(repo, tag)? {
+                    Some(digest) => digest,
                     None => return Ok(None),
                 },
             };
-            Ok(view.manifest(repo, &digest)?.map(|(row, bytes)| (digest, row, bytes)))
+            Ok(index.manifest(repo, &digest)?.map(|manifest| (digest, manifest)))
         })?;
-        let (digest, row, bytes) = found.ok_or_else(|| StoreError::NoManifest(which.clone()))?;
-        let manifest = StoredManifest { digest, media_type: row.media_type, size: row.size, bytes: bytes.into() };
-        Ok((manifest, row.inline))
+        let (digest, found) = found.ok_or_else(|| StoreError::NoManifest(which.clone()))?;
+        let (media_type, bytes) = (found.media_type.clone(), found.bytes.clone());
+        Ok((StoredManifest { digest, media_type, size: found.size, bytes }, found.inline))
     }
 
     /// Stores a manifest and lets tags name it, both or nothing.
@@ -182,6 +183,17 @@ impl Store {
         manifest: Manifest,
         tags: Vec<Tag>,
     ) -> Result<(), StoreError> {
+        self.put_any_manifest(repo, manifest, tags, false).await
+    }
+
+    /// The same; a sparse manifest may name content that is not there.
+    pub(crate) async fn put_any_manifest(
+        &self,
+        repo: &RepoName,
+        manifest: Manifest,
+        tags: Vec<Tag>,
+        sparse: bool,
+    ) -> Result<(), StoreError> {
         self.writable()?;
         let inline = manifest.bytes().len() <= INLINE_LIMIT;
         let digest = manifest.digest();
@@ -190,7 +202,7 @@ impl Store {
             self.file_manifest(&manifest).await?;
         }
         let manifest = Box::new(manifest);
-        self.commit(Transaction::PutManifest { repo: repo.clone(), manifest, inline, tags }).await
+        self.commit(Transaction::PutManifest { repo: repo.clone(), manifest, inline, sparse, tags }).await
     }
 
     async fn file_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
@@ -219,8 +231,8 @@ impl Store {
 
     /// The size of a blob of a repository, in bytes, without opening a file.
     pub(crate) fn blob_size(&self, repo: &RepoName, digest: &Digest) -> Result<u64, StoreError> {
-        let row = self.read(|view| view.blob(repo, digest))?;
-        Ok(row.ok_or(StoreError::NoBlob(*digest))?.size)
+        let size = self.read(|_| self.inner.index.blob_size(repo, digest))?;
+        size.ok_or(StoreError::NoBlob(*digest))
     }
 
     /// Opens a blob of a repository. The file has as many bytes as it says.

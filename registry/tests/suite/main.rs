@@ -2,9 +2,11 @@
 
 mod blobs;
 mod client;
+mod conformance;
 mod contract;
 mod durability;
 mod hostile;
 mod lists;
 mod manifests;
 mod privileged;
+mod sending;
