@@ -13,6 +13,7 @@ mod failure;
 mod images;
 mod interrupt;
 mod location;
+mod log;
 mod place;
 #[cfg(feature = "build")]
 mod progress;
@@ -24,6 +25,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::args::{Cli, Command};
 use crate::exit::Exit;
@@ -37,7 +39,9 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     start_logging(&cli);
-    match run(cli.command) {
+    let outcome = run(cli.command);
+    log::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             terminal::tell(&failure.to_string());
@@ -99,5 +103,11 @@ fn start_logging(cli: &Cli) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LIGHTER_LOG");
     let filter = filter
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},sled=warn,hyper=info,rustls=warn")));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let writer = match cli.command {
+        Command::Registry(_) => {
+            log::Gathered::start().map_or_else(|_| BoxMakeWriter::new(std::io::stderr), BoxMakeWriter::new)
+        }
+        _ => BoxMakeWriter::new(std::io::stderr),
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false).init();
 }
