@@ -1,10 +1,15 @@
 //! What can be typed. `settings` says what it means.
 
+#[cfg(feature = "serve")]
+mod upkeep;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
+#[cfg(feature = "serve")]
+pub use upkeep::{BackupArgs, ExportArgs, FsckArgs, GcArgs, ImportArgs, RegistryDataArgs, RetentionArgs};
 
 /// Builds images without a daemon, serves them, and rolls them out.
 #[derive(Debug, Parser)]
@@ -367,6 +372,12 @@ pub struct LogoutArgs {
 #[derive(Debug, Subcommand)]
 pub enum RegistryCommand {
     Serve(ServeArgs),
+    Gc(GcArgs),
+    Retention(RetentionArgs),
+    Fsck(FsckArgs),
+    Export(ExportArgs),
+    Import(ImportArgs),
+    Backup(BackupArgs),
 }
 
 /// Serve images over the OCI Distribution API
@@ -378,8 +389,8 @@ Examples:
   lighter registry serve --addr 127.0.0.1:5000 --data /var/lib/lighter
   lighter registry serve --config /etc/lighter/registry.toml
 
-The configuration file (TOML) knows the same keys: addr, data, allow_anonymous,
-allow_sparse. What is typed wins.")]
+The configuration file (TOML) knows the same keys: addr, data, allow_anonymous, allow_sparse, and the tables
+[gc] and [retention] (docs/registry.md). What is typed wins.")]
 pub struct ServeArgs {
     /// Where to listen [default: 127.0.0.1:5000]
     #[arg(long, value_name = "IP:PORT", env = "LIGHTER_REGISTRY_ADDR")]

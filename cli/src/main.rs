@@ -71,13 +71,27 @@ fn run(command: Command) -> Outcome<()> {
         Command::Login(args) => waiting(command::login::login(&args)),
         Command::Logout(args) => command::login::logout(&args),
         #[cfg(feature = "serve")]
-        Command::Registry(args::RegistryCommand::Serve(args)) => runtime()?.block_on(command::serve::serve(&args)),
+        Command::Registry(command) => registry(command),
         #[cfg(feature = "deploy")]
         Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(&args)),
         #[cfg(feature = "deploy")]
         Command::Rollout(command) => runtime()?.block_on(command::rollout::run(&command)),
         #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
         Command::Ship(args) => command::ship::run(&args),
+    }
+}
+
+#[cfg(feature = "serve")]
+fn registry(command: args::RegistryCommand) -> Outcome<()> {
+    use args::RegistryCommand as Registry;
+    match command {
+        Registry::Serve(args) => runtime()?.block_on(command::serve::serve(&args)),
+        Registry::Gc(args) => command::upkeep::gc(&args),
+        Registry::Retention(args) => command::upkeep::retention(&args),
+        Registry::Fsck(args) => command::upkeep::fsck(&args),
+        Registry::Export(args) => waiting(command::upkeep::export(&args)),
+        Registry::Import(args) => waiting(command::upkeep::import(&args)),
+        Registry::Backup(args) => command::upkeep::backup(&args),
     }
 }
 
@@ -94,7 +108,7 @@ pub fn runtime() -> Outcome<tokio::runtime::Runtime> {
 
 fn start_logging(cli: &Cli) {
     let default = match cli.verbose {
-        0 if matches!(cli.command, Command::Registry(_)) => "info",
+        0 if matches!(cli.command, Command::Registry(args::RegistryCommand::Serve(_))) => "info",
         0 => "warn",
         1 => "info",
         2 => "debug",

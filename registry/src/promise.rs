@@ -26,10 +26,11 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use rustix::fs::{Advice, fadvise, sendfile};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
@@ -37,6 +38,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio::time::Sleep;
 
 /// Longest promise, in bytes: what one call of the kernel may move before other requests have their turn.
 const LONGEST: usize = 1 << 20;
@@ -122,12 +124,24 @@ impl Promises {
 pub(crate) struct Plain {
     stream: TokioIo<TcpStream>,
     promises: Promises,
+    beginning: Option<Beginning>,
 }
 
+/// The first bytes of a connection. hyper tells HTTP/1 from HTTP/2 by them and would wait for ever.
+struct Beginning {
+    deadline: Pin<Box<Sleep>>,
+    missing: usize,
+}
+
+/// As long as what an HTTP/2 connection begins with. No request of HTTP/1.1 is shorter.
+const BEGINNING: usize = 24;
+
 impl Plain {
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    /// Takes a connection over, whose first bytes must come within `patience`.
+    pub(crate) fn new(stream: TcpStream, patience: Duration) -> Self {
         LazyLock::force(&REGION);
-        Self { stream: TokioIo::new(stream), promises: Promises::default() }
+        let beginning = Beginning { deadline: Box::pin(tokio::time::sleep(patience)), missing: BEGINNING };
+        Self { stream: TokioIo::new(stream), promises: Promises::default(), beginning: Some(beginning) }
     }
 
     /// What bodies that are sent over this connection may promise with.
@@ -167,8 +181,29 @@ impl Plain {
 }
 
 impl Read for Plain {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { stream, beginning, .. } = &mut *self;
+        let Some(begun) = beginning else { return Pin::new(stream).poll_read(cx, buffer) };
+        let mut first = [0; BEGINNING];
+        let mut first = ReadBuf::new(&mut first[..begun.missing.min(buffer.remaining())]);
+        match Pin::new(stream).poll_read(cx, first.unfilled()) {
+            Poll::Ready(read) => {
+                buffer.put_slice(first.filled());
+                begun.missing -= first.filled().len();
+                if begun.missing == 0 {
+                    *beginning = None;
+                }
+                Poll::Ready(read)
+            }
+            Poll::Pending => {
+                ready!(begun.deadline.as_mut().poll(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
     }
 }
 

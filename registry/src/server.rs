@@ -18,11 +18,16 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::api::{self, Api};
+use crate::keeping::Keeping;
 use crate::promise::Plain;
 use crate::store::{OpenError, Store};
 
-/// How long a connection may take to send the head of a request, or stay unused between two.
-const HEAD_TIME: Duration = Duration::from_secs(75);
+/// Most bytes of a connection of HTTP/1 that are held here, and so the most that a head may have.
+const BUFFER: usize = 128 << 10;
+/// The same for a head of HTTP/2, as it is counted there.
+const HEAD: u32 = 128 << 10;
+/// Requests at once over one connection of HTTP/2.
+const STREAMS: u32 = 256;
 /// Receive window of an HTTP/2 stream and connection, in bytes: a layer at full speed needs more than
 /// the 64 KiB of the standard.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -35,6 +40,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Limits {
     /// Largest blob in bytes.
     pub blob: u64,
+    /// How long a connection may take to send the head of a request, or stay unused between two.
+    pub head: Duration,
     /// How long a body may pause. There is no limit on how long it takes in all.
     pub idle: Duration,
     /// How long requests may go on after the server was told to stop.
@@ -43,7 +50,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { blob: 1 << 40, idle: Duration::from_secs(120), drain: Duration::from_secs(30) }
+        Self {
+            blob: 1 << 40,
+            head: Duration::from_secs(75),
+            idle: Duration::from_secs(120),
+            drain: Duration::from_secs(30),
+        }
     }
 }
 
@@ -61,12 +73,21 @@ pub struct Settings {
     pub allow_sparse: bool,
     /// Bounds.
     pub limits: Limits,
+    /// What is kept, and for how long.
+    pub keeping: Keeping,
 }
 
 impl Settings {
     /// Settings for one address and directory; everything else by default.
     pub fn new(addr: SocketAddr, data: impl Into<PathBuf>) -> Self {
-        Self { addr, data: data.into(), allow_anonymous: false, allow_sparse: false, limits: Limits::default() }
+        Self {
+            addr,
+            data: data.into(),
+            allow_anonymous: false,
+            allow_sparse: false,
+            limits: Limits::default(),
+            keeping: Keeping::default(),
+        }
     }
 }
 
@@ -103,7 +124,7 @@ pub struct Server {
 impl Server {
     /// Takes the address and opens the store.
     pub async fn bind(settings: Settings) -> Result<Self, BindError> {
-        let Settings { addr, data, allow_anonymous, allow_sparse, limits } = settings;
+        let Settings { addr, data, allow_anonymous, allow_sparse, limits, keeping } = settings;
         if !addr.ip().is_loopback() && !allow_anonymous {
             return Err(BindError::Unprotected(addr));
         }
@@ -111,7 +132,7 @@ impl Server {
         // The address first: it is the likelier one to be taken, and nothing was written yet then.
         let listener = TcpListener::bind(addr).await.map_err(listen)?;
         let addr = listener.local_addr().map_err(listen)?;
-        let opened = tokio::task::spawn_blocking(move || Store::open(&data)).await;
+        let opened = tokio::task::spawn_blocking(move || Store::open_keeping(&data, keeping)).await;
         let store = match opened {
             Ok(opened) => opened?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -160,19 +181,28 @@ impl Server {
 }
 
 fn connection(stream: TcpStream, peer: SocketAddr, api: Arc<Api>, connections: &GracefulShutdown) {
+    let head = api.limits.head;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %peer, "answers may be delayed");
     }
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Slices as they are: copies of promises would be worthless.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).half_close(true).writev(true);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head)
+        .max_buf_size(BUFFER)
+        .half_close(true)
+        .writev(true);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(HEAD_TIME)
+        .keep_alive_interval(head)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    let plain = Plain::new(stream);
+    let plain = Plain::new(stream, head);
     let promises = plain.promises();
     let answer = move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(promises.clone());

@@ -19,5 +19,7 @@ pub mod serve;
 #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
 pub mod ship;
 pub mod transfer;
+#[cfg(feature = "serve")]
+pub mod upkeep;
 #[cfg(feature = "deploy")]
 pub mod wait;

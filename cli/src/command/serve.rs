@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use registry::{BindError, OpenError, Server, Settings};
+use registry::keeping::{GcSettings, Retention};
+use registry::{BindError, Keeping, OpenError, Server, Settings};
 use serde::Deserialize;
 
 use crate::args::{ServeArgs, StoreArgs};
@@ -24,6 +25,8 @@ struct File {
     data: Option<PathBuf>,
     allow_anonymous: Option<bool>,
     allow_sparse: Option<bool>,
+    gc: GcSettings,
+    retention: Retention,
 }
 
 pub async fn serve(args: &ServeArgs) -> Outcome<()> {
@@ -48,13 +51,14 @@ fn meant(args: &ServeArgs) -> Outcome<Settings> {
         None => File::default(),
     };
     let addr = args.addr.or(file.addr).unwrap_or(DEFAULT_ADDR);
-    let data = match args.data.clone().or(file.data) {
+    let data = match args.data.clone().or(file.data.clone()) {
         Some(data) => data,
         None => embedded_data(&StoreArgs { data: settings::variable("LIGHTER_DATA").map(PathBuf::from) })?,
     };
     let data =
         std::path::absolute(&data).map_err(|error| Failure::io(format!("cannot use {}", data.display()), &error))?;
     let mut settings = Settings::new(addr, data);
+    settings.keeping = Keeping { gc: file.gc, retention: file.retention };
     settings.allow_anonymous = args.allow_anonymous || file.allow_anonymous.unwrap_or(false);
     settings.allow_sparse = args.allow_sparse || file.allow_sparse.unwrap_or(false);
     Ok(settings)

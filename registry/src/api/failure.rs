@@ -7,6 +7,7 @@ use oci::InvalidManifest;
 use oci::wire::{ErrorCode, InvalidRoute, Problem, Problems};
 use serde_json::{Value, json};
 
+use super::conditions;
 use crate::state::Refusal;
 use crate::store::StoreError;
 
@@ -127,6 +128,7 @@ fn refused(refusal: &Refusal) -> Failure {
     match refusal {
         Refusal::BlobUnknown(digest) => missing(Code::BlobUnknown, json!({"digest": digest})),
         Refusal::ManifestUnknown(digest) => missing(Code::ManifestUnknown, json!({"digest": digest})),
+        Refusal::Changed { actual } => conditions::failed(actual.as_ref()),
         Refusal::TagUnknown(tag) => missing(Code::ManifestUnknown, json!({"tag": tag})),
         Refusal::UploadUnknown => missing(Code::BlobUploadUnknown, Value::Null),
         Refusal::Incomplete { blobs, manifests } => {
@@ -137,6 +139,10 @@ fn refused(refusal: &Refusal) -> Failure {
                 detail: json!({"digest": digest}),
             });
             Failure { status: StatusCode::NOT_FOUND, problems: problems.collect(), headers: HeaderMap::new() }
+        }
+        Refusal::Immutable { tag, digest, pattern } => {
+            let detail = json!({"tag": tag, "digest": digest, "pattern": pattern});
+            Failure::new(StatusCode::FORBIDDEN, Code::Denied, message).with_detail(detail)
         }
         Refusal::Referenced { parent } => {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, Code::Denied, message).with_detail(json!({"parent": parent}))

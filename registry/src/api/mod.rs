@@ -7,6 +7,7 @@
 
 mod blobs;
 mod body;
+mod conditions;
 mod failure;
 mod lists;
 mod manifests;
@@ -51,6 +52,15 @@ struct Call<'a> {
 impl Call<'_> {
     fn headers(&self) -> &HeaderMap {
         &self.parts.headers
+    }
+
+    /// The one value of a header; two of them are refused, since others on the way may have read the other.
+    fn only(&self, name: &HeaderName, code: ErrorCode) -> Result<Option<&HeaderValue>, Failure> {
+        let mut values = self.headers().get_all(name).into_iter();
+        match (values.next(), values.next()) {
+            (value, None) => Ok(value),
+            (_, Some(_)) => Err(Failure::bad(code, format!("the header {name} was sent more than once"))),
+        }
     }
 
     /// The announced length of the body, if there is one.

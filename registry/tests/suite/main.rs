@@ -2,6 +2,7 @@
 
 mod blobs;
 mod client;
+mod collection;
 mod conformance;
 mod contract;
 mod durability;
