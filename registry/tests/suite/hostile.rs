@@ -331,9 +331,10 @@ async fn a_client_that_sends_no_head_is_hung_up_on() {
         let answer = tokio::time::timeout(Duration::from_secs(60), raw(&registry.http, begun)).await;
         assert!(answer.is_ok(), "{begun:?} holds a connection for ever");
     }
-    // So is one that had its answer and asks no more.
-    let answer = raw(&registry.http, "GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // So is one that had its answer and asks no more. (A slow machine may not even get to ask.)
+    let asked = raw(&registry.http, "GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n");
+    let answer = tokio::time::timeout(Duration::from_secs(60), asked).await.expect("the connection ends");
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]
