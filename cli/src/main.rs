@@ -86,6 +86,8 @@ fn registry(command: args::RegistryCommand) -> Outcome<()> {
     use args::RegistryCommand as Registry;
     match command {
         Registry::Serve(args) => runtime()?.block_on(command::serve::serve(&args)),
+        Registry::Token(command) => command::robot::run(&command),
+        Registry::CheckConfig(args) => command::serve::check_config(&args),
         Registry::Gc(args) => command::upkeep::gc(&args),
         Registry::Retention(args) => command::upkeep::retention(&args),
         Registry::Fsck(args) => command::upkeep::fsck(&args),
@@ -123,5 +125,9 @@ fn start_logging(cli: &Cli) {
         }
         _ => BoxMakeWriter::new(std::io::stderr),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false).init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    match settings::variable("LIGHTER_LOG_FORMAT").as_deref() {
+        Some("json") => lines.json().init(),
+        _ => lines.with_target(false).init(),
+    }
 }

@@ -12,19 +12,31 @@
 //! served under a digest hash to it. This crate never prints, exits, or reads the environment; it
 //! reports by typed errors and `tracing`.
 
+pub mod access;
 mod api;
+pub mod config;
+mod hooks;
 mod index;
 mod journal;
 pub mod keeping;
+mod limit;
+mod metrics;
 mod promise;
 mod server;
 mod state;
 mod store;
+mod tls;
+mod watched;
 
+pub use api::{Front, InvalidNetwork, Network};
+pub use hooks::{Format, HookSettings};
 pub use journal::JournalError;
 pub use keeping::Keeping;
+pub use limit::Rate;
 pub use server::{BindError, Limits, Server, Settings};
 pub use store::{
     BackedUp, BackupError, Checked, Explanation, Finding, GcStatus, JudgedTag, Moved, OpenError, Pass, Planned,
     PortableError, Refusal, Repository, Store, StoreError, backup,
 };
+pub use tls::{ClientAuthority, TlsSettings};
+pub use watched::ReadError;

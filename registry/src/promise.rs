@@ -63,15 +63,16 @@ fn place(slice: &[u8]) -> Option<usize> {
 }
 
 /// What one connection has promised to send. Clones share it.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Promises(Arc<Mutex<Open>>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Open {
     slot: usize,
     made: VecDeque<Promise>,
 }
 
+#[derive(Debug)]
 struct Promise {
     /// Where in the region hyper's slice for it starts.
     at: usize,

@@ -1,26 +1,35 @@
 //! The server: a listening socket, connections, and an orderly end. What is answered is `api`'s.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
-use http::Request;
-use hyper::body::Incoming;
+use futures_util::future::BoxFuture;
+use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
-use crate::api::{self, Api};
+use crate::access::{Access, AccessSettings, Gate};
+use crate::api::{self, Api, Front, Peer};
+use crate::hooks::{HookSettings, Hooks};
 use crate::keeping::Keeping;
+use crate::limit::{Limiter, Rate};
+use crate::metrics::Metrics;
 use crate::promise::Plain;
 use crate::store::{OpenError, Store};
+use crate::tls::{Tls, TlsSettings};
+use crate::watched::ReadError;
 
 /// Most bytes of a connection of HTTP/1 that are held here, and so the most that a head may have.
 const BUFFER: usize = 128 << 10;
@@ -34,6 +43,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// How long to wait after the system refused a connection, for want of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often logins of one user may fail from one address. Password checks are slow anyway.
+const GUESSES: Rate = Rate { per_second: 0.2, burst: 20.0, patience: Duration::ZERO };
 
 /// What is kept within bounds.
 #[derive(Debug, Clone)]
@@ -71,6 +82,20 @@ pub struct Settings {
     /// Whether manifests may be pushed that name content which is not here: images of some platforms
     /// only, say. Whoever pulls what is missing is told so.
     pub allow_sparse: bool,
+    /// Who may do what. Without it everybody may do everything, on loopback.
+    pub access: Option<AccessSettings>,
+    /// TLS; without it connections are plain.
+    pub tls: Option<TlsSettings>,
+    /// How clients reach the registry, where proxies are in between.
+    pub front: Front,
+    /// How often callers may ask.
+    pub pace: Option<Rate>,
+    /// Another address, for `/metrics`, `/livez` and `/readyz` in plain HTTP.
+    pub admin: Option<SocketAddr>,
+    /// Whether the main address tells what it counts, where other machines reach it.
+    pub public_metrics: bool,
+    /// Who is told of pushes and deletes.
+    pub hooks: Vec<HookSettings>,
     /// Bounds.
     pub limits: Limits,
     /// What is kept, and for how long.
@@ -85,6 +110,13 @@ impl Settings {
             data: data.into(),
             allow_anonymous: false,
             allow_sparse: false,
+            access: None,
+            tls: None,
+            front: Front::default(),
+            pace: None,
+            admin: None,
+            public_metrics: false,
+            hooks: Vec::new(),
             limits: Limits::default(),
             keeping: Keeping::default(),
         }
@@ -96,9 +128,12 @@ impl Settings {
 pub enum BindError {
     /// The address can be reached from other machines, and nothing protects the registry.
     #[error(
-        "refusing to listen on {0}: other machines can reach it and everybody could push and delete; listen on 127.0.0.1, or allow anonymous access explicitly"
+        "refusing to listen on {0}: other machines can reach it and everybody could push and delete; listen on 127.0.0.1, give access rules, or allow anonymous access explicitly"
     )]
     Unprotected(SocketAddr),
+    /// A file of users, keys or certificates cannot be used.
+    #[error("could not prepare logins and TLS")]
+    Prepare(#[source] ReadError),
     /// The address cannot be had.
     #[error("could not listen on {addr}")]
     Listen {
@@ -115,29 +150,34 @@ pub enum BindError {
 /// A registry that listens. It answers once [`Server::serve`] runs.
 pub struct Server {
     listener: TcpListener,
+    admin: Option<TcpListener>,
     addr: SocketAddr,
-    store: Store,
-    allow_sparse: bool,
-    limits: Limits,
+    tls: Option<Tls>,
+    hooks: Vec<HookSettings>,
+    data: PathBuf,
+    api: Api,
 }
 
 impl Server {
-    /// Takes the address and opens the store.
+    /// Takes the address, opens the store, and reads the files that are named.
     pub async fn bind(settings: Settings) -> Result<Self, BindError> {
-        let Settings { addr, data, allow_anonymous, allow_sparse, limits, keeping } = settings;
-        if !addr.ip().is_loopback() && !allow_anonymous {
+        let addr = settings.addr;
+        if !addr.ip().is_loopback() && settings.access.is_none() && !settings.allow_anonymous {
             return Err(BindError::Unprotected(addr));
         }
-        let listen = |source| BindError::Listen { addr, source };
         // The address first: it is the likelier one to be taken, and nothing was written yet then.
-        let listener = TcpListener::bind(addr).await.map_err(listen)?;
-        let addr = listener.local_addr().map_err(listen)?;
-        let opened = tokio::task::spawn_blocking(move || Store::open_keeping(&data, keeping)).await;
-        let store = match opened {
+        let (listener, addr) = listen(addr).await?;
+        let admin = match settings.admin {
+            Some(addr) => Some(listen(addr).await?.0),
+            None => None,
+        };
+        let (hooks, data) = (settings.hooks.clone(), settings.data.clone());
+        let opened = tokio::task::spawn_blocking(move || open(settings, addr)).await;
+        let (api, tls) = match opened {
             Ok(opened) => opened?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        Ok(Self { listener, addr, store, allow_sparse, limits })
+        Ok(Self { listener, admin, addr, tls, hooks, data, api })
     }
 
     /// Where it listens, with the port that was found if any was asked for.
@@ -145,46 +185,144 @@ impl Server {
         self.addr
     }
 
+    /// Where it tells operators how it is, if that is an address of its own.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
     /// The store behind it, for use in the same process.
     pub fn store(&self) -> &Store {
-        &self.store
+        &self.api.store
     }
 
     /// Answers requests until `shutdown` ends; then lets running requests end and closes the store.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, addr, store, allow_sparse, limits } = self;
-        let drain = limits.drain;
-        let api = Arc::new(Api { store: store.clone(), limits, sparse: allow_sparse });
-        let connections = GracefulShutdown::new();
-        tracing::info!(%addr, "serving");
-        let mut shutdown = pin!(shutdown);
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = &mut shutdown => break,
-            };
-            match accepted {
-                Ok((stream, peer)) => connection(stream, peer, api.clone(), &connections),
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
+        let Self { listener, admin, addr, tls, hooks, data, api } = self;
+        let drain = api.limits.drain;
+        let api = Arc::new(api);
+        let mut beside = JoinSet::new(); // what runs until the end, and no longer
+        if let Some(listener) = admin {
+            let api = api.clone();
+            let answer: Answer = |api, request| Box::pin(api::answer_operator(api, request));
+            beside.spawn(async move { match accept(listener, api, answer, None, &GracefulShutdown::new()).await {} });
         }
-        drop(listener);
+        let shared = Hooks {
+            store: api.store.clone(),
+            metrics: api.metrics.clone(),
+            directory: data.join("hooks"),
+            source: api.front.url.clone(),
+        };
+        for hook in hooks {
+            beside.spawn(shared.clone().run(hook));
+        }
+        drop(shared);
+        let connections = GracefulShutdown::new();
+        tracing::info!(%addr, tls = tls.is_some(), "serving");
+        let answer: Answer = |api, request| Box::pin(api::answer(api, request));
+        tokio::select! {
+            never = accept(listener, api.clone(), answer, tls, &connections) => match never {},
+            () = pin!(shutdown) => {}
+        }
+        api.draining.store(true, Ordering::Relaxed);
         tracing::info!(open = connections.count(), "shutting down");
         if tokio::time::timeout(drain, connections.shutdown()).await.is_err() {
             tracing::warn!("some requests did not end in time and are cut off");
         }
-        store.close().await;
+        beside.shutdown().await;
+        api.store.close().await;
     }
 }
 
-fn connection(stream: TcpStream, peer: SocketAddr, api: Arc<Api>, connections: &GracefulShutdown) {
-    let head = api.limits.head;
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, %peer, "answers may be delayed");
+async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+    let failed = |source| BindError::Listen { addr, source };
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    Ok((listener, addr))
+}
+
+/// Opens everything that lies on disk.
+fn open(settings: Settings, addr: SocketAddr) -> Result<(Api, Option<Tls>), BindError> {
+    let tls = settings.tls.map(Tls::open).transpose().map_err(BindError::Prepare)?;
+    let store = Store::open_keeping(&settings.data, settings.keeping)?;
+    let gate = match settings.access {
+        Some(access) => Gate::Guarded(Box::new(Access::open(access, &settings.data).map_err(BindError::Prepare)?)),
+        None => Gate::Open,
+    };
+    let api = Api {
+        store,
+        limits: settings.limits,
+        sparse: settings.allow_sparse,
+        gate,
+        front: settings.front,
+        metrics: Arc::new(Metrics::default()),
+        pace: settings.pace.map(Limiter::new),
+        guesses: Limiter::new(GUESSES),
+        draining: AtomicBool::new(false),
+        shows_metrics: settings.public_metrics || (settings.admin.is_none() && addr.ip().is_loopback()),
+    };
+    Ok((api, tls))
+}
+
+/// How the requests of an address are answered.
+type Answer = fn(Arc<Api>, http::Request<Body>) -> BoxFuture<'static, http::Response<Body>>;
+
+/// Takes connections for ever.
+async fn accept(
+    listener: TcpListener,
+    api: Arc<Api>,
+    answer: Answer,
+    tls: Option<Tls>,
+    connections: &GracefulShutdown,
+) -> Infallible {
+    let tls = tls.map(Arc::new);
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                tokio::spawn(connection(stream, peer, api.clone(), answer, tls.clone(), connections.watcher()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
+}
+
+async fn connection(
+    stream: TcpStream,
+    addr: SocketAddr,
+    api: Arc<Api>,
+    answer: Answer,
+    tls: Option<Arc<Tls>>,
+    watcher: Watcher,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, %addr, "answers may be delayed");
+    }
+    match tls {
+        None => {
+            let stream = Plain::new(stream, api.limits.head);
+            let peer = Peer { addr, secure: false, certificate: None, promises: Some(stream.promises()) };
+            converse(stream, api, answer, peer, watcher).await;
+        }
+        Some(tls) => match tls.accept(stream).await {
+            Ok((stream, certificate)) => {
+                let peer = Peer { addr, secure: true, certificate, promises: None };
+                converse(TokioIo::new(stream), api, answer, peer, watcher).await;
+            }
+            Err(error) => tracing::debug!(%error, %addr, "no TLS connection came about"),
+        },
+    }
+}
+
+async fn converse(
+    stream: impl Read + Write + Unpin + Send + 'static,
+    api: Arc<Api>,
+    answer: Answer,
+    peer: Peer,
+    watcher: Watcher,
+) {
+    let (addr, head) = (peer.addr, api.limits.head);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Slices as they are: copies of promises would be worthless.
     builder
@@ -202,18 +340,15 @@ fn connection(stream: TcpStream, peer: SocketAddr, api: Arc<Api>, connections: &
         .max_header_list_size(HEAD)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    let plain = Plain::new(stream, head);
-    let promises = plain.promises();
-    let answer = move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(promises.clone());
-        api::handle(api.clone(), request.map(Body::new))
-    };
-    let serving = builder.serve_connection(plain, service_fn(answer)).into_owned();
-    let watched = connections.watch(serving);
-    tokio::spawn(async move {
-        // Clients that hang up early are normal: parallel range readers do it all the time.
-        if let Err(error) = watched.await {
-            tracing::debug!(%error, %peer, "a connection ended early");
-        }
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer.clone());
+        let answered = answer(api.clone(), request);
+        async move { Ok::<_, Infallible>(answered.await) }
     });
+    let serving = builder.serve_connection(stream, service).into_owned();
+    // Clients that hang up early are normal: parallel range readers do it all the time.
+    if let Err(error) = watcher.watch(serving).await {
+        tracing::debug!(%error, %addr, "a connection ended early");
+    }
 }

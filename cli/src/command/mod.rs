@@ -10,6 +10,8 @@ pub mod inspect;
 pub mod login;
 #[cfg(feature = "build")]
 mod output;
+#[cfg(feature = "serve")]
+pub mod robot;
 #[cfg(feature = "deploy")]
 pub mod rollout;
 #[cfg(feature = "build")]

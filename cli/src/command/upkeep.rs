@@ -5,32 +5,18 @@ use std::path::{Path, PathBuf};
 
 use content::Disk;
 use oci::Digest;
-use registry::keeping::{GcSettings, Retention};
 use registry::{BackupError, Explanation, Keeping, OpenError, Planned, PortableError, Store};
-use serde::Deserialize;
 
-use super::serve::embedded_data;
+use super::serve::{self, embedded_data};
 use crate::args::{BackupArgs, ExportArgs, FsckArgs, GcArgs, ImportArgs, RegistryDataArgs, RetentionArgs, StoreArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::settings;
 use crate::terminal::{bytes, out, tell};
 
-/// The keys of the registry's configuration that matter here; the others are for `serve`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct File {
-    data: Option<PathBuf>,
-    gc: GcSettings,
-    retention: Retention,
-}
-
 fn meant(args: &RegistryDataArgs) -> Outcome<(PathBuf, Keeping)> {
-    let file = match &args.config {
-        Some(path) => read(path)?,
-        None => File::default(),
-    };
-    let data = match args.data.clone().or(file.data) {
+    let config = serve::read(args.config.as_deref())?;
+    let data = match args.data.clone().or_else(|| config.data.clone()) {
         Some(data) => data,
         None => embedded_data(&StoreArgs { data: settings::variable("LIGHTER_DATA").map(PathBuf::from) })?,
     };
@@ -38,13 +24,7 @@ fn meant(args: &RegistryDataArgs) -> Outcome<(PathBuf, Keeping)> {
         let what = format!("{} is no registry's data directory", data.display());
         return Err(Failure::new(Exit::NoInput, what).hint("say which one it is with --data DIR"));
     }
-    Ok((data, Keeping { gc: file.gc, retention: file.retention }))
-}
-
-fn read(path: &Path) -> Outcome<File> {
-    let what = || format!("cannot read the configuration in {}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::io(what(), &error))?;
-    toml::from_str(&text).map_err(|error| Failure::because(Exit::BadInput, what(), &error))
+    Ok((data, config.keeping()))
 }
 
 fn open(data: &Path, keeping: Keeping) -> Outcome<Store> {

@@ -11,7 +11,8 @@ use super::blobs::name_content;
 use super::body::collect;
 use super::conditions::{is_known, must_match, of_push};
 use super::failure::Failure;
-use super::{Answer, Api, Call, empty, header};
+use super::{Answer, Api, Call, empty, guard, header};
+use crate::access::{Right, Target};
 use crate::state::Terms;
 
 /// Most tags that one push may set; the specification asks for at least ten.
@@ -43,10 +44,15 @@ pub(super) async fn get(api: &Api, call: &Call<'_>, name: RepoName, which: Selec
 
 pub(super) async fn put(api: &Api, call: &Call<'_>, body: &mut Body, name: RepoName, which: Selector) -> Answer {
     let tags = tags(call, &which)?;
+    for tag in &tags {
+        guard::check_tag(api, call, &name, tag)?;
+    }
+    let may_change = |tag: &&Tag| api.gate.allows(call.caller, Right::Overwrite, &name, Target::Tag(tag));
+    let fixed = tags.iter().filter(|tag| !may_change(tag)).cloned().collect();
     let manifest = read(api, call, body, &which).await?;
     let (digest, subject) = (manifest.digest(), manifest.subject().map(|subject| subject.digest));
     let is_foreign = manifest.blobs().any(|blob| media_type::is_foreign_layer(&blob.media_type));
-    let terms = Terms { sparse: api.sparse, condition: of_push(call.headers()) };
+    let terms = Terms { sparse: api.sparse, condition: of_push(call.headers()), fixed };
     api.store.put_manifest_on(&name, manifest, tags.clone(), terms).await?;
     tracing::info!(repository = %name, %digest, tags = tags.len(), "manifest stored");
     let mut response = empty(StatusCode::CREATED);

@@ -17,6 +17,7 @@
 //!   make room may use it, so deleting and collecting go on when the disk is full;
 //! * a torn tail is cut off at start, damage to acknowledged records is an error (`frame`).
 
+mod feed;
 mod frame;
 mod segment;
 pub(crate) mod snapshot;
@@ -27,6 +28,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+pub(crate) use feed::{oldest, read_between, size_until};
 use frame::Frame;
 pub(crate) use frame::PAYLOAD_LIMIT;
 use rustix::fs::{FallocateFlags, fallocate};

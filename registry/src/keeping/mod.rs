@@ -17,7 +17,7 @@ mod retention;
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use pattern::{InvalidPattern, RepoGlob, TagPattern};
 pub use period::{InvalidPeriod, Patience, Period};
@@ -25,7 +25,7 @@ pub(crate) use retention::{Candidate, Verdict, judge};
 pub use retention::{Immutable, Retention, Rule};
 
 /// Everything that an operator decides about what is kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Keeping {
     /// Garbage collection.
@@ -35,7 +35,7 @@ pub struct Keeping {
 }
 
 /// How garbage is collected.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GcSettings {
     /// Whether garbage is collected while the registry serves.

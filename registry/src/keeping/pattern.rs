@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use oci::{RepoName, Tag};
 use regex::Regex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Longest pattern in bytes; a name has at most 255.
 const LONGEST: usize = 1024;
@@ -26,8 +26,8 @@ pub enum InvalidPattern {
 
 /// Which repositories: a name in which `*` stands for anything but `/`, `**` for anything, and `?`
 /// for one character. `a/**` means everything below `a`, and `**` every repository.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct RepoGlob {
     text: String,
     expression: Regex,
@@ -70,8 +70,8 @@ impl FromStr for RepoGlob {
 }
 
 /// Which tags: a regular expression that the whole tag must match.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct TagPattern {
     text: String,
     expression: Regex,
@@ -105,6 +105,12 @@ macro_rules! text_of {
             type Error = InvalidPattern;
             fn try_from(text: String) -> Result<Self, InvalidPattern> {
                 text.parse()
+            }
+        }
+
+        impl From<$pattern> for String {
+            fn from(pattern: $pattern) -> Self {
+                pattern.text
             }
         }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Units, largest first, in seconds.
 const UNITS: [(char, u64); 5] = [('w', 7 * 86_400), ('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
@@ -12,8 +12,8 @@ const UNITS: [(char, u64); 5] = [('w', 7 * 86_400), ('d', 86_400), ('h', 3_600),
 const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// A span of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Period(Duration);
 
 /// Why a text is no span of time.
@@ -88,9 +88,15 @@ impl TryFrom<String> for Period {
     }
 }
 
+impl From<Period> for String {
+    fn from(period: Period) -> Self {
+        period.to_string()
+    }
+}
+
 /// How long to wait, which may be for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Patience {
     /// For this long.
     For(Period),
@@ -103,6 +109,12 @@ impl FromStr for Patience {
 
     fn from_str(text: &str) -> Result<Self, InvalidPeriod> {
         if text == "forever" { Ok(Self::Forever) } else { text.parse().map(Self::For) }
+    }
+}
+
+impl From<Patience> for String {
+    fn from(patience: Patience) -> Self {
+        patience.to_string()
     }
 }
 

@@ -4,12 +4,12 @@ use std::fmt;
 
 use jiff::Timestamp;
 use oci::{Digest, RepoName, Tag};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Patience, Period, RepoGlob, TagPattern};
 
 /// Which tags stay. Repositories that no rule is about keep all of theirs.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retention {
     /// A tag stays if one rule that is about its repository keeps it.
@@ -31,27 +31,27 @@ impl Default for Retention {
 
 /// Keeps tags in some repositories: those that match `tags` and fulfil one of the conditions. A rule
 /// without conditions keeps all that match.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// Which repositories.
     pub repository: RepoGlob,
     /// Which tags; all if it is not said.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tags: Option<TagPattern>,
     /// Keeps so many of them: those set last.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_last: Option<usize>,
     /// Keeps those that were set within this time.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub younger_than: Option<Period>,
     /// Keeps those whose manifest was pulled within this time.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pulled_within: Option<Period>,
 }
 
 /// Tags that can be set once.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Immutable {
     /// In which repositories.

@@ -18,6 +18,7 @@ mod fact;
 mod review;
 mod rows;
 mod transaction;
+mod usage;
 mod view;
 
 pub(crate) use doubt::{Item, Kind};
@@ -25,4 +26,5 @@ pub(crate) use fact::{Fact, InvalidRecord, Pull, Record, Write};
 pub(crate) use rows::{MemoryRows, Overlay, Rows, RowsError, key, prefix_end};
 pub use transaction::Refusal;
 pub(crate) use transaction::{Condition, Decision, Frozen, MountSource, Terms, Transaction, decide};
+pub(crate) use usage::Usage;
 pub(crate) use view::View;

@@ -87,6 +87,8 @@ pub(crate) struct Terms {
     pub(crate) sparse: bool,
     /// What must hold before.
     pub(crate) condition: Condition,
+    /// Tags that may be new but must not change.
+    pub(crate) fixed: Vec<Tag>,
 }
 
 /// What must hold of the first tag, or of the manifest itself if it gets none, before a push.
@@ -169,6 +171,9 @@ pub enum Refusal {
         /// Children of an index that are missing.
         manifests: Vec<Digest>,
     },
+    /// The tag names something else, and may not be changed by whoever wants to.
+    #[error("the tag {0} exists, and may not be changed to name something else")]
+    TagFixed(Tag),
     /// Something still names what is to be deleted.
     #[error("the manifest {parent} still names this content: delete that first")]
     Referenced {
@@ -213,6 +218,7 @@ pub(crate) fn decide(rows: &impl Rows, transaction: &Transaction, now: Timestamp
         Transaction::UnlinkBlob { repo, digest } => unlink_blob(&view, repo, digest)?,
         Transaction::PutManifest { repo, manifest, inline, tags, frozen, terms } => {
             terms.condition.check(&view, repo, &manifest.digest(), tags)?;
+            check_fixed(&view, repo, manifest, tags, &terms.fixed)?;
             let facts = put_manifest(&view, repo, manifest, *inline, terms.sparse, tags, frozen)?;
             if *inline && facts.iter().any(|fact| matches!(fact, Fact::ManifestStored { .. })) {
                 body = manifest.bytes().to_vec();
@@ -299,6 +305,21 @@ fn unlink_blob(view: &View<'_, impl Rows>, repo: &RepoName, digest: &Digest) -> 
         return Err(Refusal::Referenced { parent }.into());
     }
     Ok(review::unlink(view, repo, digest)?)
+}
+
+fn check_fixed(
+    view: &View<'_, impl Rows>,
+    repo: &RepoName,
+    manifest: &Manifest,
+    tags: &[Tag],
+    fixed: &[Tag],
+) -> Result<(), Decision> {
+    for tag in fixed.iter().filter(|tag| tags.contains(tag)) {
+        if view.tag(repo, tag)?.is_some_and(|row| row.digest != manifest.digest()) {
+            return Err(Refusal::TagFixed(tag.clone()).into());
+        }
+    }
+    Ok(())
 }
 
 fn put_manifest(

@@ -5,8 +5,10 @@
 //! data/
 //! ├── VERSION, LOCK               format version; flock: a second process refuses to start
 //! ├── blobs/<alg>/<2 hex>/<hex>   immutable content (content::place)
+//! ├── access/                     robot tokens and the key of tokens (access)
 //! ├── ingest/                     content on its way in that has no session
 //! ├── uploads/<id>                upload sessions: what has arrived so far
+//! ├── hooks/<name>.json           up to where receivers of webhooks know the journal (hooks)
 //! ├── journal/<lsn>.wal           the truth for metadata (journal)
 //! ├── snapshot/<lsn>.snap         all rows, so that the journal stays short
 //! ├── trash/<alg>-<hex>           condemned content, until it is unlinked (collect)
@@ -22,6 +24,7 @@ mod collect;
 mod commit;
 mod error;
 mod explain;
+mod feed;
 mod fsck;
 mod layout;
 mod lease;
@@ -30,6 +33,7 @@ mod pulls;
 mod repository;
 mod retain;
 mod uploads;
+mod usage;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -86,6 +90,8 @@ struct Inner {
     shelf: Shelf,
     index: Arc<Index>,
     uploads: Uploads,
+    journal_id: u64,
+    readers: Arc<feed::Readers>,
     stripes: Vec<Mutex<()>>,
     keeping: Keeping,
     leases: Leases,
@@ -159,10 +165,14 @@ impl Store {
         let open = View(&*index).uploads().map_err(OpenError::metadata)?;
         let uploads = Uploads::open(uploads, &open).map_err(OpenError::io(data))?;
         shelf.sweep().map_err(OpenError::io(data))?;
-        let committer =
-            Committer::start(journal, index.clone(), snapshots, snapshot_every).map_err(OpenError::io(data))?;
+        let readers = Arc::<feed::Readers>::default();
+        let journal_id = journal.id();
+        let committer = Committer::start(journal, index.clone(), snapshots, readers.clone(), snapshot_every)
+            .map_err(OpenError::io(data))?;
         let inner = Inner {
             data: data.to_owned(),
+            journal_id,
+            readers,
             shelf,
             index,
             uploads,

@@ -1,5 +1,6 @@
 //! The registry from outside: HTTP as clients speak it, hostile input, and what survives a crash.
 
+mod access;
 mod blobs;
 mod client;
 mod collection;
@@ -7,7 +8,10 @@ mod conformance;
 mod contract;
 mod durability;
 mod hostile;
+mod issuers;
 mod lists;
 mod manifests;
+mod operation;
 mod privileged;
 mod sending;
+mod tls;
