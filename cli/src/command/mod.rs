@@ -4,12 +4,32 @@
 pub mod build;
 #[cfg(feature = "build")]
 mod check;
+#[cfg(feature = "build")]
+mod context;
 #[cfg(feature = "deploy")]
 pub mod deploy;
+#[cfg(feature = "build")]
+mod docker;
+#[cfg(feature = "build")]
+mod image_options;
+#[cfg(feature = "build")]
+pub mod index;
 pub mod inspect;
+#[cfg(feature = "build")]
+mod kaniko;
 pub mod login;
 #[cfg(feature = "build")]
+mod named;
+#[cfg(feature = "build")]
 mod output;
+#[cfg(feature = "build")]
+mod plan;
+#[cfg(feature = "build")]
+mod platforms;
+#[cfg(feature = "build")]
+mod report;
+#[cfg(feature = "build")]
+mod request;
 #[cfg(feature = "serve")]
 pub mod robot;
 #[cfg(feature = "deploy")]
@@ -25,3 +45,6 @@ pub mod transfer;
 pub mod upkeep;
 #[cfg(feature = "deploy")]
 pub mod wait;
+
+#[cfg(feature = "build")]
+pub use named::LayoutImage;

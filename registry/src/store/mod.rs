@@ -268,7 +268,7 @@ impl Store {
 
     fn find_manifest(&self, repo: &RepoName, which: &Selector) -> Result<(StoredManifest, bool), StoreError> {
         let index = &self.inner.index;
-        let found = self.read(|_| {
+        let found = self.read(|view| {
             let digest = match which {
                 Selector::Digest(digest) => *digest,
                 Selector::Tag(tag) => match index.tag(repo, tag)? {
@@ -277,7 +277,7 @@ impl Store {
                 },
             };
             // Clients do not send a manifest again that is there, so it has to stay for a while.
-            if !self.inner.leases.renew(&digest) {
+            if !self.inner.leases.renew(&digest) && !view.is_kept(repo, &digest)? {
                 return Ok(None);
             }
             Ok(index.manifest(repo, &digest)?.map(|manifest| (digest, manifest)))
@@ -368,10 +368,11 @@ impl Store {
     /// The size of a blob of a repository, in bytes, without opening a file.
     pub(crate) fn blob_size(&self, repo: &RepoName, digest: &Digest) -> Result<u64, StoreError> {
         // Clients do not send what is there, so it has to stay until they name it in a manifest.
-        if !self.inner.leases.renew(digest) {
-            return Err(StoreError::NoBlob(*digest));
-        }
-        let size = self.read(|_| self.inner.index.blob_size(repo, digest))?;
+        let promised = self.inner.leases.renew(digest);
+        let size = self.read(|view| match promised || view.a_parent(repo, digest)?.is_some() {
+            true => self.inner.index.blob_size(repo, digest),
+            false => Ok(None),
+        })?;
         size.ok_or(StoreError::NoBlob(*digest))
     }
 
@@ -387,6 +388,8 @@ impl Store {
         });
         match opened.await?.map_err(StoreError::io(&path))? {
             Some((length, file)) if length == size => Ok((file, size)),
+            // It may have been collected since its row was read.
+            _ if self.read(|_| self.inner.index.blob_size(repo, digest))?.is_none() => Err(StoreError::NoBlob(*digest)),
             _ => Err(StoreError::Damaged(*digest)),
         }
     }
