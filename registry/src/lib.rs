@@ -21,6 +21,7 @@ mod journal;
 pub mod keeping;
 mod limit;
 mod metrics;
+mod promise;
 mod server;
 mod state;
 mod store;

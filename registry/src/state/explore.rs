@@ -13,7 +13,9 @@ use jiff::Timestamp;
 use oci::{Digest, Manifest, RepoName, Tag, Verifier};
 use serde_json::json;
 
-use super::{Decision, Frozen, Item, Kind, MemoryRows, MountSource, Refusal, Transaction, View, decide, is_needed};
+use super::{
+    Decision, Frozen, Item, Kind, MemoryRows, MountSource, Refusal, Terms, Transaction, View, decide, is_needed,
+};
 
 const SIZE: u64 = 4;
 
@@ -120,8 +122,8 @@ impl World {
             manifest,
             inline: true,
             tags,
-            fixed: Vec::new(),
             frozen: frozen(),
+            terms: Terms::default(),
         };
         self.commit(&put).unwrap();
         self.commit(&Transaction::DeleteTag { repo, tag: tag(), frozen: frozen() }).unwrap();
@@ -279,8 +281,8 @@ impl World {
                     manifest,
                     inline: true,
                     tags: vec![tag()],
-                    fixed: Vec::new(),
                     frozen: Frozen::default(),
+                    terms: Terms::default(),
                 };
                 match world.commit(&put) {
                     Ok(()) if world.rounds > 0 && who == 0 => {

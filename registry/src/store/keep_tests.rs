@@ -47,9 +47,7 @@ fn image(layers: &[&[u8]]) -> Manifest {
 async fn put_image(store: &Store, name: &str, tags: &[&str], layers: &[&[u8]]) -> Result<Digest, StoreError> {
     let manifest = image(layers);
     let digest = manifest.digest();
-    store
-        .put_manifest(&repo(name), manifest, tags.iter().map(|tag| tag.parse().unwrap()).collect(), Vec::new())
-        .await?;
+    store.put_manifest(&repo(name), manifest, tags.iter().map(|tag| tag.parse().unwrap()).collect()).await?;
     Ok(digest)
 }
 
@@ -124,13 +122,13 @@ async fn an_index_keeps_its_images_and_a_subject_its_referrers() {
     let describe = |digest: Digest| json!({"mediaType": "application/x", "digest": digest, "size": 1});
     let index = json!({"schemaVersion": 2, "manifests": [describe(child)]});
     let index = Manifest::parse(None, serde_json::to_vec(&index).unwrap()).unwrap();
-    store.put_manifest(&repo("a"), index.clone(), vec!["v1".parse().unwrap()], Vec::new()).await.unwrap();
+    store.put_manifest(&repo("a"), index.clone(), vec!["v1".parse().unwrap()]).await.unwrap();
     put_blob(&store, "a", b"signature").await;
     let subject = describe(index.digest());
     let blob = describe(Digest::of(b"signature"));
     let signature = json!({"schemaVersion": 2, "config": blob, "layers": [], "subject": subject});
     let signature = Manifest::parse(None, serde_json::to_vec(&signature).unwrap()).unwrap();
-    store.put_manifest(&repo("a"), signature.clone(), Vec::new(), Vec::new()).await.unwrap();
+    store.put_manifest(&repo("a"), signature.clone(), Vec::new()).await.unwrap();
 
     assert_eq!(collect_all(&store).await, Pass::default(), "everything hangs on the tag");
     for digest in [child, index.digest(), signature.digest()] {
@@ -171,7 +169,7 @@ async fn a_large_manifest_goes_with_its_file() {
     let manifest = Manifest::parse(None, serde_json::to_vec(&document).unwrap()).unwrap();
     for name in ["a", "b"] {
         put_blob(&store, name, b"layer").await;
-        store.put_manifest(&repo(name), manifest.clone(), vec!["v1".parse().unwrap()], Vec::new()).await.unwrap();
+        store.put_manifest(&repo(name), manifest.clone(), vec!["v1".parse().unwrap()]).await.unwrap();
     }
     assert_eq!(files(&dir.path().join("blobs")), 2);
     store.delete_manifest(&repo("a"), &Selector::Digest(manifest.digest())).await.unwrap();
@@ -440,7 +438,7 @@ async fn an_export_is_a_layout_that_an_import_reads_back() {
     let blob = json!({"mediaType": "application/x", "digest": Digest::of(b"shared"), "size": 6});
     let signature = json!({"schemaVersion": 2, "config": blob, "layers": [], "subject": subject});
     let signature = Manifest::parse(None, serde_json::to_vec(&signature).unwrap()).unwrap();
-    store.put_manifest(&repo("a"), signature.clone(), Vec::new(), Vec::new()).await.unwrap();
+    store.put_manifest(&repo("a"), signature.clone(), Vec::new()).await.unwrap();
 
     let disk = content::Disk::create(layout.path()).unwrap();
     let moved = store.export(&disk, &[], &|_| ()).await.unwrap();
