@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use fixtures::clients::{Client, Containerd, Docker, Lighter, Podman, Skopeo};
+use fixtures::clients::{Containerd, Docker, Lighter, Podman, Skopeo};
 use fixtures::den::Den;
 use fixtures::images::Image;
 use fixtures::registry::Registry;
