@@ -1,7 +1,16 @@
 //! What can be typed. `settings` says what it means.
 
+#[cfg(feature = "build")]
+pub mod build;
+#[cfg(feature = "deploy")]
+mod deploy;
+#[cfg(feature = "build")]
+pub mod index;
 #[cfg(feature = "serve")]
 mod upkeep;
+
+#[cfg(feature = "deploy")]
+pub use deploy::*;
 
 use std::path::PathBuf;
 
@@ -37,6 +46,9 @@ pub enum Command {
     Push(PushArgs),
     Pull(PullArgs),
     Copy(CopyArgs),
+    #[cfg(feature = "build")]
+    #[command(subcommand)]
+    Index(index::IndexCommand),
     Inspect(InspectArgs),
     Images(ImagesArgs),
     Login(LoginArgs),
@@ -46,6 +58,11 @@ pub enum Command {
     Registry(RegistryCommand),
     #[cfg(feature = "deploy")]
     Deploy(Box<DeployArgs>),
+    #[cfg(feature = "deploy")]
+    Diff(Box<DiffArgs>),
+    #[cfg(feature = "deploy")]
+    #[command(subcommand)]
+    PullSecret(PullSecretCommand),
     #[cfg(feature = "deploy")]
     #[command(subcommand)]
     Rollout(RolloutCommand),
@@ -71,6 +88,14 @@ pub struct RegistryArgs {
     /// A CA certificate (PEM) that registries may be signed by, beside the machine's own [repeatable]
     #[arg(long, value_name = "FILE", env = "LIGHTER_REGISTRY_CA", value_delimiter = ',')]
     pub registry_ca: Vec<PathBuf>,
+
+    /// Ask another registry for all that names one, there below PREFIX [repeatable]
+    #[arg(long, value_name = "HOST=HOST[/PREFIX]", env = "LIGHTER_REGISTRY_MAP", value_delimiter = ',')]
+    pub registry_map: Vec<String>,
+
+    /// A certificate of ours for a registry that wants one, and its key if it is in another file [repeatable]
+    #[arg(long, value_name = "HOST=CERT[,KEY]", env = "LIGHTER_REGISTRY_CLIENT_CERT", value_delimiter = ' ')]
+    pub registry_client_cert: Vec<String>,
 
     /// Logins in docker's format [default: REGISTRY_AUTH_FILE, DOCKER_AUTH_CONFIG, ~/.docker/config.json]
     #[arg(long, value_name = "FILE")]
@@ -112,12 +137,16 @@ Examples:
   lighter build -o type=oci,dest=image.tar .
   lighter build -o type=local,dest=out --target artifacts .
   lighter build --check .
+  lighter build --plan .
+  lighter build --platform linux/amd64,linux/arm64 -t vm2:5000/shop/api:v1 --push .
+  lighter build https://git.corp/shop/api.git#main:docker
+  tar c . | lighter build -t api -
   lighter build --secret id=npm,env=NPM_TOKEN --ssh default .
 
 stdout carries the image, pinned to its digest; everything else goes to stderr. With --check it
 carries the findings, and the exit code is 1 if there are any.")]
 pub struct BuildArgs {
-    /// Directory whose files the Dockerfile may copy
+    /// What the Dockerfile may copy: a directory, - for a tar (or a Dockerfile) on stdin, or a URL
     #[arg(value_name = "CONTEXT", default_value = ".")]
     pub context: PathBuf,
 
@@ -137,23 +166,26 @@ pub struct BuildArgs {
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
 
-    /// The platform to build for [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<oci::Platform>,
+    /// The platform to build for, or several for an index [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT],…", value_delimiter = ',')]
+    pub platform: Vec<oci::Platform>,
 
-    /// A named source for --from: a directory [repeatable]
-    #[arg(long, value_name = "NAME=DIR")]
+    /// A named source for FROM and --from: a directory, docker-image://REF, oci-layout://DIR, a URL [repeatable]
+    #[arg(long, value_name = "NAME=SOURCE")]
     pub build_context: Vec<String>,
+
+    #[command(flatten)]
+    pub image: build::ImageArgs,
 
     #[command(flatten)]
     pub run: RunArgs,
 
     /// Use nothing of earlier builds
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub no_cache: bool,
 
     /// Ask the registry for base images, even where the local store has them
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub pull: bool,
 
     /// How to tell what is being done
@@ -161,7 +193,7 @@ pub struct BuildArgs {
     pub progress: ProgressKind,
 
     /// Tell nothing but errors: --progress=quiet
-    #[arg(short, long)]
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub quiet: bool,
 
     /// Write the image's config digest to a file
@@ -172,13 +204,17 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
 
-    /// Write the result: type=oci|docker|tar|local,dest=PATH (- is stdout) [repeatable]
+    /// Write the result: type=oci|docker|tar|local,dest=PATH (- is stdout) or type=image,name=NAME,push=true [repeatable]
     #[arg(short, long, value_name = "type=KIND,dest=PATH")]
     pub output: Vec<String>,
 
     /// Push every --tag to its registry
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub push: bool,
+
+    /// Build nothing, but say what would be done: stages, steps, what is cached, what would be fetched
+    #[arg(long, alias = "dry-run", conflicts_with_all = ["check", "call"])]
+    pub plan: bool,
 
     /// Build nothing, but say what in the Dockerfile is probably not meant: --call=check
     #[arg(long, conflicts_with = "call")]
@@ -188,6 +224,10 @@ pub struct BuildArgs {
     #[arg(long, value_enum, value_name = "WHAT", default_value = "build")]
     pub call: Call,
 
+    #[command(flatten)]
+    pub docker: build::DockerArgs,
+    #[command(flatten)]
+    pub kaniko: build::KanikoArgs,
     #[command(flatten)]
     pub store: StoreArgs,
     #[command(flatten)]
@@ -374,218 +414,6 @@ pub struct LogoutArgs {
     pub registry: RegistryArgs,
 }
 
-/// Roll an image out, and wait until it runs
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  lighter deploy --image vm2:5000/shop/api:v2 --target deployment/api
-  lighter deploy --image vm2:5000/shop/api:v2 --target deployment/api/web -n shop --timeout 5m
-  lighter deploy --image vm2:5000/shop/api:v2 -f deployment.yaml
-  lighter deploy --image vm2:5000/shop/api:v2 -f deployment.yaml --dry-run")]
-pub struct DeployArgs {
-    /// The image; a tag is resolved to the digest that it means now
-    #[arg(long, value_name = "[CONTAINER=]HOST/NAME[:TAG][@DIGEST]", required = true)]
-    pub image: String,
-    /// What to patch: deployment, statefulset, daemonset, cronjob … [repeatable]
-    #[arg(long, value_name = "KIND/NAME[/CONTAINER]", required_unless_present = "file", conflicts_with = "file")]
-    pub target: Vec<String>,
-    /// Manifests to apply with the image put in: a file, a directory or - for stdin [repeatable]
-    #[arg(short, long, value_name = "FILE|DIR|-")]
-    pub file: Vec<PathBuf>,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-    /// Say what would be done, ask the server whether it would take it, and do nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-}
-
-/// Which cluster.
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args, Clone)]
-pub struct ClusterArgs {
-    /// The namespace [default: the context's]
-    #[arg(short, long, value_name = "NAME")]
-    pub namespace: Option<String>,
-    /// The context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
-    /// The kubeconfig [default: KUBECONFIG, ~/.kube/config, or the pod's own]
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-}
-
-/// How long to wait for a rollout, and what to do if it fails.
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args, Clone)]
-pub struct WaitArgs {
-    /// How long to wait until everything runs; going back may take as long again
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    /// What to do with the new version if it does not come to run in time
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "rollback")]
-    pub on_failure: OnFailure,
-    /// Keep in a file what is waited for; `lighter rollout wait --ticket FILE` goes on after an interruption
-    #[arg(long, value_name = "FILE")]
-    pub ticket: Option<PathBuf>,
-}
-
-/// What becomes of a version that failed.
-#[cfg(feature = "deploy")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnFailure {
-    /// Put the images back that ran before, in all targets of the run
-    Rollback,
-    /// Leave it in place
-    Keep,
-}
-
-/// Look after rollouts: see, wait, go back, pause, restart
-#[cfg(feature = "deploy")]
-#[derive(Debug, Subcommand)]
-pub enum RolloutCommand {
-    Status(StatusArgs),
-    Wait(RolloutWaitArgs),
-    History(HistoryArgs),
-    Undo(UndoArgs),
-    Pause(PauseArgs),
-    Resume(ResumeArgs),
-    Restart(RestartArgs),
-}
-
-/// Say how workloads are doing now, and why
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  lighter rollout status deployment/api deployment/web -n shop
-
-Exits with 0 if all are well, 20 if one has failed, 23 if one is under way or paused.")]
-pub struct StatusArgs {
-    /// The workloads
-    #[arg(value_name = "KIND/NAME", required = true)]
-    pub target: Vec<String>,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Wait until workloads run what they are to run
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  lighter rollout wait deployment/api -n shop --timeout 5m
-  lighter rollout wait --ticket deploy.json
-
-With the ticket of a deploy that was interrupted, that deploy goes on: a version that fails is taken
-back unless --on-failure keep is given. Of workloads that are only named, nothing is taken back.
-A version that runs well is noted on the workload (lighter.dev/verified), for a later undo.")]
-pub struct RolloutWaitArgs {
-    /// The workloads
-    #[arg(value_name = "KIND/NAME", required_unless_present = "ticket", conflicts_with = "ticket")]
-    pub target: Vec<String>,
-    /// What an interrupted deploy waited for
-    #[arg(long, value_name = "FILE")]
-    pub ticket: Option<PathBuf>,
-    /// How long to wait until everything runs; going back may take as long again
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    /// What to do with the new version of a ticket if it does not come to run in time
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "rollback")]
-    pub on_failure: OnFailure,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// List the versions of a workload, and which of them ran well
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  lighter rollout history deployment/api -n shop
-
-stdout carries one line per version, with tabs between: number, marks, images, cause.")]
-pub struct HistoryArgs {
-    /// The workload
-    #[arg(value_name = "KIND/NAME")]
-    pub target: String,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Go back to an earlier version, and wait until it runs
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  lighter rollout undo deployment/api -n shop
-  lighter rollout undo deployment/api --to 3
-  lighter rollout undo deployment/api --to sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
-
-The whole pod template goes back, not the image alone. A version that does not run is not taken back again.")]
-pub struct UndoArgs {
-    /// The workload
-    #[arg(value_name = "KIND/NAME")]
-    pub target: String,
-    /// The version: last-good (the newest other one that was seen to run well), a number of `history`, or a digest
-    #[arg(long, value_name = "last-good|REVISION|DIGEST", default_value = "last-good")]
-    pub to: deployer::Goal,
-    /// Say which version it would be, and do nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// How long to wait until everything runs
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Record changes of a deployment without replacing pods
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lighter rollout pause deployment/api -n shop")]
-pub struct PauseArgs {
-    /// The deployments
-    #[arg(value_name = "KIND/NAME", required = true)]
-    pub target: Vec<String>,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Act on the recorded changes of a paused deployment, and wait until they run
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lighter rollout resume deployment/api -n shop")]
-pub struct ResumeArgs {
-    /// The deployments
-    #[arg(value_name = "KIND/NAME", required = true)]
-    pub target: Vec<String>,
-    /// How long to wait until everything runs
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Replace all pods by new ones of the same version, and wait until they run
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lighter rollout restart deployment/api statefulset/db -n shop")]
-pub struct RestartArgs {
-    /// The workloads
-    #[arg(value_name = "KIND/NAME", required = true)]
-    pub target: Vec<String>,
-    /// How long to wait until everything runs
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
 /// Build, push and deploy in one go
 #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
 #[derive(Debug, Args)]
@@ -626,38 +454,6 @@ pub struct ShipArgs {
     pub registry: RegistryArgs,
 }
 
-/// A time as kubectl writes it: 90s, 5m, 1h30m; a bare number means seconds.
-#[cfg(feature = "deploy")]
-fn duration(text: &str) -> Result<std::time::Duration, String> {
-    let wrong = || format!("{text:?} is not a time; write it as 90s, 5m or 1h30m");
-    let mut seconds: u64 = 0;
-    let mut digits = String::new();
-    for char in text.chars() {
-        if char.is_ascii_digit() {
-            digits.push(char);
-            continue;
-        }
-        let factor = match char {
-            's' => 1,
-            'm' => 60,
-            'h' => 3600,
-            _ => return Err(wrong()),
-        };
-        let number: u64 = digits.parse().map_err(|_| wrong())?;
-        seconds = number.checked_mul(factor).and_then(|part| seconds.checked_add(part)).ok_or_else(wrong)?;
-        digits.clear();
-    }
-    if !digits.is_empty() {
-        let bare: u64 = digits.parse().map_err(|_| wrong())?;
-        seconds = seconds.checked_add(bare).ok_or_else(wrong)?;
-    }
-    if text.is_empty() || seconds == 0 || seconds > 7 * 24 * 3600 {
-        Err(wrong())
-    } else {
-        Ok(std::time::Duration::from_secs(seconds))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -685,15 +481,5 @@ mod tests {
             }
         }
         check(&Cli::command());
-    }
-
-    #[test]
-    fn times_are_written_as_kubectl_writes_them() {
-        for (text, seconds) in [("90s", 90), ("5m", 300), ("1h30m", 5400), ("45", 45)] {
-            assert_eq!(duration(text), Ok(std::time::Duration::from_secs(seconds)));
-        }
-        for bad in ["", "0", "s", "5d", "-1s", "99999999999999999999h", "10000h", "1.5h"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
     }
 }

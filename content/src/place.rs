@@ -164,11 +164,11 @@ impl Shelf {
     /// Makes a directory when its first content comes, so that a store of nothing opens at once.
     fn make(&self, directory: &Path) -> io::Result<()> {
         let _nobody_files = self.directories.write().unwrap_or_else(PoisonError::into_inner);
+        // What is there already was made durable by whoever made it, before anything was filed below.
+        let missing = directory.ancestors().take_while(|above| above.starts_with(&self.root) && !above.is_dir());
+        let missing: Vec<_> = missing.collect();
         std::fs::create_dir_all(directory)?;
-        for above in directory.ancestors().skip(1).take_while(|above| above.starts_with(&self.root)) {
-            sync_directory(above)?;
-        }
-        Ok(())
+        missing.iter().filter_map(|made| made.parent()).try_for_each(sync_directory)
     }
 
     /// Removes what interrupted processes left in `ingest`, a day after they last wrote to it.
@@ -361,5 +361,25 @@ mod tests {
         put();
         assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), before);
         assert_eq!(files(&directory.path().join("ingest")), 0);
+    }
+
+    #[test]
+    fn content_leaves_its_place_and_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path(), Spread::Sharded).unwrap();
+        let mut incoming = shelf.incoming(Algorithm::Sha256).unwrap();
+        incoming.write_all(b"hello").unwrap();
+        let digest = shelf.keep(incoming.seal()).unwrap().digest();
+        let part = digest.as_bytes()[0];
+        assert_eq!(shelf.part(Algorithm::Sha256, part).unwrap(), [digest]);
+        assert_eq!(shelf.part(Algorithm::Sha256, part.wrapping_add(1)).unwrap(), []);
+
+        let trash = directory.path().join("trash");
+        assert!(shelf.remove_to(&digest, &trash).unwrap() && trash.exists());
+        assert!(!shelf.remove_to(&digest, &trash).unwrap(), "it is gone already");
+        assert_eq!(shelf.part(Algorithm::Sha256, part).unwrap(), []);
+        assert!(shelf.bring_back(&trash, &digest).unwrap());
+        assert!(!shelf.bring_back(&trash, &digest).unwrap());
+        assert_eq!(std::fs::read(shelf.path(&digest)).unwrap(), b"hello");
     }
 }

@@ -4,12 +4,40 @@
 pub mod build;
 #[cfg(feature = "build")]
 mod check;
+#[cfg(feature = "build")]
+mod context;
 #[cfg(feature = "deploy")]
 pub mod deploy;
+#[cfg(feature = "deploy")]
+mod deploy_report;
+#[cfg(feature = "deploy")]
+pub mod diff;
+#[cfg(feature = "build")]
+mod docker;
+#[cfg(feature = "build")]
+mod image_options;
+#[cfg(feature = "build")]
+pub mod index;
 pub mod inspect;
+#[cfg(feature = "build")]
+mod kaniko;
 pub mod login;
 #[cfg(feature = "build")]
+mod named;
+#[cfg(feature = "build")]
 mod output;
+#[cfg(feature = "build")]
+mod plan;
+#[cfg(feature = "build")]
+mod platforms;
+#[cfg(feature = "deploy")]
+mod probe;
+#[cfg(feature = "deploy")]
+pub mod pull_secret;
+#[cfg(feature = "build")]
+mod report;
+#[cfg(feature = "build")]
+mod request;
 #[cfg(feature = "serve")]
 pub mod robot;
 #[cfg(feature = "deploy")]
@@ -20,8 +48,13 @@ mod run_options;
 pub mod serve;
 #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
 pub mod ship;
+#[cfg(feature = "deploy")]
+mod table;
 pub mod transfer;
 #[cfg(feature = "serve")]
 pub mod upkeep;
 #[cfg(feature = "deploy")]
 pub mod wait;
+
+#[cfg(feature = "build")]
+pub use named::LayoutImage;

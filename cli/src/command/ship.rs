@@ -1,18 +1,21 @@
 //! ship: build, push, check, deploy, and a short account of all of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use builder::Built;
 use builder::build::LayerOrigin;
 use content::remote::{Client, Repository};
-use content::{Copied, Source};
-use deployer::{Cluster, Image, Plan, Request, What};
+use content::{Copied, Source as _};
+use deployer::{Cluster, Image, Plan, Request, What, Which};
 use futures_util::StreamExt;
 use oci::{Host, Pinned, Reference, RepoName, Selector, Tag, Verifier};
 use tokio::runtime::Runtime;
 
 use super::build::{Job, Prepared};
+use super::deploy_report::Report;
+use super::named::Source;
 use super::{build, deploy, serve, transfer, wait};
 use crate::args::ShipArgs;
 use crate::embedded::Embedded;
@@ -153,7 +156,7 @@ async fn roll_out(
         Planned::NoCluster(text) => return Ok(Deployed::NoCluster(text)),
     };
     tell(plan.to_string().trim_end());
-    let changed = wait::roll_out(&cluster, &plan, &args.wait).await?;
+    let changed = wait::roll_out(&cluster, &[plan], &args.wait, &Report::quiet()).await?;
     Ok(Deployed::Runs { server: cluster.server().to_owned(), changed })
 }
 
@@ -170,20 +173,17 @@ async fn plan(
     documents: Vec<deployer::Manifest>,
 ) -> Outcome<Planned> {
     let image: Image = deploy::resolve(client, pinned.reference()).await?;
-    let cluster = match Cluster::connect(&deploy::connect_options(&args.cluster)).await {
+    let cluster = match Cluster::connect(&deploy::connect_options(&args.cluster)?).await {
         Ok(cluster) => cluster,
         Err(deployer::Error::NoCluster) => {
-            let text = deployer::render(&documents, &image, None).map_err(|error| deploy::told(&error))?;
+            let text = deployer::render(&documents, &image, &Which::Fitting).map_err(|error| deploy::told(&error))?;
             return Ok(Planned::NoCluster(text));
         }
         Err(error) => return Err(deploy::told(&error)),
     };
     warn_of_distance(&cluster, pinned);
-    let request = Request {
-        image: Some(image),
-        what: What::Manifests { manifests: documents, container: None },
-        provenance: deploy::provenance(),
-    };
+    let what = What::Manifests { manifests: documents, which: Which::Fitting };
+    let request = Request { provenance: deploy::provenance(), ..Request::new(Some(image), what) };
     let plan = cluster.plan(&request).await.map_err(|error| deploy::told(&error))?;
     Ok(Planned::Plan(Box::new(cluster), plan))
 }
@@ -215,18 +215,25 @@ fn parse_host(text: &str) -> Outcome<Host> {
 
 fn job(args: &ShipArgs, project: &Project) -> Outcome<Job> {
     Ok(Job {
-        context: args.context.clone(),
+        context: args.context.clone().into(),
         file: project.build.file.as_ref().map(|file| args.context.join(file)),
         target: project.build.target.clone(),
-        platform: None,
+        platforms: Vec::new(),
         build_args: args.build_arg.clone(),
-        contexts: project.contexts(&args.context)?,
+        contexts: directories(project.contexts(&args.context)?),
         no_cache: false,
+        no_cache_stages: Vec::new(),
         pull: false,
         run: builder::build::RunOptions::default(),
+        image: super::image_options::ImageOptions::default(),
         outputs: Vec::new(),
         progress: args.progress,
+        registry: args.registry.clone(),
     })
+}
+
+fn directories(paths: BTreeMap<String, PathBuf>) -> BTreeMap<String, Source> {
+    paths.into_iter().map(|(name, path)| (builder::plan::context_name(&name), Source::Directory(path))).collect()
 }
 
 /// The repository and tag: typed, else the project's, else the name of the directory.

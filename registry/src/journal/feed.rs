@@ -45,7 +45,7 @@ pub(crate) fn size_until(dir: &Path, lsn: Lsn) -> Result<u64, JournalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Journal, forget_until};
+    use crate::journal::{Journal, Purpose, forget_until};
 
     fn numbers(records: &[(Lsn, Vec<u8>)]) -> Vec<u64> {
         records.iter().map(|(lsn, _)| lsn.0).collect()
@@ -57,7 +57,7 @@ mod tests {
         Journal::start(dir.path(), 7).unwrap();
         let mut journal = Journal::open(dir.path()).unwrap();
         for _ in 0..5 {
-            journal.append(&[vec![1; 6 << 20]]).unwrap(); // three fit into a segment
+            journal.append(&[vec![1; 6 << 20]], Purpose::Ordinary).unwrap(); // three fit into a segment
         }
         let read = |after, until, limit| read_between(dir.path(), Lsn(after), Lsn(until), limit).unwrap();
         assert_eq!(numbers(&read(0, 5, 10)), [1, 2, 3], "a segment at a time");

@@ -38,6 +38,7 @@ impl<R: Rows> View<'_, R> {
     }
 
     /// A blob as it can be read in a repository.
+    #[cfg(test)] // pulls ask `index::hot`
     pub(crate) fn blob(&self, repo: &RepoName, digest: &Digest) -> Result<Option<BlobRow>, RowsError> {
         if self.is_linked(repo, digest)? { self.stored_blob(digest) } else { Ok(None) }
     }
@@ -227,6 +228,13 @@ impl<R: Rows> View<'_, R> {
     /// Whether any tag names a manifest.
     pub(crate) fn is_tagged(&self, repo: &RepoName, digest: &Digest) -> Result<bool, RowsError> {
         self.any(&key::names(repo, digest))
+    }
+
+    /// Whether a manifest is there and a tag, an index or its subject keeps it.
+    pub(crate) fn is_kept(&self, repo: &RepoName, digest: &Digest) -> Result<bool, RowsError> {
+        let Some((row, _)) = self.manifest(repo, digest)? else { return Ok(false) };
+        let subject = row.subject.map(|subject| self.has_manifest(repo, &subject)).transpose()?;
+        Ok(subject == Some(true) || self.is_tagged(repo, digest)? || self.a_parent(repo, digest)?.is_some())
     }
 
     /// The tags that name a manifest.

@@ -155,7 +155,7 @@ async fn untagged_manifests_stay_for_ever_if_that_is_the_policy() {
     store.manifest(&repo("a"), &Selector::Digest(digest)).await.unwrap();
     let explained = store.explain(&digest).unwrap();
     assert_eq!(explained.doubts.len(), 1);
-    assert_eq!(explained.doubts[0].2, None, "it is never due");
+    assert_eq!(explained.doubts[0].due, None, "it is never due");
 }
 
 #[tokio::test]
@@ -400,6 +400,7 @@ async fn a_backup_of_a_store_in_use_is_whole_and_is_brought_up_to_date() {
     while !pusher.is_finished() || rounds < 2 {
         let (from, to) = (data.clone(), dest.clone());
         last = tokio::task::spawn_blocking(move || backup(&from, &to, rounds % 2 == 1).unwrap()).await.unwrap();
+        assert_eq!(last.missing, 0);
         let copy = open(&dest, &keeping);
         assert!(read_all(&copy, "a").await.contains(&("first".parse().unwrap(), image(&[b"first"]).digest())));
         assert_eq!(check(&copy, false).await.0, Vec::<String>::new());
