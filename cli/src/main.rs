@@ -5,6 +5,7 @@
 
 mod args;
 mod command;
+mod config;
 #[cfg(feature = "serve")]
 mod embedded;
 mod exit;
@@ -77,6 +78,10 @@ fn run(command: Command) -> Outcome<()> {
         #[cfg(feature = "deploy")]
         Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(&args)),
         #[cfg(feature = "deploy")]
+        Command::Diff(args) => runtime()?.block_on(command::diff::diff(&args)),
+        #[cfg(feature = "deploy")]
+        Command::PullSecret(args::PullSecretCommand::Ensure(args)) => waiting(command::pull_secret::ensure(&args)),
+        #[cfg(feature = "deploy")]
         Command::Rollout(command) => runtime()?.block_on(command::rollout::run(&command)),
         #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
         Command::Ship(args) => command::ship::run(&args),
@@ -112,6 +117,7 @@ pub fn runtime() -> Outcome<tokio::runtime::Runtime> {
 
 fn start_logging(cli: &Cli) {
     let default = match cli.verbose {
+        #[cfg(feature = "serve")]
         0 if matches!(cli.command, Command::Registry(args::RegistryCommand::Serve(_))) => "info",
         0 => "warn",
         1 => "info",

@@ -56,7 +56,7 @@ pub use collect::{GcStatus, Pass};
 use commit::Committer;
 pub(crate) use error::blocking;
 pub use error::{OpenError, StoreError};
-pub use explain::{Explanation, Planned};
+pub use explain::{Doubt, Explanation, KeptManifest, Planned};
 pub use fsck::{Checked, Finding};
 use lease::Leases;
 pub use portable::{Moved, PortableError};
