@@ -8,6 +8,10 @@ mod check;
 mod context;
 #[cfg(feature = "deploy")]
 pub mod deploy;
+#[cfg(feature = "deploy")]
+mod deploy_report;
+#[cfg(feature = "deploy")]
+pub mod diff;
 #[cfg(feature = "build")]
 mod docker;
 #[cfg(feature = "build")]
@@ -26,6 +30,10 @@ mod output;
 mod plan;
 #[cfg(feature = "build")]
 mod platforms;
+#[cfg(feature = "deploy")]
+mod probe;
+#[cfg(feature = "deploy")]
+pub mod pull_secret;
 #[cfg(feature = "build")]
 mod report;
 #[cfg(feature = "build")]
@@ -40,6 +48,8 @@ mod run_options;
 pub mod serve;
 #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
 pub mod ship;
+#[cfg(feature = "deploy")]
+mod table;
 pub mod transfer;
 #[cfg(feature = "serve")]
 pub mod upkeep;
