@@ -6,6 +6,7 @@
 
 mod build_tree;
 mod contest;
+mod deploy;
 mod machine;
 mod registry_blob;
 mod start;
@@ -22,7 +23,8 @@ Examples:
   cargo build --release && cargo run --release -p benches -- all --rounds 3
   cargo run --release -p benches -- build-tree
 
-Peers come from Debian (buildah, docker-registry). Root is needed to give them storage of their own.")]
+Peers come from Debian (buildah, docker-registry, kubernetes-client); `deploy` wants the API server of
+fixtures/kubernetes/build.sh. Root is needed to give them storage of their own.")]
 struct Arguments {
     /// What to measure
     program: Program,
@@ -42,6 +44,8 @@ enum Program {
     RegistryBlob,
     /// The time until a first answer, memory at rest, and the size of the program
     Start,
+    /// A new image on a Deployment until it runs: lighter deploy, and kubectl set image with rollout status
+    Deploy,
     /// All of these
     All,
 }
@@ -60,6 +64,9 @@ fn main() {
     }
     if wanted(Program::Start) {
         start::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::Deploy) {
+        deploy::run(&lighter, arguments.rounds);
     }
     println!("load at the end: {}", machine::load());
 }
