@@ -128,6 +128,7 @@ fn start_logging(cli: &Cli) {
     let filter = filter
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},sled=warn,hyper=info,rustls=warn")));
     let writer = match cli.command {
+        #[cfg(feature = "serve")]
         Command::Registry(_) => {
             log::Gathered::start().map_or_else(|_| BoxMakeWriter::new(std::io::stderr), BoxMakeWriter::new)
         }
