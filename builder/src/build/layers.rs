@@ -13,6 +13,7 @@ use oci::{Descriptor, DiffId, Verifier};
 
 use super::base::{BaseImages, Resolved};
 use super::error::StepProblem;
+use super::ground::Planted;
 use crate::cache::Cache;
 use crate::copy::Contents;
 use crate::event::{Event, Events};
@@ -52,6 +53,8 @@ pub(super) struct Layers<'a> {
     pub indexes: Mutex<HashMap<DiffId, Arc<Index>>>,
     pub views: Mutex<VecDeque<(Vec<DiffId>, View)>>,
     pub opened: Mutex<HashMap<DiffId, Arc<Opened>>>,
+    /// Plain trees and the chains that they show, where there is no overlayfs.
+    pub trees: Mutex<VecDeque<(Vec<DiffId>, Planted)>>,
 }
 
 /// The contents of a layer, at hand.
@@ -62,7 +65,7 @@ pub(super) enum Opened {
     Spool(Spool),
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner) // maps of finished values stay whole
 }
 
@@ -81,7 +84,7 @@ impl Layers<'_> {
         self.store.open_blob(&link.blob.digest)?.ok_or_else(|| missing(place, link))
     }
 
-    fn watched(&self, blob: File) -> Watched {
+    pub fn watched(&self, blob: File) -> Watched {
         Watched { blob, cancel: self.cancel.clone() }
     }
 
@@ -292,7 +295,7 @@ pub(super) fn unnamed_file(directory: &std::path::Path) -> io::Result<File> {
 }
 
 /// A blob that is read until the build is cancelled.
-struct Watched {
+pub(super) struct Watched {
     blob: File,
     cancel: Cancel,
 }

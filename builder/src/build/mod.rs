@@ -7,7 +7,7 @@
 //! transfer  COPY and ADD       command   RUN       mounts   RUN --mount (cache_mounts: its caches)       workdir   WORKDIR
 //! key       the name of a step's result
 //! options   what every RUN gets                 agent     the SSH agent, lent
-//! room      the directories of a running step
+//! room      the directories of a running step       ground    what it stands on: an overlay, or a plain tree
 //! layers    blobs, indexes, unpacked trees and contents of layers, when they are needed
 //! image     config and manifest of the result
 //! ```
@@ -26,6 +26,7 @@ mod cache_mounts;
 mod check;
 mod command;
 mod error;
+mod ground;
 mod image;
 mod kept;
 mod key;

@@ -84,6 +84,7 @@ impl<'a> Builder<'a> {
             indexes: Mutex::new(HashMap::new()),
             views: Mutex::new(VecDeque::new()),
             opened: Mutex::new(HashMap::new()),
+            trees: Mutex::new(VecDeque::new()),
         });
         let known = Arc::new(workshop.cache.known());
         let (bases, stages) = (BTreeMap::new(), HashMap::new());
