@@ -8,6 +8,7 @@ mod build_tree;
 mod contest;
 mod machine;
 mod registry_blob;
+mod run;
 mod start;
 mod usage;
 
@@ -29,6 +30,9 @@ struct Arguments {
     /// How often each contestant runs; the median counts
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// How much run-bytes writes
+    #[arg(long, default_value_t = 1000, value_name = "MB")]
+    megabytes: u64,
     /// The program to measure [default: lighter beside this program]
     #[arg(long)]
     lighter: Option<PathBuf>,
@@ -42,6 +46,12 @@ enum Program {
     RegistryBlob,
     /// The time until a first answer, memory at rest, and the size of the program
     Start,
+    /// Twenty small RUNs, pushed: lighter and buildah
+    RunSteps,
+    /// A RUN that writes 5 000 files, pushed: lighter and buildah
+    RunBytes,
+    /// An unchanged build on a machine that has built nothing, with a cache in the registry
+    CachedRebuild,
     /// All of these
     All,
 }
@@ -60,6 +70,15 @@ fn main() {
     }
     if wanted(Program::Start) {
         start::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::RunSteps) {
+        run::steps(&lighter, arguments.rounds);
+    }
+    if wanted(Program::RunBytes) {
+        run::bytes(&lighter, arguments.rounds, arguments.megabytes);
+    }
+    if wanted(Program::CachedRebuild) {
+        run::cached(&lighter, arguments.rounds);
     }
     println!("load at the end: {}", machine::load());
 }

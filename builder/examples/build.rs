@@ -161,7 +161,8 @@ fn build(request: &Request, arguments: &Arguments) -> Result<(), String> {
     let store = Disk::create(arguments.cache.join("store")).map_err(|error| say(&error))?;
     let cache = Cache::open(&arguments.cache.join("cache")).map_err(|error| say(&error))?;
     let needed = request.runs_commands().map_err(|error| shown(&error, error.hint()))?;
-    let entered = needed.then(|| sandbox::enter(&cache.work(), arguments.isolation)).transpose().map_err(|error| say(&error))?;
+    let entered =
+        needed.then(|| sandbox::enter(&cache.work(), arguments.isolation)).transpose().map_err(|error| say(&error))?;
     for refusal in entered.iter().flat_map(|entered| &entered.refused) {
         let _ = writeln!(std::io::stderr(), "note: {refusal}"); // there is nowhere else to say it
     }

@@ -61,9 +61,10 @@ fn run_in(
     let mut task = task(builder, step, user, room)?;
     ground.give(&mut task);
     prepared.give(&mut task);
-    let (exit, links) = sandbox::run_recorded(sandbox, &task, builder.workshop.cancel, owners_below(&view), |stream, bytes| {
-        builder.event(Event::Output { step: label.clone(), stream, bytes: bytes.to_vec() });
-    })?;
+    let (exit, links) =
+        sandbox::run_recorded(sandbox, &task, builder.workshop.cancel, owners_below(&view), |stream, bytes| {
+            builder.event(Event::Output { step: label.clone(), stream, bytes: bytes.to_vec() });
+        })?;
     if !exit.success() {
         return Err(StepProblem::Failed { command: step.arguments.join(" "), code: exit.code() });
     }
@@ -100,12 +101,7 @@ fn credentials(layers: &Layers<'_>, chain: &Chain, view: &View, user: &str) -> R
     Ok(resolve_user(user, |path| tree.read(path.as_bytes(), DATABASE_LIMIT).map_err(io::Error::other))?)
 }
 
-fn task(
-    builder: &Builder<'_>,
-    step: &RunStep,
-    user: Credentials,
-    room: &Room,
-) -> Result<sandbox::Step, StepProblem> {
+fn task(builder: &Builder<'_>, step: &RunStep, user: Credentials, room: &Room) -> Result<sandbox::Step, StepProblem> {
     let mut task = sandbox::Step::new(room.upper(), room.work(), &step.arguments);
     task.cwd = PathBuf::from(&step.cwd);
     let is_set = |name: &str| step.env.iter().any(|(known, _)| known == name);

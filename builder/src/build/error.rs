@@ -120,6 +120,14 @@ pub enum StepProblem {
     /// Writing the layer.
     #[error(transparent)]
     Layer(#[from] pipeline::Error),
+    /// A layer that a cache of others promised.
+    #[error("{cache} promised a layer that cannot be used: {why}")]
+    Import {
+        /// The cache.
+        cache: String,
+        /// What is wrong with the layer.
+        why: Box<StepProblem>,
+    },
     /// A layer that something is built on.
     #[error("layer {layer}: {source}")]
     Read {

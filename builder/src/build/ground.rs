@@ -36,9 +36,8 @@ pub(super) struct Planted {
 impl Planted {
     fn new(steps: &Path) -> Result<Self, StepProblem> {
         let planted = Self { room: Room::new(steps)? };
-        let made = fs::create_dir(planted.root()).and_then(|()| {
-            fs::set_permissions(planted.root(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        });
+        let made = fs::create_dir(planted.root())
+            .and_then(|()| fs::set_permissions(planted.root(), std::os::unix::fs::PermissionsExt::from_mode(0o755)));
         made.map_err(|source| planted.disk("making", source))?;
         Ok(planted)
     }

@@ -7,6 +7,7 @@
 //! transfer  COPY and ADD       command   RUN       mounts   RUN --mount (cache_mounts: its caches)       workdir   WORKDIR
 //! key       the name of a step's result
 //! options   what every RUN gets                 agent     the SSH agent, lent
+//! import    caches of others
 //! room      the directories of a running step       ground    what it stands on: an overlay, or a plain tree
 //! layers    blobs, indexes, unpacked trees and contents of layers, when they are needed
 //! image     config and manifest of the result
@@ -28,6 +29,7 @@ mod command;
 mod error;
 mod ground;
 mod image;
+mod import;
 mod kept;
 mod key;
 mod layers;
@@ -38,19 +40,21 @@ mod steps;
 mod transfer;
 mod workdir;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use content::Disk;
-use oci::{Digest, Manifest, Reference};
+use oci::{DiffId, Digest, Manifest, Reference};
 
 pub use base::{BaseImages, Resolved, Unusable};
 pub use error::{Error, StepProblem};
+pub use import::{Blobs, Import};
 pub use options::RunOptions;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Record};
 use crate::dockerfile::{Dockerfile, Instruction};
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::ignore::Patterns;
 use crate::layer::{Compression, pipeline};
 use crate::output::Output;
@@ -79,6 +83,10 @@ pub struct Request {
     pub contexts: BTreeMap<String, Directory>,
     /// Does every step anew.
     pub no_cache: bool,
+    /// Caches of others, the first ones first.
+    pub imports: Vec<Arc<Import>>,
+    /// Whether the image's config tells how its layers came about, for builds that use the image as a cache.
+    pub inline_cache: bool,
     /// How layers are compressed.
     pub compression: Compression,
     /// What commands get beside what the Dockerfile says.
@@ -98,6 +106,8 @@ impl Request {
             context,
             contexts: BTreeMap::new(),
             no_cache: false,
+            imports: Vec::new(),
+            inline_cache: false,
             compression: Compression::default(),
             run: RunOptions::default(),
             names: Vec::new(),
@@ -172,6 +182,19 @@ pub struct BuiltLayer {
     pub origin: LayerOrigin,
 }
 
+/// What a step made.
+#[derive(Debug, Clone)]
+pub struct BuiltStep {
+    /// Its name in caches.
+    pub key: Digest,
+    /// Its layer.
+    pub record: Record,
+    /// Whether the image has that layer.
+    pub in_image: bool,
+    /// Where the layer can be had, if it is not in the store.
+    pub origin: Option<content::Origin>,
+}
+
 /// An image, built.
 #[derive(Debug, Clone)]
 pub struct Built {
@@ -185,6 +208,10 @@ pub struct Built {
     pub names: Vec<Reference>,
     /// Its layers, lowest first.
     pub layers: Vec<BuiltLayer>,
+    /// What every step made, in this build or an earlier one.
+    pub steps: Vec<BuiltStep>,
+    /// The layers of all stages, base images' included.
+    pub seen: BTreeSet<DiffId>,
     /// How many steps were done.
     pub steps_done: usize,
     /// How many steps were found in the cache.
@@ -217,6 +244,18 @@ pub fn build(request: &Request, workshop: &Workshop<'_>) -> Result<Built, Error>
         room::sweep(&sandbox.steps);
         workshop.cache.sweep();
     }
+    match build_with(request, workshop) {
+        Err(Error::Step(step)) if matches!(step.problem(), StepProblem::Import { .. }) => {
+            // A cache that does not keep its word is no cache.
+            let message = format!("{}; the build goes on without the caches of --cache-from", step.problem());
+            (workshop.events)(Event::Warning { rule: None, span: None, message });
+            build_with(&Request { imports: Vec::new(), ..request.clone() }, workshop)
+        }
+        built => built,
+    }
+}
+
+fn build_with(request: &Request, workshop: &Workshop<'_>) -> Result<Built, Error> {
     let options = request.plan_options();
     let outline = plan::outline(&request.dockerfile, &options)?;
     let epoch = epoch(request, &options, &outline)?;

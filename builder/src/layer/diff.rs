@@ -195,7 +195,7 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
                 self.file(File::from(file), entry, &stat)?;
             }
             _ => {
-                if matches!(entry.kind, Kind::Symlink(_)) && !self.links.is_empty() {
+                if !self.links.is_empty() {
                     self.own_link(dir, &mut entry).map_err(fail)?;
                 }
                 if !self.is_unchanged(&entry) {
@@ -223,7 +223,9 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
     /// A directory of which only the time has changed is in no layer, so it gets its time back.
     fn untouch(&self, dir: BorrowedFd<'_>, entry: &Entry) -> rustix::io::Result<()> {
         match self.lower.lstat(&entry.path) {
-            Some(node) if node.entry.mtime != entry.mtime => rustix::fs::futimens(dir, &unpack::times(node.entry.mtime)),
+            Some(node) if node.entry.mtime != entry.mtime => {
+                rustix::fs::futimens(dir, &unpack::times(node.entry.mtime))
+            }
             _ => Ok(()),
         }
     }

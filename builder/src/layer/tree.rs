@@ -107,7 +107,6 @@ struct Group {
     wanted: Vec<Entry>,
 }
 
-
 /// Writes the files of one layer whose contents are wanted.
 fn contents(
     layer: usize,
@@ -214,3 +213,94 @@ impl Before {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::super::diff::{self, Grown, LinkOwners};
+    use super::super::entry::ContentHash;
+    use super::super::index::Index;
+    use super::super::pipeline::{Options as Making, Pipeline};
+    use super::super::unpack::{Marks, Ownership};
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    /// Owners that any user can keep.
+    fn options() -> Options {
+        Options { ownership: Ownership::Recorded, marks: Marks::User, limits: Limits::default() }
+    }
+
+    fn layer(entries: Vec<(Entry, &str)>) -> (Index, DiffId, Vec<u8>) {
+        let mut pipeline = Pipeline::new(Vec::new(), Making::default()).unwrap();
+        for (entry, content) in entries {
+            pipeline.add(entry, &mut content.as_bytes()).unwrap();
+        }
+        let (layer, blob) = pipeline.finish().unwrap();
+        (layer.index, layer.diff_id, blob)
+    }
+
+    fn file(path: &str, content: &'static str) -> (Entry, &'static str) {
+        let hash = ContentHash::of(content.as_bytes());
+        (Entry { mtime: 7, ..Entry::new(path, Kind::File { size: content.len() as u64, hash }, 0o644) }, content)
+    }
+
+    fn plain(path: &str, kind: Kind) -> (Entry, &'static str) {
+        (Entry { mtime: 7, ..Entry::new(path, kind, 0o755) }, "")
+    }
+
+    #[test]
+    fn a_tree_grows_and_what_is_changed_in_it_is_found() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let lower = layer(vec![
+            plain("d", Kind::Directory),
+            file("d/a", "one"),
+            plain("d/b", Kind::Hardlink(b"d/a".to_vec())),
+            file("d/same", "same"),
+            file("gone", "gone"),
+            plain("link", Kind::Symlink(b"d/a".to_vec())),
+        ]);
+        let upper = layer(vec![(Entry::whiteout("gone"), ""), plain("d", Kind::Directory), file("d/c", "three")]);
+        let layers = [lower, upper];
+        let views = [View::empty(), View::of([&layers[0].0]), View::of([&layers[0].0, &layers[1].0])];
+        let mut open = |at: usize| -> io::Result<(DiffId, Box<dyn Read>)> {
+            Ok((layers[at].1, Box::new(io::Cursor::new(layers[at].2.clone()))))
+        };
+        grow(&root, &views[0], &views[1], &options(), &mut open).unwrap();
+        assert!(root.join("gone").exists());
+        grow(&root, &views[1], &views[2], &options(), &mut open).unwrap();
+        let text = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+        assert_eq!((text("d/b"), text("d/c"), text("link")), ("one".into(), "three".into(), "one".into()));
+        assert!(!root.join("gone").exists() && fs::metadata(root.join("d/a")).unwrap().nlink() == 2);
+        assert_eq!(fs::metadata(root.join("d")).unwrap().mtime(), 7);
+
+        let clock = home.path().join("clock");
+        fs::write(&clock, "").unwrap();
+        let before = Before::of(&root, &rustix::fs::stat(&clock).unwrap()).unwrap();
+        fs::remove_file(root.join("d/c")).unwrap();
+        fs::write(root.join("d/same"), "SAME").unwrap();
+        let past = fs::File::options().write(true).open(root.join("d/same")).unwrap();
+        past.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(7)).unwrap(); // size and time lie
+        fs::create_dir(root.join("new")).unwrap();
+        fs::write(root.join("new/file"), "new").unwrap();
+        let mut made = Pipeline::new(Vec::new(), Making::default()).unwrap();
+        let reading = diff::Options { ownership: options().ownership, marks: options().marks };
+        let grown = Grown { root: &root, before: &before };
+        let is_exact = diff::diff_tree(grown, &views[2], &reading, &LinkOwners::new(), &mut made).unwrap();
+        let found: Vec<String> =
+            made.finish().unwrap().0.index.entries().iter().map(|e| String::from_utf8_lossy(&e.path).into()).collect();
+        assert_eq!((is_exact, found), (true, ["d", "d/c", "d/same", "new", "new/file"].map(String::from).to_vec()));
+    }
+
+    #[test]
+    fn a_layer_that_is_not_the_promised_one_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let (right, wrong) = (layer(vec![file("a", "one")]), layer(vec![file("a", "two")]));
+        let view = View::of([&right.0]);
+        let mut open = |_: usize| -> io::Result<(DiffId, Box<dyn Read>)> {
+            Ok((right.1, Box::new(io::Cursor::new(wrong.2.clone()))))
+        };
+        let refused = grow(home.path(), &View::empty(), &view, &options(), &mut open);
+        assert!(matches!(refused, Err(Error::WrongLayer { .. })), "{refused:?}");
+    }
+}

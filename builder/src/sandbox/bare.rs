@@ -135,7 +135,9 @@ impl Covers {
                 stubs::make(&real, Kind::Directory)?;
                 self.cover(real, &new, None)
             }
-            Mount::Secret { target, content, mode, uid, gid } => self.file(target, content.reveal(), *mode, (*uid, *gid)),
+            Mount::Secret { target, content, mode, uid, gid } => {
+                self.file(target, content.reveal(), *mode, (*uid, *gid))
+            }
         }
     }
 

@@ -154,7 +154,7 @@ pub enum Refusal {
     IdRange(#[source] IdRangeRefusal),
     /// Only one uid is mapped, and a supervisor answers for the others.
     #[error(
-        "only one user id is available ({0}), so owners are recorded beside the files: chown, USER and su give the image its right owners, but files of other users stay accessible to all steps, setuid programs change nobody, and 32-bit programs see no owners; the package uidmap and a range in /etc/subuid and /etc/subgid would give real ids"
+        "only one user id is available ({0}), so owners are recorded beside the files: chown, USER and su give the image its right owners, but files of other users stay accessible to all steps, setuid programs change nobody, and 32-bit programs see no owners; for real ids install the package uidmap and give this user a range in /etc/subuid and /etc/subgid"
     )]
     Recorded(#[source] IdRangeRefusal),
     /// Owners cannot be recorded.

@@ -86,15 +86,18 @@ pub(super) fn program(asks: bool) -> Code {
 fn body(abi: &Abi, asks: bool) -> Code {
     let mut code = vec![step(LOAD, NUMBER)];
     for (number, call) in calls().filter(|_| asks) {
-        code.extend(only_for(number, match call.open_flags() {
-            None => vec![step(RETURN, ASK)],
-            Some(argument) => vec![
-                step(LOAD, FIRST_ARGUMENT + 8 * argument),
-                branch(IF_ANY_BIT, MAKES, 0, 1),
-                step(RETURN, ASK),
-                step(RETURN, ALLOW),
-            ],
-        }));
+        code.extend(only_for(
+            number,
+            match call.open_flags() {
+                None => vec![step(RETURN, ASK)],
+                Some(argument) => vec![
+                    step(LOAD, FIRST_ARGUMENT + 8 * argument),
+                    branch(IF_ANY_BIT, MAKES, 0, 1),
+                    step(RETURN, ASK),
+                    step(RETURN, ALLOW),
+                ],
+            },
+        ));
     }
     code.extend([branch(IF_ABOVE, LAST_KNOWN, 0, 1), step(RETURN, UNKNOWN)]);
     code.extend([branch(IF_EQUAL, CLONE3, 0, 1), step(RETURN, UNKNOWN)]);

@@ -142,7 +142,8 @@ fn reap_until_alone(command: Pid, control: &UnixStream) -> Result<Option<WaitSta
         // Orphans that end wake nobody; they are reaped within this time.
         let patience = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
         let mut watched = [PollFd::new(control, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
-        rustix::io::retry_on_intr(|| poll(&mut watched, Some(&patience))).doing(|| "watching the command".to_owned())?;
+        rustix::io::retry_on_intr(|| poll(&mut watched, Some(&patience)))
+            .doing(|| "watching the command".to_owned())?;
         if !watched[0].revents().is_empty() {
             return Ok(None);
         }

@@ -47,8 +47,8 @@ pub use cancel::Cancel;
 pub use enter::{Entered, Mode, Overlay, Proc, enter};
 pub use error::{Error, ExecFailure, IdRangeRefusal, Refusal};
 pub use init::init_if_requested;
-pub use remove::remove_tree;
 pub use owners::{Below, LinkOwners};
+pub use remove::remove_tree;
 pub use run::{Exit, Stream, run, run_recorded};
 pub use rung::{ISOLATIONS, Isolation, Rung, UnknownIsolation};
 pub use step::{

@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use rustix::process::{Resource as Kind, Rlimit, fchdir, setrlimit, setsid, umask};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capability_is_in_bounding_set, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
 };
 
 use super::wire::{self, Doing, Failure, NotExecuted, REPORT_LIMIT, Report, Spec};
@@ -50,11 +51,12 @@ pub(super) fn become_program(spec: &Spec, cwd: BorrowedFd<'_>, control: &UnixStr
 }
 
 fn prepare(spec: &Spec, cwd: BorrowedFd<'_>, control: &UnixStream) -> Result<(), Failure> {
+    let has_filter = is_filtered(); // while the current directory is where /proc is
     setsid().doing(|| "starting a session".to_owned())?;
     umask(Mode::from_raw_mode(0o022));
     fchdir(cwd).doing(|| format!("changing to the working directory {}", spec.step.cwd.display()))?;
     spec.step.rlimits.iter().try_for_each(limit)?;
-    drop_privileges(spec, control)?;
+    drop_privileges(spec, control, has_filter)?;
     sys::reset_signals();
     Ok(())
 }
@@ -86,7 +88,7 @@ fn kind(resource: Resource) -> Kind {
 }
 
 /// The filter comes before the user changes, because installing it needs CAP_SYS_ADMIN; it allows what follows.
-fn drop_privileges(spec: &Spec, control: &UnixStream) -> Result<(), Failure> {
+fn drop_privileges(spec: &Spec, control: &UnixStream, has_filter: bool) -> Result<(), Failure> {
     let allowed = match spec.rung {
         Rung::Chroot => CAPABILITIES.difference(KEYS_OF_A_CHROOT),
         Rung::Overlay | Rung::Tree => CAPABILITIES,
@@ -94,7 +96,7 @@ fn drop_privileges(spec: &Spec, control: &UnixStream) -> Result<(), Failure> {
     let before = permitted()?;
     let capabilities = allowed & before;
     bound(allowed).doing(|| "limiting the capabilities".to_owned())?;
-    filter_calls(spec, before, control)?;
+    filter_calls(spec, before, control, has_filter)?;
     let user = &spec.step.user;
     if !spec.records_owners {
         become_user(spec)?;
@@ -122,10 +124,15 @@ const KEYS_OF_A_CHROOT: CapabilitySet = CapabilitySet::SYS_CHROOT.union(Capabili
 
 /// Installs the system call filter. A process of a container that has one already and may not add another has the
 /// container's, which is why it may not.
-fn filter_calls(spec: &Spec, capabilities: CapabilitySet, control: &UnixStream) -> Result<(), Failure> {
+fn filter_calls(
+    spec: &Spec,
+    capabilities: CapabilitySet,
+    control: &UnixStream,
+    has_filter: bool,
+) -> Result<(), Failure> {
     let installing = || "installing the system call filter".to_owned();
     if !capabilities.contains(CapabilitySet::SYS_ADMIN) {
-        if !spec.records_owners && is_filtered() {
+        if !spec.records_owners && has_filter {
             return Ok(());
         }
         set_no_new_privs(true).doing(installing)?;
@@ -142,7 +149,7 @@ fn filter_calls(spec: &Spec, capabilities: CapabilitySet, control: &UnixStream) 
 }
 
 fn is_filtered() -> bool {
-    // Only outside of the tree is there a /proc; without an answer we rather add a filter.
+    // In a chroot /proc is outside, and the current directory too; without an answer we rather add a filter.
     std::fs::read_to_string("./proc/thread-self/status").is_ok_and(|status| status.contains("\nSeccomp:\t2\n"))
 }
 

@@ -445,7 +445,9 @@ mod tests {
 
     #[test]
     fn only_new_kernels_count_the_processes_of_a_namespace() {
-        for (release, limited) in [("6.18.44-x", true), ("6.14.0", true), ("7.0", true), ("6.13.9", false), ("5.15", false), ("", false)] {
+        for (release, limited) in
+            [("6.18.44-x", true), ("6.14.0", true), ("7.0", true), ("6.13.9", false), ("5.15", false), ("", false)]
+        {
             assert_eq!(has_limit_of_its_own(release), limited, "{release}");
         }
     }

@@ -14,8 +14,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::launch::Init;
-use super::wire::{self, REPORT_LIMIT, Report, Spec};
 use super::owners::{Below, LinkOwners, Supervisor};
+use super::wire::{self, REPORT_LIMIT, Report, Spec};
 use super::{Cancel, Credentials, Entered, Error, LAYER_LIMIT, Mount, Network, Rung, Step};
 
 /// How much output is read at once: what a pipe holds.
@@ -63,12 +63,7 @@ impl Exit {
 ///
 /// # Errors
 /// See [`Error`]; a command that fails is no error, but an [`Exit`].
-pub fn run(
-    entered: &Entered,
-    step: &Step,
-    cancel: &Cancel,
-    output: impl FnMut(Stream, &[u8]),
-) -> Result<Exit, Error> {
+pub fn run(entered: &Entered, step: &Step, cancel: &Cancel, output: impl FnMut(Stream, &[u8])) -> Result<Exit, Error> {
     run_recorded(entered, step, cancel, Arc::new(|_, _| None), output).map(|(exit, _)| exit)
 }
 

@@ -213,8 +213,7 @@ pub(super) fn install_filter(program: &mut [libc::sock_filter], listens: bool) -
         return install(plain).or_else(|_| install(0)).map(|_| None);
     }
     let listening = plain | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
-    let listener =
-        install(listening | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV).or_else(|_| install(listening))?;
+    let listener = install(listening | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV).or_else(|_| install(listening))?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(listener as RawFd) }))
 }

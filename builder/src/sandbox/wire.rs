@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use rustix::io::retry_on_intr;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
-    sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
 };
 
 use serde::{Deserialize, Serialize};
@@ -132,9 +132,8 @@ pub(super) fn hand_over(socket: impl AsFd, descriptor: impl AsFd) -> io::Result<
 pub(super) fn hear(socket: impl AsFd, buffer: &mut [u8]) -> rustix::io::Result<(usize, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut rights = RecvAncillaryBuffer::new(&mut space);
-    let heard = retry_on_intr(|| {
-        recvmsg(&socket, &mut [IoSliceMut::new(&mut *buffer)], &mut rights, RecvFlags::CMSG_CLOEXEC)
-    })?;
+    let heard =
+        retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(&mut *buffer)], &mut rights, RecvFlags::CMSG_CLOEXEC))?;
     let mut descriptors = rights.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,

@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 
 use super::output::Outputs;
 use crate::args::{BuildArgs, ProgressKind};
+use crate::exchange::Exchange;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::images::Images;
@@ -78,6 +79,13 @@ pub struct Prepared {
     progress: ProgressKind,
 }
 
+impl Prepared {
+    /// What earlier builds left.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+}
+
 pub fn run(args: &BuildArgs) -> Outcome<()> {
     if args.is_check() {
         return super::check::run(args);
@@ -92,20 +100,32 @@ pub fn run(args: &BuildArgs) -> Outcome<()> {
     }
     let outputs = Outputs::parse(&args.output, || scratch(&data))?;
     let job = Job::new(args, outputs.files.clone())?;
+    let exchange = Exchange::parse(&args.exchange)?;
     let mut prepared = prepare(&job, &data)?;
     prepared.request.names.clone_from(&names);
+    prepared.request.inline_cache = exchange.is_inline();
     let client = settings::client(&args.registry)?;
     let runtime = crate::runtime()?;
+    let platform = prepared.request.options.target_platform.clone();
+    prepared.request.imports =
+        runtime.block_on(interrupt::until_signal(async { Ok(exchange.import(&client, &platform).await) }))?;
     let built = build(&prepared, &runtime, &local, &client)?;
+    if args.reproducible_check {
+        super::twice::check(&prepared, &runtime, &local, &client, &built)?;
+    }
     let digest = built.manifest.digest();
     write_files(args, &built)?;
     if args.push {
-        let opener = Opener { data, local, client };
+        let opener = Opener { data: data.clone(), local: local.clone(), client: client.clone() };
         for name in &names {
             push(&runtime, &opener, name)?;
         }
     }
+    runtime.block_on(interrupt::until_signal(exchange.export(&built, &prepared.cache, &local, &client)))?;
     outputs.send()?;
+    let cache = data.join("build");
+    drop(prepared);
+    super::cache::keep_small(&cache, &local);
     if !outputs.uses_stdout() {
         if names.is_empty() {
             out(&digest.to_string());
@@ -140,16 +160,19 @@ pub fn prepare(job: &Job, data: &Path) -> Outcome<Prepared> {
     let directory = data.join("build");
     let cache = Cache::open(&directory).map_err(|error| Failure::io(error.to_string(), &error.source))?;
     let runs_commands = request.runs_commands().map_err(|error| told(&error))?;
-    let entered = if runs_commands { Some(enter(&cache, job.progress)?) } else { None };
+    let entered = if runs_commands { Some(enter(&cache, job)?) } else { None };
     Ok(Prepared { request, cache, entered, pull: job.pull, progress: job.progress })
 }
 
-fn enter(cache: &Cache, progress: ProgressKind) -> Outcome<Entered> {
-    let entered = sandbox::enter(&cache.work()).map_err(|error| {
+fn enter(cache: &Cache, job: &Job) -> Outcome<Entered> {
+    let entered = sandbox::enter(&cache.work(), job.run.isolation).map_err(|error| {
         Failure::because(Exit::Environment, "this machine does not let RUN be isolated", &error)
             .hint("Dockerfiles without RUN build everywhere; docs/build.md lists what RUN needs")
     })?;
-    if progress != ProgressKind::Quiet && progress != ProgressKind::Rawjson {
+    if !matches!(job.progress, ProgressKind::Quiet | ProgressKind::Rawjson) {
+        if !entered.refused.is_empty() || entered.rung != sandbox::Rung::Overlay {
+            tell(&format!("note: RUN steps run in {}", entered.rung));
+        }
         for refusal in &entered.refused {
             tell(&format!("note: {refusal}"));
         }
@@ -159,6 +182,17 @@ fn enter(cache: &Cache, progress: ProgressKind) -> Outcome<Entered> {
 
 /// Builds. Ctrl-C stops it, and leaves nothing half done.
 pub fn build(prepared: &Prepared, runtime: &Runtime, local: &Disk, client: &Client) -> Outcome<Built> {
+    build_request(&prepared.request, prepared, runtime, local, client)
+}
+
+/// Builds something else with what was prepared.
+pub fn build_request(
+    request: &Request,
+    prepared: &Prepared,
+    runtime: &Runtime,
+    local: &Disk,
+    client: &Client,
+) -> Outcome<Built> {
     let cancel = Cancel::new().map_err(|error| Failure::because(Exit::Bug, "cannot prepare the build", &error))?;
     let (raise, interrupted) = tokio::sync::watch::channel(None);
     let watching = cancel.clone();
@@ -179,7 +213,7 @@ pub fn build(prepared: &Prepared, runtime: &Runtime, local: &Disk, client: &Clie
         events: &show,
         cancel: &cancel,
     };
-    let built = builder::build(&prepared.request, &workshop);
+    let built = builder::build(request, &workshop);
     progress.end(built.is_err());
     drop(progress);
     watch.abort();

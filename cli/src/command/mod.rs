@@ -3,6 +3,8 @@
 #[cfg(feature = "build")]
 pub mod build;
 #[cfg(feature = "build")]
+pub mod cache;
+#[cfg(feature = "build")]
 mod check;
 #[cfg(feature = "deploy")]
 pub mod deploy;
@@ -19,5 +21,7 @@ pub mod serve;
 #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
 pub mod ship;
 pub mod transfer;
+#[cfg(feature = "build")]
+mod twice;
 #[cfg(feature = "deploy")]
 pub mod wait;

@@ -6,28 +6,54 @@ use super::super::syscalls::{ALLOWED, NONE};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Call {
     /// Path at 0, owner at 1 and 2; whether links are followed.
-    Chown { follow: bool },
+    Chown {
+        follow: bool,
+    },
     Fchown,
     Fchownat,
-    Set { group: bool },
-    SetTwo { group: bool },
-    SetThree { group: bool },
+    Set {
+        group: bool,
+    },
+    SetTwo {
+        group: bool,
+    },
+    SetThree {
+        group: bool,
+    },
     /// setfsuid and setfsgid.
-    SetFs { group: bool },
+    SetFs {
+        group: bool,
+    },
     SetGroups,
-    Real { group: bool },
-    Effective { group: bool },
-    GetThree { group: bool },
+    Real {
+        group: bool,
+    },
+    Effective {
+        group: bool,
+    },
+    GetThree {
+        group: bool,
+    },
     GetGroups,
     /// Path at this argument, after the directory if there is one.
-    Mkdir { at: bool },
-    Mknod { at: bool },
-    Symlink { at: bool },
-    Open { at: bool },
+    Mkdir {
+        at: bool,
+    },
+    Mknod {
+        at: bool,
+    },
+    Symlink {
+        at: bool,
+    },
+    Open {
+        at: bool,
+    },
     Creat,
     Openat2,
     /// Whether links are followed.
-    Stat { follow: bool },
+    Stat {
+        follow: bool,
+    },
     Fstat,
     Newfstatat,
     Statx,

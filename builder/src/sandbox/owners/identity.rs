@@ -59,11 +59,7 @@ impl Ids {
             return Err(Errno::PERM);
         }
         let or = |new: u32, old: u32| if new == SAME { old } else { new };
-        Ok(Self {
-            real: or(real, self.real),
-            effective: or(effective, self.effective),
-            saved: or(saved, self.saved),
-        })
+        Ok(Self { real: or(real, self.real), effective: or(effective, self.effective), saved: or(saved, self.saved) })
     }
 }
 

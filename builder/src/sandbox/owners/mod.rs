@@ -62,7 +62,12 @@ impl Supervisor {
     pub fn start(listener: OwnedFd, user: &Credentials, below: Below) -> io::Result<Self> {
         let (stopped, stop) = io::pipe()?;
         let first = Identity::new(user.uid, user.gid, &user.groups);
-        let mut desk = Desk { identities: vec![first.clone()], numbers: HashMap::from([(first, 0)]), below, links: LinkOwners::new() };
+        let mut desk = Desk {
+            identities: vec![first.clone()],
+            numbers: HashMap::from([(first, 0)]),
+            below,
+            links: LinkOwners::new(),
+        };
         sys::wake_in_step(listener.as_fd());
         let thread = thread::Builder::new().name("owners".into()).spawn(move || {
             loop {
@@ -176,11 +181,21 @@ impl Desk {
             }
             Call::Fstat => self.status(tracee, tracee.descriptor(a)?, Status::Plain, b),
             Call::Newfstatat => {
-                let file = tracee.file(a, b, d as i32 & libc::AT_SYMLINK_NOFOLLOW == 0, d as i32 & libc::AT_EMPTY_PATH != 0)?;
+                let file = tracee.file(
+                    a,
+                    b,
+                    d as i32 & libc::AT_SYMLINK_NOFOLLOW == 0,
+                    d as i32 & libc::AT_EMPTY_PATH != 0,
+                )?;
                 self.status(tracee, file, Status::Plain, c)
             }
             Call::Statx => {
-                let file = tracee.file(a, b, c as i32 & libc::AT_SYMLINK_NOFOLLOW == 0, c as i32 & libc::AT_EMPTY_PATH != 0)?;
+                let file = tracee.file(
+                    a,
+                    b,
+                    c as i32 & libc::AT_SYMLINK_NOFOLLOW == 0,
+                    c as i32 & libc::AT_EMPTY_PATH != 0,
+                )?;
                 self.status(tracee, file, Status::Extended { flags: c as i32, mask: d as u32 }, e)
             }
             Call::Mkdir { at } => {
