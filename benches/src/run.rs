@@ -1,7 +1,8 @@
-//! `run-steps`, `run-bytes` and `cached-rebuild`: RUN and its cache, pushed to a registry, with lighter and with buildah.
+//! `run-steps`, `run-bytes` and `cached-rebuild`: RUN and its cache, pushed to a registry, with lighter and with
+//! buildah.
 //!
-//! run-steps: twenty small RUNs on busybox. run-bytes: one RUN that writes 5 000 files. cached-rebuild: a multi-stage file
-//! of ten steps on a machine that has built nothing, with the cache that another one has left in the registry.
+//! run-steps: twenty small RUNs on busybox. run-bytes: one RUN that writes 5 000 files. cached-rebuild: a multi-stage
+//! file of ten steps on a machine that has built nothing, with the cache that another one has left in the registry.
 
 use std::fs;
 use std::path::{Path, PathBuf};

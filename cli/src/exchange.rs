@@ -1,8 +1,8 @@
 //! Build caches that machines share: read before a build, written after it.
 //!
 //! Writers merge: each takes in what is there, writes, and looks again whether what it wrote is still there; the
-//! Distribution API has no other way to keep two of them apart. Whatever is wrong with a cache that is read is told, and the build goes
-//! on without it.
+//! Distribution API has no other way to keep two of them apart. Whatever is wrong with a cache that is read is told,
+//! and the build goes on without it.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -301,8 +301,8 @@ async fn current<P: Source>(place: &P, name: &Tag) -> content::Result<Document> 
     Ok(found.unwrap_or_default())
 }
 
-/// Makes a document, whose blobs are there, part of the cache. Between reading and writing lie two requests only; whoever
-/// takes longer than others wait for it may overwrite them, and then their steps are made again.
+/// Makes a document, whose blobs are there, part of the cache. Between reading and writing lie two requests only;
+/// whoever takes longer than others wait for it may overwrite them, and then their steps are made again.
 async fn publish<P: Source + Sink>(
     place: &P,
     name: &Tag,
@@ -439,7 +439,10 @@ mod tests {
             blob,
             created: String::new(),
         };
-        Document { steps: [(Digest::of(format!("key {name}").as_bytes()), Step { record, used: 5 })].into(), ..Document::default() }
+        Document {
+            steps: [(Digest::of(format!("key {name}").as_bytes()), Step { record, used: 5 })].into(),
+            ..Document::default()
+        }
     }
 
     #[tokio::test]

@@ -60,24 +60,42 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn run(command: Command) -> Outcome<()> {
     match command {
         #[cfg(feature = "build")]
-        Command::Build(args) => command::build::run(&args),
+        Command::Build(args) => command::build::run(*args),
         #[cfg(feature = "build")]
         Command::Cache(command) => command::cache::run(&command),
         Command::Push(args) => waiting(command::transfer::push(&args)),
         Command::Pull(args) => waiting(command::transfer::pull(&args)),
         Command::Copy(args) => waiting(command::transfer::copy(&args)),
+        #[cfg(feature = "build")]
+        Command::Index(args::index::IndexCommand::Create(args)) => waiting(command::index::create(&args)),
         Command::Inspect(args) => waiting(command::inspect::inspect(&args)),
         Command::Images(args) => command::inspect::images(&args),
         Command::Login(args) => waiting(command::login::login(&args)),
         Command::Logout(args) => command::login::logout(&args),
         #[cfg(feature = "serve")]
-        Command::Registry(args::RegistryCommand::Serve(args)) => runtime()?.block_on(command::serve::serve(&args)),
+        Command::Registry(command) => registry(command),
         #[cfg(feature = "deploy")]
         Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(&args)),
         #[cfg(feature = "deploy")]
         Command::Rollout(command) => runtime()?.block_on(command::rollout::run(&command)),
         #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
         Command::Ship(args) => command::ship::run(&args),
+    }
+}
+
+#[cfg(feature = "serve")]
+fn registry(command: args::RegistryCommand) -> Outcome<()> {
+    use args::RegistryCommand as Registry;
+    match command {
+        Registry::Serve(args) => runtime()?.block_on(command::serve::serve(&args)),
+        Registry::Token(command) => command::robot::run(&command),
+        Registry::CheckConfig(args) => command::serve::check_config(&args),
+        Registry::Gc(args) => command::upkeep::gc(&args),
+        Registry::Retention(args) => command::upkeep::retention(&args),
+        Registry::Fsck(args) => command::upkeep::fsck(&args),
+        Registry::Export(args) => waiting(command::upkeep::export(&args)),
+        Registry::Import(args) => waiting(command::upkeep::import(&args)),
+        Registry::Backup(args) => command::upkeep::backup(&args),
     }
 }
 
@@ -94,7 +112,7 @@ pub fn runtime() -> Outcome<tokio::runtime::Runtime> {
 
 fn start_logging(cli: &Cli) {
     let default = match cli.verbose {
-        0 if matches!(cli.command, Command::Registry(_)) => "info",
+        0 if matches!(cli.command, Command::Registry(args::RegistryCommand::Serve(_))) => "info",
         0 => "warn",
         1 => "info",
         2 => "debug",
@@ -103,5 +121,9 @@ fn start_logging(cli: &Cli) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LIGHTER_LOG");
     let filter = filter
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},sled=warn,hyper=info,rustls=warn")));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings::variable("LIGHTER_LOG_FORMAT").as_deref() {
+        Some("json") => lines.json().init(),
+        _ => lines.with_target(false).init(),
+    }
 }

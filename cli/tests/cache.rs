@@ -1,5 +1,5 @@
-//! Build caches as they are typed: shared through a registry, a directory or the image, broken ones, several writers, and
-//! making room. Needs the Debian package busybox-static.
+//! Build caches as they are typed: shared through a registry, a directory or the image, broken ones, several writers,
+//! and making room. Needs the Debian package busybox-static.
 
 use std::collections::HashSet;
 use std::fs;

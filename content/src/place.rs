@@ -123,6 +123,44 @@ impl Shelf {
         sync_directory(directory)
     }
 
+    /// Moves content out of its place, for good or until it is moved back. False if it is not here.
+    pub fn remove_to(&self, digest: &Digest, to: &Path) -> io::Result<bool> {
+        renamed(std::fs::rename(self.path(digest), to))
+    }
+
+    /// Moves content back to its place, durably; false if it is not there any more. Only for what
+    /// [`Shelf::remove_to`] took from here: it is not hashed again.
+    pub fn bring_back(&self, from: &Path, digest: &Digest) -> io::Result<bool> {
+        let target = self.path(digest);
+        let directory = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        if !directory.is_dir() {
+            self.make(directory)?;
+        }
+        let _made_and_durable = self.directories.read().unwrap_or_else(PoisonError::into_inner);
+        let moved = renamed(std::fs::rename(from, &target))?;
+        if moved {
+            sync_directory(directory)?;
+        }
+        Ok(moved)
+    }
+
+    /// The digests in one of the 256 parts of a sharded shelf, for one algorithm. Files with other
+    /// names are not ours.
+    pub fn part(&self, algorithm: Algorithm, part: u8) -> io::Result<Vec<Digest>> {
+        let directory = self.directory(algorithm).join(format!("{part:02x}"));
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            found.extend(name.to_str().and_then(|hex| format!("{algorithm}:{hex}").parse::<Digest>().ok()));
+        }
+        Ok(found)
+    }
+
     /// Makes a directory when its first content comes, so that a store of nothing opens at once.
     fn make(&self, directory: &Path) -> io::Result<()> {
         let _nobody_files = self.directories.write().unwrap_or_else(PoisonError::into_inner);
@@ -154,6 +192,15 @@ impl Shelf {
     }
 }
 
+/// Whether a file was moved; that it is not there is no error.
+fn renamed(outcome: io::Result<()>) -> io::Result<bool> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes names in a directory survive a power cut.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
@@ -161,13 +208,23 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// Writes a small file so that at any instant its name means the old or the new content, whole.
 pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, 0o666)
+}
+
+/// The same for a file that only its owner may read.
+pub fn replace_secret_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, 0o600)
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
     name.push(format!(".{}", std::process::id()));
     let aside = directory.join(name);
     let written = (|| {
-        let mut file = File::create(&aside)?;
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside)?;
         file.write_all(content)?;
         file.sync_data()?;
         std::fs::rename(&aside, path)?;
@@ -304,5 +361,25 @@ mod tests {
         put();
         assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), before);
         assert_eq!(files(&directory.path().join("ingest")), 0);
+    }
+
+    #[test]
+    fn content_leaves_its_place_and_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path(), Spread::Sharded).unwrap();
+        let mut incoming = shelf.incoming(Algorithm::Sha256).unwrap();
+        incoming.write_all(b"hello").unwrap();
+        let digest = shelf.keep(incoming.seal()).unwrap().digest();
+        let part = digest.as_bytes()[0];
+        assert_eq!(shelf.part(Algorithm::Sha256, part).unwrap(), [digest]);
+        assert_eq!(shelf.part(Algorithm::Sha256, part.wrapping_add(1)).unwrap(), []);
+
+        let trash = directory.path().join("trash");
+        assert!(shelf.remove_to(&digest, &trash).unwrap() && trash.exists());
+        assert!(!shelf.remove_to(&digest, &trash).unwrap(), "it is gone already");
+        assert_eq!(shelf.part(Algorithm::Sha256, part).unwrap(), []);
+        assert!(shelf.bring_back(&trash, &digest).unwrap());
+        assert!(!shelf.bring_back(&trash, &digest).unwrap());
+        assert_eq!(std::fs::read(shelf.path(&digest)).unwrap(), b"hello");
     }
 }

@@ -1,7 +1,7 @@
 //! What the command of a RUN stands on: an overlay over unpacked layers, or, where there is no overlayfs, a plain tree.
 //!
-//! A tree is the work of unpacking a whole chain, so it goes on from step to step as long as it shows what the layers show,
-//! and grows when COPY puts a layer on top. It lives in a [`Room`] and vanishes with the build.
+//! A tree is the work of unpacking a whole chain, so it goes on from step to step as long as it shows what the layers
+//! show, and grows when COPY puts a layer on top. It lives in a [`Room`] and vanishes with the build.
 
 use std::fs;
 use std::io;

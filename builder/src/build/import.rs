@@ -1,5 +1,5 @@
-//! What other builds have left elsewhere: read before the build, asked after the local cache, and fetched only where a step
-//! that is not there needs it.
+//! What other builds have left elsewhere: read before the build, asked after the local cache, and fetched only where a
+//! step that is not there needs it.
 
 use std::fmt;
 use std::io::Read;

@@ -156,8 +156,8 @@ impl<'a> Stock<'a> {
         Ok(found)
     }
 
-    /// Removes what the policy says, the longest unused first; gives how many things and bytes. Unpacked layers can only
-    /// be removed where steps run, see [`sandbox::enter`](crate::sandbox::enter).
+    /// Removes what the policy says, the longest unused first; gives how many things and bytes. Unpacked layers can
+    /// only be removed where steps run, see [`sandbox::enter`](crate::sandbox::enter).
     ///
     /// # Errors
     /// The first thing that cannot be removed; what was removed before stays removed.
@@ -193,8 +193,8 @@ impl<'a> Stock<'a> {
         }
     }
 
-    /// Hashes every layer of a step; damaged ones are removed, and records without a layer forgotten. Gives how many were
-    /// right and how many were not.
+    /// Hashes every layer of a step; damaged ones are removed, and records without a layer forgotten. Gives how many
+    /// were right and how many were not.
     ///
     /// # Errors
     /// If something cannot be read or removed.

@@ -1,9 +1,9 @@
 //! The root file system of a step where nothing can be mounted and no namespace is new: the plain tree becomes the root
 //! directory by chroot(2), and what would be mounted over it is moved into it, and moved out again after the step.
 //!
-//! The same order protects as in `root`: after chroot our absolute names lead into the tree only, and relative names lead
-//! outside, because the old root stays the current directory. The command gets neither that directory nor CAP_SYS_CHROOT,
-//! so it has no way out.
+//! The same order protects as in `root`: after chroot our absolute names lead into the tree only, and relative names
+//! lead outside, because the old root stays the current directory. The command gets neither that directory nor
+//! CAP_SYS_CHROOT, so it has no way out.
 
 use std::fs::{self, Permissions};
 use std::io;

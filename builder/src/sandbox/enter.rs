@@ -74,7 +74,8 @@ pub struct Entered {
     pub overlay: Overlay,
     /// The /proc that steps will have.
     pub proc: Proc,
-    /// The directory below which the directories of steps must be made: the work directory given to [`enter`]. The names
+    /// The directory below which the directories of steps must be made: the work directory given to [`enter`]. The
+    /// names
     /// `empty` and `.probe-*` in it belong to the sandbox.
     pub steps: PathBuf,
     /// What the environment did not allow, to be told to the user once.

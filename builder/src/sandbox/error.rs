@@ -1,5 +1,5 @@
-//! What can go wrong in the sandbox, and what an environment refuses. A command that ends with a failure is not an error
-//! here: it is an [`Exit`](super::Exit).
+//! What can go wrong in the sandbox, and what an environment refuses. A command that ends with a failure is not an
+//! error here: it is an [`Exit`](super::Exit).
 
 use std::io;
 use std::path::PathBuf;

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use rustix::process::{Pid, Signal, getpid, kill_process};
 
-/// More rounds than any family of processes outgrows: everything that was seen in a round is stopped and starts nothing.
+/// More rounds than any family of processes outgrows: everything that was seen in a round is stopped and starts
+/// nothing.
 const ROUNDS: usize = 1000;
 
 /// The machine's /proc, named from its root, which is the current directory of the init of a bare step.

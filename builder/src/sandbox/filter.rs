@@ -1,6 +1,6 @@
-//! The system call filter of a step, equal in effect to Docker's default profile without extra capabilities: what is not
-//! in the table fails with EPERM, `clone` makes no namespaces, `clone3` does not exist (libc falls back to `clone`), and
-//! what is newer than the table does not exist either (as runc does it, so that libc falls back).
+//! The system call filter of a step, equal in effect to Docker's default profile without extra capabilities: what is
+//! not in the table fails with EPERM, `clone` makes no namespaces, `clone3` does not exist (libc falls back to
+//! `clone`), and what is newer than the table does not exist either (as runc does it, so that libc falls back).
 //!
 //! Where owners are recorded, the calls that speak of owners wait for the answer of a supervisor, see `owners`; that is
 //! for the machine's own ABI only.

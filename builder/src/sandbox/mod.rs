@@ -9,13 +9,13 @@
 //!             └─ the step      credentials, 14 capabilities, seccomp filter, execve
 //! ```
 //!
-//! The best of these rungs that a place allows is taken, see `rung`: an overlay in namespaces; a plain tree in namespaces,
-//! where overlayfs cannot be mounted; a plain tree in a chroot (`bare`), where namespaces are refused. Where there is only
-//! one user id, owners are recorded (`owners`).
+//! The best of these rungs that a place allows is taken, see `rung`: an overlay in namespaces; a plain tree in
+//! namespaces, where overlayfs cannot be mounted; a plain tree in a chroot (`bare`), where namespaces are refused.
+//! Where there is only one user id, owners are recorded (`owners`).
 //!
 //! Every process dies with its parent (PDEATHSIG, and a pid namespace dies with its pid 1), and every mount lives in a
-//! mount namespace that dies with pid 1: a `kill -9` of the builder leaves neither processes nor mounts. In a chroot there are no
-//! mounts, and init ends the processes when it finds itself alone (`family`).
+//! mount namespace that dies with pid 1: a `kill -9` of the builder leaves neither processes nor mounts. In a chroot
+//! there are no mounts, and init ends the processes when it finds itself alone (`family`).
 //!
 //! This is the only module of the project that holds `unsafe`; all of it stands in `sys`.
 

@@ -95,8 +95,8 @@ impl Root {
         self.cwd.as_fd()
     }
 
-    /// Takes everything down that was mounted over the overlay, and removes the mount points that the image did not have.
-    /// The command and all it started are dead.
+    /// Takes everything down that was mounted over the overlay, and removes the mount points that the image did not
+    /// have. The command and all it started are dead.
     pub(super) fn leave(self) {
         drop(self.cwd);
         for target in self.mounted.iter().rev() {
@@ -146,8 +146,8 @@ fn enter(spec: &Spec) -> Result<(), Failure> {
 /// More processes than any build step has; a step that forks without end meets this before the machine does.
 const PROCESS_LIMIT: &str = "16384";
 
-/// A pid namespace has a limit of its own from Linux 6.14; before that the file is the whole machine's and is left alone,
-/// and the limits of the user and of the container count.
+/// A pid namespace has a limit of its own from Linux 6.14; before that the file is the whole machine's and is left
+/// alone, and the limits of the user and of the container count.
 fn limit_processes() {
     if has_limit_of_its_own(&rustix::system::uname().release().to_string_lossy()) {
         let _ = fs::write("/proc/sys/kernel/pid_max", PROCESS_LIMIT); // not allowed with somebody else's /proc

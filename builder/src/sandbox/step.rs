@@ -25,7 +25,8 @@ pub struct Step {
     /// Unpacked layer directories, bottom first, at most [`LAYER_LIMIT`]; none at all is `FROM scratch`.
     #[serde(with = "wire::paths")]
     pub layers: Vec<PathBuf>,
-    /// The directory that receives what the step changes, in overlayfs form. Must exist; its mode and owner are those of
+    /// The directory that receives what the step changes, in overlayfs form. Must exist; its mode and owner are those
+    /// of
     /// `/` inside. Must lie on [`Entered::steps`](super::Entered::steps). What lands in it is not synced to the disk.
     #[serde(with = "wire::path")]
     pub upper: PathBuf,

@@ -1,5 +1,5 @@
-//! The system calls that rustix does not offer safely: clone, fork, exec, signals, seccomp. Each function is a few lines
-//! around one call and says why the call is sound; no decision is taken here.
+//! The system calls that rustix does not offer safely: clone, fork, exec, signals, seccomp. Each function is a few
+//! lines around one call and says why the call is sound; no decision is taken here.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io;
@@ -131,9 +131,9 @@ pub(super) fn fork() -> io::Result<Fork> {
 
 /// The same, with the child in new namespaces.
 pub(super) fn fork_into(namespaces: c_int) -> io::Result<Fork> {
-    // SAFETY: without CLONE_VM the child gets a copy of the memory; both callers have made sure that there is one thread,
-    // so no lock is held by a thread that does not exist in the child. glibc accepts this raw call as it accepts fork,
-    // except for atfork handlers and cached thread ids, and neither is used before exit or exec.
+    // SAFETY: without CLONE_VM the child gets a copy of the memory; both callers have made sure that there is one
+    // thread, so no lock is held by a thread that does not exist in the child. glibc accepts this raw call as it
+    // accepts fork, except for atfork handlers and cached thread ids, and neither is used before exit or exec.
     let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(namespaces | libc::SIGCHLD), 0, 0, 0, 0) };
     match pid {
         ..0 => Err(io::Error::last_os_error()),
@@ -192,8 +192,8 @@ fn restore_signals(mask: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
 }
 
-/// Installs a seccomp filter on this thread for good; needs CAP_SYS_ADMIN or no_new_privs. With `listens` the calls that
-/// it leaves to a supervisor are heard through the descriptor that comes back.
+/// Installs a seccomp filter on this thread for good; needs CAP_SYS_ADMIN or no_new_privs. With `listens` the calls
+/// that it leaves to a supervisor are heard through the descriptor that comes back.
 pub(super) fn install_filter(program: &mut [libc::sock_filter], listens: bool) -> io::Result<Option<OwnedFd>> {
     let filter = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,

@@ -7,11 +7,13 @@ use super::StoreArgs;
 /// Caches that a build shares with other machines.
 #[derive(Debug, Args, Default)]
 pub struct ExchangeArgs {
-    /// A cache to look steps up in: type=registry,ref=NAME, type=local,src=DIR, or an image with an inline cache [repeatable]
+    /// A cache to look steps up in: type=registry,ref=NAME, type=local,src=DIR, or an image with an inline cache
+    /// [repeatable]
     #[arg(long, value_name = "type=KIND,…|NAME")]
     pub cache_from: Vec<String>,
 
-    /// Where to keep what was built for others: type=registry,ref=NAME, type=local,dest=DIR (mode=min|max), or type=inline [repeatable]
+    /// Where to keep what was built for others: type=registry,ref=NAME, type=local,dest=DIR (mode=min|max), or
+    /// type=inline [repeatable]
     #[arg(long, value_name = "type=KIND,…")]
     pub cache_to: Vec<String>,
 

@@ -6,12 +6,34 @@ pub mod build;
 pub mod cache;
 #[cfg(feature = "build")]
 mod check;
+#[cfg(feature = "build")]
+mod context;
 #[cfg(feature = "deploy")]
 pub mod deploy;
+#[cfg(feature = "build")]
+mod docker;
+#[cfg(feature = "build")]
+mod image_options;
+#[cfg(feature = "build")]
+pub mod index;
 pub mod inspect;
+#[cfg(feature = "build")]
+mod kaniko;
 pub mod login;
 #[cfg(feature = "build")]
+mod named;
+#[cfg(feature = "build")]
 mod output;
+#[cfg(feature = "build")]
+mod plan;
+#[cfg(feature = "build")]
+mod platforms;
+#[cfg(feature = "build")]
+mod report;
+#[cfg(feature = "build")]
+mod request;
+#[cfg(feature = "serve")]
+pub mod robot;
 #[cfg(feature = "deploy")]
 pub mod rollout;
 #[cfg(feature = "build")]
@@ -23,5 +45,10 @@ pub mod ship;
 pub mod transfer;
 #[cfg(feature = "build")]
 mod twice;
+#[cfg(feature = "serve")]
+pub mod upkeep;
 #[cfg(feature = "deploy")]
 pub mod wait;
+
+#[cfg(feature = "build")]
+pub use named::LayoutImage;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -9,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use oci::Digest;
-use registry::{Server, Settings};
+use registry::{BindError, OpenError, Server, Settings};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -38,7 +39,7 @@ impl Registry {
     }
 
     pub async fn start_with(dir: tempfile::TempDir, settings: Settings) -> Self {
-        let server = Server::bind(settings).await.expect("the registry starts");
+        let server = bind(settings).await;
         let http = Http::new(server.local_addr());
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(server.serve(async {
@@ -68,6 +69,20 @@ impl Registry {
         drop(self.stop.take());
         self.task.await.expect("the server ends");
         self.dir
+    }
+}
+
+/// Starts a server. Its data may still be locked by a process that another test is just starting: between
+/// fork and exec it has every file that we have open.
+async fn bind(settings: Settings) -> Server {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match Server::bind(settings.clone()).await {
+            Err(BindError::Open(OpenError::InUse { .. })) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            bound => return bound.expect("the registry starts"),
+        }
     }
 }
 
@@ -177,6 +192,17 @@ impl Http {
         assert_eq!(put.header("docker-content-digest"), digest.to_string());
         assert_eq!(put.header("location"), format!("/v2/{name}/blobs/{digest}"));
         digest
+    }
+
+    /// Tries to push a blob onto a full disk.
+    pub async fn push_is_refused(&self, name: &str, content: &[u8]) {
+        let reply = self.send("POST", &format!("/v2/{name}/blobs/uploads/"), &[], "").await;
+        if reply.status == 202 {
+            let put = format!("{}?digest={}", reply.header("location"), Digest::of(content));
+            self.send("PUT", &put, &[], content.to_vec()).await.refuses(507, "DENIED");
+        } else {
+            reply.refuses(507, "DENIED");
+        }
     }
 
     pub async fn put_manifest(&self, name: &str, reference: &str, kind: &str, bytes: Vec<u8>) -> Reply {

@@ -1,5 +1,5 @@
-//! The record of owners and devices: attributes of regular files and directories, a table for everything else. Reads and
-//! writes it; who may do so is decided elsewhere.
+//! The record of owners and devices: attributes of regular files and directories, a table for everything else. Reads
+//! and writes it; who may do so is decided elsewhere.
 
 use std::collections::HashMap;
 use std::io;

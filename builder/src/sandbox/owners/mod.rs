@@ -11,8 +11,8 @@
 //! ```
 //!
 //! What the supervisor does for a process is done on descriptors that were resolved inside the root directory of that
-//! process, so no call reaches more than the process could. Permissions are the kernel's, for the one user that there is:
-//! what belongs to another recorded owner stays accessible.
+//! process, so no call reaches more than the process could. Permissions are the kernel's, for the one user that there
+//! is: what belongs to another recorded owner stays accessible.
 //!
 //! Which identity a process has is kept in its soft limit of file locks, which the kernel has not used since Linux 2.4:
 //! it is inherited by fork and kept by exec, also where a parent has long ended.
@@ -290,8 +290,8 @@ impl Desk {
         Ok(Reply::Value(groups.len() as i64))
     }
 
-    /// The kernel's part (set-user-ID bits and capabilities go, the change time comes) is done by giving the file to the
-    /// only user there is.
+    /// The kernel's part (set-user-ID bits and capabilities go, the change time comes) is done by giving the file to
+    /// the only user there is.
     fn chown(&mut self, asked: &Notification, file: OwnedFd, wanted: (u32, u32)) -> Answer {
         let found = find(&file)?;
         let known = record(&file, &found, &self.links)?.map(|record| record.owner).unwrap_or_default();

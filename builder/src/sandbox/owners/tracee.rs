@@ -1,5 +1,5 @@
-//! A process that waits for an answer: its memory, its umask, and the files that its paths name, resolved inside its own
-//! root directory so that nothing outside of the step's root file system is ever touched.
+//! A process that waits for an answer: its memory, its umask, and the files that its paths name, resolved inside its
+//! own root directory so that nothing outside of the step's root file system is ever touched.
 
 use std::fs::{self, File};
 use std::io;
