@@ -5,6 +5,7 @@
 
 mod args;
 mod command;
+mod config;
 #[cfg(feature = "serve")]
 mod embedded;
 #[cfg(feature = "build")]
@@ -15,6 +16,7 @@ mod failure;
 mod images;
 mod interrupt;
 mod location;
+mod log;
 mod place;
 #[cfg(feature = "build")]
 mod progress;
@@ -26,6 +28,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::args::{Cli, Command};
 use crate::exit::Exit;
@@ -39,7 +42,9 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     start_logging(&cli);
-    match run(cli.command) {
+    let outcome = run(cli.command);
+    log::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             terminal::tell(&failure.to_string());
@@ -77,6 +82,10 @@ fn run(command: Command) -> Outcome<()> {
         #[cfg(feature = "deploy")]
         Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(&args)),
         #[cfg(feature = "deploy")]
+        Command::Diff(args) => runtime()?.block_on(command::diff::diff(&args)),
+        #[cfg(feature = "deploy")]
+        Command::PullSecret(args::PullSecretCommand::Ensure(args)) => waiting(command::pull_secret::ensure(&args)),
+        #[cfg(feature = "deploy")]
         Command::Rollout(command) => runtime()?.block_on(command::rollout::run(&command)),
         #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
         Command::Ship(args) => command::ship::run(&args),
@@ -112,6 +121,7 @@ pub fn runtime() -> Outcome<tokio::runtime::Runtime> {
 
 fn start_logging(cli: &Cli) {
     let default = match cli.verbose {
+        #[cfg(feature = "serve")]
         0 if matches!(cli.command, Command::Registry(args::RegistryCommand::Serve(_))) => "info",
         0 => "warn",
         1 => "info",
@@ -121,7 +131,13 @@ fn start_logging(cli: &Cli) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LIGHTER_LOG");
     let filter = filter
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},sled=warn,hyper=info,rustls=warn")));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let writer = match cli.command {
+        Command::Registry(_) => {
+            log::Gathered::start().map_or_else(|_| BoxMakeWriter::new(std::io::stderr), BoxMakeWriter::new)
+        }
+        _ => BoxMakeWriter::new(std::io::stderr),
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match settings::variable("LIGHTER_LOG_FORMAT").as_deref() {
         Some("json") => lines.json().init(),
         _ => lines.with_target(false).init(),

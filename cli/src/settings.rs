@@ -47,12 +47,18 @@ pub fn local_store(data: &Path) -> Outcome<Disk> {
 
 /// A client with the logins, authorities and exceptions that apply.
 pub fn client(args: &RegistryArgs) -> Outcome<Client> {
+    client_with(args, credentials(args)?)
+}
+
+/// A client with other logins than our own.
+pub fn client_with(args: &RegistryArgs, credentials: Credentials) -> Outcome<Client> {
+    let args = &crate::config::with_file(args, variable)?;
     let settings = ClientSettings {
         insecure: insecure(args)?,
         authorities: authorities(args)?,
         client_certificates: client_certificates(args)?,
         mappings: mappings(args)?,
-        credentials: credentials(args)?,
+        credentials,
     };
     Client::new(settings).map_err(|error| Failure::content("cannot prepare connections to registries", &error))
 }

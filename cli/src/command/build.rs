@@ -81,9 +81,10 @@ pub fn run(mut args: BuildArgs) -> Outcome<()> {
         return super::plan::run(&job, &data, &local);
     }
     let named = Names::new(&args, &outputs)?;
-    platforms::check(&job, &outputs)?;
+    let is_index = platforms::is_index(&mut job)?;
+    platforms::check(&job, &outputs, is_index)?;
     let exchange = Exchange::parse(&args.exchange)?;
-    if args.reproducible_check && job.platforms.len() > 1 {
+    if args.reproducible_check && is_index {
         return Err(Failure::new(Exit::Usage, "--reproducible-check compares images for one platform"));
     }
     let mut prepared = prepare(&job, &data)?;
@@ -93,7 +94,7 @@ pub fn run(mut args: BuildArgs) -> Outcome<()> {
     let platform = prepared.request.options.target_platform.clone();
     prepared.request.imports =
         runtime.block_on(interrupt::until_signal(async { Ok(exchange.import(&client, &platform).await) }))?;
-    let built = if job.platforms.len() > 1 {
+    let built = if is_index {
         platforms::build(&mut prepared, &job, &named.all, &runtime, &local, &client)?
     } else {
         prepared.request.names.clone_from(&named.all);

@@ -10,6 +10,10 @@ mod check;
 mod context;
 #[cfg(feature = "deploy")]
 pub mod deploy;
+#[cfg(feature = "deploy")]
+mod deploy_report;
+#[cfg(feature = "deploy")]
+pub mod diff;
 #[cfg(feature = "build")]
 mod docker;
 #[cfg(feature = "build")]
@@ -28,6 +32,10 @@ mod output;
 mod plan;
 #[cfg(feature = "build")]
 mod platforms;
+#[cfg(feature = "deploy")]
+mod probe;
+#[cfg(feature = "deploy")]
+pub mod pull_secret;
 #[cfg(feature = "build")]
 mod report;
 #[cfg(feature = "build")]
@@ -42,6 +50,8 @@ mod run_options;
 pub mod serve;
 #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
 pub mod ship;
+#[cfg(feature = "deploy")]
+mod table;
 pub mod transfer;
 #[cfg(feature = "build")]
 mod twice;
