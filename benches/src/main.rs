@@ -14,6 +14,7 @@ mod nginx;
 mod registry_blob;
 mod registry_requests;
 mod registry_tags;
+mod run;
 mod start;
 mod usage;
 
@@ -36,6 +37,9 @@ struct Arguments {
     /// How often each contestant runs; the median counts
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// How much run-bytes writes
+    #[arg(long, default_value_t = 1000, value_name = "MB")]
+    megabytes: u64,
     /// The program to measure [default: lighter beside this program]
     #[arg(long)]
     lighter: Option<PathBuf>,
@@ -57,6 +61,12 @@ enum Program {
     Start,
     /// A new image on a Deployment until it runs: lighter deploy, and kubectl set image with rollout status
     Deploy,
+    /// Twenty small RUNs, pushed: lighter and buildah
+    RunSteps,
+    /// A RUN that writes 5 000 files, pushed: lighter and buildah
+    RunBytes,
+    /// An unchanged build on a machine that has built nothing, with a cache in the registry
+    CachedRebuild,
     /// All of these
     All,
 }
@@ -87,6 +97,15 @@ fn main() {
     }
     if wanted(Program::Deploy) {
         deploy::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::RunSteps) {
+        run::steps(&lighter, arguments.rounds);
+    }
+    if wanted(Program::RunBytes) {
+        run::bytes(&lighter, arguments.rounds, arguments.megabytes);
+    }
+    if wanted(Program::CachedRebuild) {
+        run::cached(&lighter, arguments.rounds);
     }
     println!("load at the end: {}", machine::load());
 }

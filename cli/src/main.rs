@@ -8,6 +8,8 @@ mod command;
 mod config;
 #[cfg(feature = "serve")]
 mod embedded;
+#[cfg(feature = "build")]
+mod exchange;
 mod exit;
 mod failure;
 #[cfg(feature = "build")]
@@ -64,6 +66,8 @@ fn run(command: Command) -> Outcome<()> {
     match command {
         #[cfg(feature = "build")]
         Command::Build(args) => command::build::run(*args),
+        #[cfg(feature = "build")]
+        Command::Cache(command) => command::cache::run(&command),
         Command::Push(args) => waiting(command::transfer::push(&args)),
         Command::Pull(args) => waiting(command::transfer::pull(&args)),
         Command::Copy(args) => waiting(command::transfer::copy(&args)),
