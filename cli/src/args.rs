@@ -1,10 +1,16 @@
 //! What can be typed. `settings` says what it means.
 
+mod install;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
+
+#[cfg(feature = "serve")]
+pub use install::InitArgs;
+pub use install::{CompletionsArgs, CredentialProviderArgs, ManArgs};
 
 /// Builds images without a daemon, serves them, and rolls them out.
 #[derive(Debug, Parser)]
@@ -39,6 +45,9 @@ pub enum Command {
     Rollout(RolloutCommand),
     #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
     Ship(Box<ShipArgs>),
+    CredentialProvider(CredentialProviderArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// Where lighter keeps images, caches and the embedded registry.
@@ -366,6 +375,7 @@ pub struct LogoutArgs {
 #[cfg(feature = "serve")]
 #[derive(Debug, Subcommand)]
 pub enum RegistryCommand {
+    Init(InitArgs),
     Serve(ServeArgs),
 }
 

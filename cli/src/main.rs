@@ -9,6 +9,7 @@ mod command;
 mod embedded;
 mod exit;
 mod failure;
+mod identity;
 #[cfg(feature = "build")]
 mod images;
 mod interrupt;
@@ -66,6 +67,11 @@ fn run(command: Command) -> Outcome<()> {
         Command::Images(args) => command::inspect::images(&args),
         Command::Login(args) => waiting(command::login::login(&args)),
         Command::Logout(args) => command::login::logout(&args),
+        Command::CredentialProvider(args) => command::credential_provider::run(&args),
+        Command::Completions(args) => command::manual::completions(&args),
+        Command::Man(args) => command::manual::man(&args),
+        #[cfg(feature = "serve")]
+        Command::Registry(args::RegistryCommand::Init(args)) => command::init::init(&args),
         #[cfg(feature = "serve")]
         Command::Registry(args::RegistryCommand::Serve(args)) => runtime()?.block_on(command::serve::serve(&args)),
         #[cfg(feature = "deploy")]

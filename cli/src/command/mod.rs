@@ -4,10 +4,14 @@
 pub mod build;
 #[cfg(feature = "build")]
 mod check;
+pub mod credential_provider;
 #[cfg(feature = "deploy")]
 pub mod deploy;
+#[cfg(feature = "serve")]
+pub mod init;
 pub mod inspect;
 pub mod login;
+pub mod manual;
 #[cfg(feature = "build")]
 mod output;
 #[cfg(feature = "deploy")]
