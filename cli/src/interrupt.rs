@@ -27,16 +27,12 @@ impl Signals {
     }
 }
 
-/// Waits for the first signal that asks us to end.
-pub async fn signalled() -> Exit {
-    Signals::listen().next().await
-}
-
 /// Waits for work that leaves nothing half done when it is dropped; a signal ends the waiting.
 pub async fn until_signal<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let mut signals = Signals::listen(); // before the work begins, which others may see
     tokio::select! {
         outcome = work => outcome,
-        exit = signalled() => Err(failure(exit)),
+        exit = signals.next() => Err(failure(exit)),
     }
 }
 

@@ -123,12 +123,8 @@ fn push(runtime: &Runtime, opener: &Opener, name: &Reference) -> Outcome<()> {
     let target = opener.target(&destination)?;
     let options = settings::copy_options(None);
     let shown = destination.to_string();
-    let copied = runtime.block_on(async {
-        tokio::select! {
-            copied = super::transfer::run(&opened, &target, &shown, &options) => copied,
-            exit = interrupt::signalled() => Err(interrupt::failure(exit)),
-        }
-    })?;
+    let sending = super::transfer::run(&opened, &target, &shown, &options);
+    let copied = runtime.block_on(interrupt::until_signal(sending))?;
     tell(&super::transfer::summary(&copied, &destination));
     Ok(())
 }
@@ -162,8 +158,12 @@ pub fn build(prepared: &Prepared, runtime: &Runtime, local: &Disk, client: &Clie
     let cancel = Cancel::new().map_err(|error| Failure::because(Exit::Bug, "cannot prepare the build", &error))?;
     let (raise, interrupted) = tokio::sync::watch::channel(None);
     let watching = cancel.clone();
+    let mut signals = {
+        let _inside = runtime.enter();
+        interrupt::Signals::listen() // before the build begins, which others may see
+    };
     let watch = runtime.spawn(async move {
-        let exit = interrupt::signalled().await;
+        let exit = signals.next().await;
         let _ = raise.send(Some(exit)); // a build that just ended does not listen any more
         watching.cancel();
     });
