@@ -74,6 +74,10 @@ fn run(command: Command) -> Outcome<()> {
         Command::Registry(args::RegistryCommand::Init(args)) => command::init::init(&args),
         #[cfg(feature = "serve")]
         Command::Registry(args::RegistryCommand::Serve(args)) => runtime()?.block_on(command::serve::serve(&args)),
+        #[cfg(feature = "serve")]
+        Command::Registry(args::RegistryCommand::Token(command)) => command::robot::run(&command),
+        #[cfg(feature = "serve")]
+        Command::Registry(args::RegistryCommand::CheckConfig(args)) => command::serve::check_config(&args),
         #[cfg(feature = "deploy")]
         Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(&args)),
         #[cfg(feature = "deploy")]
@@ -105,5 +109,9 @@ fn start_logging(cli: &Cli) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LIGHTER_LOG");
     let filter = filter
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},sled=warn,hyper=info,rustls=warn")));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings::variable("LIGHTER_LOG_FORMAT").as_deref() {
+        Some("json") => lines.json().init(),
+        _ => lines.with_target(false).init(),
+    }
 }

@@ -19,6 +19,12 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// The names of all environment variables.
+#[cfg(feature = "serve")]
+pub fn variables() -> impl Iterator<Item = String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
+}
+
 /// The directory for everything that lighter keeps for this user.
 pub fn data_directory(args: &StoreArgs) -> Outcome<PathBuf> {
     let chosen = args.data.clone();

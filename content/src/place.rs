@@ -161,13 +161,23 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// Writes a small file so that at any instant its name means the old or the new content, whole.
 pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, 0o666)
+}
+
+/// The same for a file that only its owner may read.
+pub fn replace_secret_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, 0o600)
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
     name.push(format!(".{}", std::process::id()));
     let aside = directory.join(name);
     let written = (|| {
-        let mut file = File::create(&aside)?;
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside)?;
         file.write_all(content)?;
         file.sync_data()?;
         std::fs::rename(&aside, path)?;

@@ -10,13 +10,25 @@
 //! served under a digest hash to it. This crate never prints, exits, or reads the environment; it
 //! reports by typed errors and `tracing`.
 
+pub mod access;
 mod api;
+pub mod config;
+mod hooks;
 mod index;
 mod journal;
+mod limit;
+mod metrics;
 mod server;
 mod state;
 mod store;
+mod tls;
+mod watched;
 
+pub use api::{Front, InvalidNetwork, Network};
+pub use hooks::{Format, HookSettings};
 pub use journal::JournalError;
+pub use limit::Rate;
 pub use server::{BindError, Limits, Server, Settings};
 pub use store::{OpenError, Refusal, Repository, Store, StoreError};
+pub use tls::{ClientAuthority, TlsSettings};
+pub use watched::ReadError;

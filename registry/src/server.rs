@@ -1,21 +1,32 @@
 //! The server: a listening socket, connections, and an orderly end. What is answered is `api`'s.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
-use crate::api::{self, Api};
+use crate::access::{Access, AccessSettings, Gate};
+use crate::api::{self, Api, Front, Peer};
+use crate::hooks::{HookSettings, Hooks};
+use crate::limit::{Limiter, Rate};
+use crate::metrics::Metrics;
 use crate::store::{OpenError, Store};
+use crate::tls::{Tls, TlsSettings};
+use crate::watched::ReadError;
 
 /// How long a connection may take to send the head of a request, or stay unused between two.
 const HEAD_TIME: Duration = Duration::from_secs(75);
@@ -25,6 +36,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// How long to wait after the system refused a connection, for want of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often logins of one user may fail from one address. Password checks are slow anyway.
+const GUESSES: Rate = Rate { per_second: 0.2, burst: 20.0, patience: Duration::ZERO };
 
 /// What is kept within bounds.
 #[derive(Debug, Clone)]
@@ -52,6 +65,20 @@ pub struct Settings {
     pub data: PathBuf,
     /// Whether everybody who can reach an address that is not loopback may read, write and delete.
     pub allow_anonymous: bool,
+    /// Who may do what. Without it everybody may do everything, on loopback.
+    pub access: Option<AccessSettings>,
+    /// TLS; without it connections are plain.
+    pub tls: Option<TlsSettings>,
+    /// How clients reach the registry, where proxies are in between.
+    pub front: Front,
+    /// How often callers may ask.
+    pub pace: Option<Rate>,
+    /// Another address, for `/metrics`, `/livez` and `/readyz` in plain HTTP.
+    pub admin: Option<SocketAddr>,
+    /// Whether the main address tells what it counts, where other machines reach it.
+    pub public_metrics: bool,
+    /// Who is told of pushes and deletes.
+    pub hooks: Vec<HookSettings>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -59,7 +86,19 @@ pub struct Settings {
 impl Settings {
     /// Settings for one address and directory; everything else by default.
     pub fn new(addr: SocketAddr, data: impl Into<PathBuf>) -> Self {
-        Self { addr, data: data.into(), allow_anonymous: false, limits: Limits::default() }
+        Self {
+            addr,
+            data: data.into(),
+            allow_anonymous: false,
+            access: None,
+            tls: None,
+            front: Front::default(),
+            pace: None,
+            admin: None,
+            public_metrics: false,
+            hooks: Vec::new(),
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -68,9 +107,12 @@ impl Settings {
 pub enum BindError {
     /// The address can be reached from other machines, and nothing protects the registry.
     #[error(
-        "refusing to listen on {0}: other machines can reach it and everybody could push and delete; listen on 127.0.0.1, or allow anonymous access explicitly"
+        "refusing to listen on {0}: other machines can reach it and everybody could push and delete; listen on 127.0.0.1, give access rules, or allow anonymous access explicitly"
     )]
     Unprotected(SocketAddr),
+    /// A file of users, keys or certificates cannot be used.
+    #[error("could not prepare logins and TLS")]
+    Prepare(#[source] ReadError),
     /// The address cannot be had.
     #[error("could not listen on {addr}")]
     Listen {
@@ -87,28 +129,34 @@ pub enum BindError {
 /// A registry that listens. It answers once [`Server::serve`] runs.
 pub struct Server {
     listener: TcpListener,
+    admin: Option<TcpListener>,
     addr: SocketAddr,
-    store: Store,
-    limits: Limits,
+    tls: Option<Tls>,
+    hooks: Vec<HookSettings>,
+    data: PathBuf,
+    api: Api,
 }
 
 impl Server {
-    /// Takes the address and opens the store.
+    /// Takes the address, opens the store, and reads the files that are named.
     pub async fn bind(settings: Settings) -> Result<Self, BindError> {
-        let Settings { addr, data, allow_anonymous, limits } = settings;
-        if !addr.ip().is_loopback() && !allow_anonymous {
+        let addr = settings.addr;
+        if !addr.ip().is_loopback() && settings.access.is_none() && !settings.allow_anonymous {
             return Err(BindError::Unprotected(addr));
         }
-        let listen = |source| BindError::Listen { addr, source };
         // The address first: it is the likelier one to be taken, and nothing was written yet then.
-        let listener = TcpListener::bind(addr).await.map_err(listen)?;
-        let addr = listener.local_addr().map_err(listen)?;
-        let opened = tokio::task::spawn_blocking(move || Store::open(&data)).await;
-        let store = match opened {
+        let (listener, addr) = listen(addr).await?;
+        let admin = match settings.admin {
+            Some(addr) => Some(listen(addr).await?.0),
+            None => None,
+        };
+        let (hooks, data) = (settings.hooks.clone(), settings.data.clone());
+        let opened = tokio::task::spawn_blocking(move || open(settings, addr)).await;
+        let (api, tls) = match opened {
             Ok(opened) => opened?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        Ok(Self { listener, addr, store, limits })
+        Ok(Self { listener, admin, addr, tls, hooks, data, api })
     }
 
     /// Where it listens, with the port that was found if any was asked for.
@@ -116,45 +164,118 @@ impl Server {
         self.addr
     }
 
+    /// Where it tells operators how it is, if that is an address of its own.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
     /// The store behind it, for use in the same process.
     pub fn store(&self) -> &Store {
-        &self.store
+        &self.api.store
     }
 
     /// Answers requests until `shutdown` ends; then lets running requests end and closes the store.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, addr, store, limits } = self;
-        let drain = limits.drain;
-        let router = api::router(Api { store: store.clone(), limits });
-        let connections = GracefulShutdown::new();
-        tracing::info!(%addr, "serving");
-        let mut shutdown = pin!(shutdown);
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = &mut shutdown => break,
-            };
-            match accepted {
-                Ok((stream, peer)) => connection(stream, peer, router.clone(), &connections),
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
+        let Self { listener, admin, addr, tls, hooks, data, api } = self;
+        let drain = api.limits.drain;
+        let api = Arc::new(api);
+        let mut beside = JoinSet::new(); // what runs until the end, and no longer
+        if let Some(listener) = admin {
+            let router = api::operation_router(api.clone());
+            beside.spawn(async move { match accept(listener, router, None, &GracefulShutdown::new()).await {} });
         }
-        drop(listener);
+        let shared = Hooks {
+            store: api.store.clone(),
+            metrics: api.metrics.clone(),
+            directory: data.join("hooks"),
+            source: api.front.url.clone(),
+        };
+        for hook in hooks {
+            beside.spawn(shared.clone().run(hook));
+        }
+        drop(shared);
+        let connections = GracefulShutdown::new();
+        tracing::info!(%addr, tls = tls.is_some(), "serving");
+        tokio::select! {
+            never = accept(listener, api::router(api.clone()), tls, &connections) => match never {},
+            () = pin!(shutdown) => {}
+        }
+        api.draining.store(true, Ordering::Relaxed);
         tracing::info!(open = connections.count(), "shutting down");
         if tokio::time::timeout(drain, connections.shutdown()).await.is_err() {
             tracing::warn!("some requests did not end in time and are cut off");
         }
-        store.close().await;
+        beside.shutdown().await;
+        api.store.close().await;
     }
 }
 
-fn connection(stream: TcpStream, peer: SocketAddr, router: Router, connections: &GracefulShutdown) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, %peer, "answers may be delayed");
+async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+    let failed = |source| BindError::Listen { addr, source };
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    Ok((listener, addr))
+}
+
+/// Opens everything that lies on disk.
+fn open(settings: Settings, addr: SocketAddr) -> Result<(Api, Option<Tls>), BindError> {
+    let tls = settings.tls.map(Tls::open).transpose().map_err(BindError::Prepare)?;
+    let store = Store::open(&settings.data)?;
+    let gate = match settings.access {
+        Some(access) => Gate::Guarded(Box::new(Access::open(access, &settings.data).map_err(BindError::Prepare)?)),
+        None => Gate::Open,
+    };
+    let api = Api {
+        store,
+        limits: settings.limits,
+        gate,
+        front: settings.front,
+        metrics: Arc::new(Metrics::default()),
+        pace: settings.pace.map(Limiter::new),
+        guesses: Limiter::new(GUESSES),
+        draining: AtomicBool::new(false),
+        shows_metrics: settings.public_metrics || (settings.admin.is_none() && addr.ip().is_loopback()),
+    };
+    Ok((api, tls))
+}
+
+/// Takes connections for ever.
+async fn accept(listener: TcpListener, router: Router, tls: Option<Tls>, connections: &GracefulShutdown) -> Infallible {
+    let tls = tls.map(Arc::new);
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                tokio::spawn(connection(stream, peer, router.clone(), tls.clone(), connections.watcher()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
+}
+
+async fn connection(stream: TcpStream, addr: SocketAddr, router: Router, tls: Option<Arc<Tls>>, watcher: Watcher) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, %addr, "answers may be delayed");
+    }
+    match tls {
+        None => {
+            let peer = Peer { addr, secure: false, certificate: None };
+            converse(stream, WithPeer { inner: TowerToHyperService::new(router), peer }, watcher).await;
+        }
+        Some(tls) => match tls.accept(stream).await {
+            Ok((stream, certificate)) => {
+                let peer = Peer { addr, secure: true, certificate };
+                converse(stream, WithPeer { inner: TowerToHyperService::new(router), peer }, watcher).await;
+            }
+            Err(error) => tracing::debug!(%error, %addr, "no TLS connection came about"),
+        },
+    }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, service: WithPeer, watcher: Watcher) {
+    let addr = service.peer.addr;
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).half_close(true);
     builder
@@ -163,12 +284,29 @@ fn connection(stream: TcpStream, peer: SocketAddr, router: Router, connections: 
         .keep_alive_interval(HEAD_TIME)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).into_owned();
-    let watched = connections.watch(serving);
-    tokio::spawn(async move {
-        // Clients that hang up early are normal: parallel range readers do it all the time.
-        if let Err(error) = watched.await {
-            tracing::debug!(%error, %peer, "a connection ended early");
-        }
-    });
+    let serving = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    // Clients that hang up early are normal: parallel range readers do it all the time.
+    if let Err(error) = watcher.watch(serving).await {
+        tracing::debug!(%error, %addr, "a connection ended early");
+    }
+}
+
+/// A service whose requests say who is at the other end.
+#[derive(Clone)]
+struct WithPeer {
+    inner: TowerToHyperService<Router>,
+    peer: Peer,
+}
+
+impl hyper::service::Service<hyper::Request<hyper::body::Incoming>> for WithPeer {
+    type Response =
+        <TowerToHyperService<Router> as hyper::service::Service<hyper::Request<hyper::body::Incoming>>>::Response;
+    type Error = Infallible;
+    type Future =
+        <TowerToHyperService<Router> as hyper::service::Service<hyper::Request<hyper::body::Incoming>>>::Future;
+
+    fn call(&self, mut request: hyper::Request<hyper::body::Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer.clone());
+        self.inner.call(request)
+    }
 }

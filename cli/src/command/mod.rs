@@ -14,6 +14,8 @@ pub mod login;
 pub mod manual;
 #[cfg(feature = "build")]
 mod output;
+#[cfg(feature = "serve")]
+pub mod robot;
 #[cfg(feature = "deploy")]
 pub mod rollout;
 #[cfg(feature = "build")]

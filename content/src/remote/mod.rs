@@ -2,13 +2,15 @@
 //!
 //! [`Client`] holds connections, logins and tokens; [`Repository`] is one repository of one registry
 //! and is a [`crate::Source`] and [`crate::Sink`]. `transport` sends one request, `auth` answers
-//! challenges, `upload` takes up broken uploads where they stopped.
+//! challenges, `upload` takes up broken uploads where they stopped. [`Web`] is for servers that are no registries.
 
 mod auth;
 mod client;
 mod repository;
 mod transport;
 mod upload;
+mod web;
 
 pub use client::{Client, Settings};
 pub use repository::Repository;
+pub use web::Web;

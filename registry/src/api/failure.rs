@@ -35,6 +35,10 @@ impl Failure {
         self
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
@@ -137,6 +141,10 @@ fn refused(refusal: &Refusal) -> Failure {
                 detail: json!({"digest": digest}),
             });
             Failure { status: StatusCode::NOT_FOUND, problems: problems.collect(), headers: HeaderMap::new() }
+        }
+        Refusal::TagFixed(tag) => {
+            let detail = json!({"tag": tag, "right": "overwrite"});
+            Failure::new(StatusCode::FORBIDDEN, Code::Denied, message).with_detail(detail)
         }
         Refusal::Referenced { parent } => {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, Code::Denied, message).with_detail(json!({"parent": parent}))

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::failure::Failure;
 use super::query::{Query, encode};
 use super::{Answer, Api, Call, header, json, response};
+use crate::access::{Caller, Right, Target};
 
 /// Most entries of a page, and how many there are if the client does not say.
 const PAGE: usize = 10_000;
@@ -20,16 +21,48 @@ const REFERRERS_BYTES: usize = 2 << 20;
 
 pub(super) async fn catalog(api: &Api, call: &Call<'_>) -> Answer {
     let (limit, last) = page(&call.query)?;
-    let mut names = api.store.repositories(last, limit.saturating_add(1)).await?;
-    let more = limit > 0 && names.len() > limit;
-    names.truncate(limit);
+    let (names, next) = visible(api, call.caller, last, limit).await?;
     let response = json(StatusCode::OK, &json!({"repositories": names}));
-    Ok(linked(response, &Route::Catalog, limit, names.last().filter(|_| more).map(RepoName::as_str)))
+    Ok(linked(response, &Route::Catalog, limit, next.as_ref().map(RepoName::as_str)))
+}
+
+/// Up to `limit` repositories behind `last` that the caller may pull from, and behind which one there
+/// are more.
+pub(super) async fn visible(
+    api: &Api,
+    caller: &Caller,
+    mut last: String,
+    limit: usize,
+) -> Result<(Vec<RepoName>, Option<RepoName>), Failure> {
+    let mut names = Vec::new();
+    while limit > 0 && names.len() <= limit {
+        let some = api.store.repositories(last, limit.saturating_add(1)).await?;
+        let is_end = some.len() <= limit;
+        last = some.last().map_or_else(String::new, RepoName::to_string);
+        names.extend(some.into_iter().filter(|name| api.gate.sees(caller, name)));
+        if is_end {
+            break;
+        }
+    }
+    let more = names.len() > limit;
+    names.truncate(limit);
+    let next = names.last().filter(|_| more).cloned();
+    Ok((names, next))
 }
 
 pub(super) async fn tags(api: &Api, call: &Call<'_>, name: RepoName) -> Answer {
-    let (limit, last) = page(&call.query)?;
-    let mut tags = api.store.tags(&name, last, limit.saturating_add(1)).await?;
+    let (limit, mut last) = page(&call.query)?;
+    let mut tags = Vec::new();
+    loop {
+        let some = api.store.tags(&name, last, limit.saturating_add(1)).await?;
+        let is_end = limit == 0 || some.len() <= limit;
+        last = some.last().map_or_else(String::new, oci::Tag::to_string);
+        let sees = |tag: &oci::Tag| api.gate.allows(call.caller, Right::Pull, &name, Target::Tag(tag));
+        tags.extend(some.into_iter().filter(sees));
+        if is_end || tags.len() > limit {
+            break;
+        }
+    }
     let more = limit > 0 && tags.len() > limit;
     tags.truncate(limit);
     let response = json(StatusCode::OK, &json!({"name": name, "tags": tags}));

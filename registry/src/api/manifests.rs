@@ -10,7 +10,8 @@ use serde_json::json;
 use super::blobs::{matches_etag, name_content};
 use super::body::collect;
 use super::failure::Failure;
-use super::{Answer, Api, Call, empty, header};
+use super::{Answer, Api, Call, empty, guard, header};
+use crate::access::{Right, Target};
 
 /// Most tags that one push may set; the specification asks for at least ten.
 const TAGS_LIMIT: usize = 100;
@@ -37,9 +38,14 @@ pub(super) async fn get(api: &Api, call: &Call<'_>, name: RepoName, which: Selec
 
 pub(super) async fn put(api: &Api, call: &Call<'_>, body: &mut Body, name: RepoName, which: Selector) -> Answer {
     let tags = tags(call, &which)?;
+    for tag in &tags {
+        guard::check_tag(api, call, &name, tag)?;
+    }
+    let may_change = |tag: &&Tag| api.gate.allows(call.caller, Right::Overwrite, &name, Target::Tag(tag));
+    let fixed = tags.iter().filter(|tag| !may_change(tag)).cloned().collect();
     let manifest = read(api, call, body, &which).await?;
     let (digest, subject) = (manifest.digest(), manifest.subject().map(|subject| subject.digest));
-    api.store.put_manifest(&name, manifest, tags.clone()).await?;
+    api.store.put_manifest(&name, manifest, tags.clone(), fixed).await?;
     tracing::info!(repository = %name, %digest, tags = tags.len(), "manifest stored");
     let mut response = empty(StatusCode::CREATED);
     let headers = response.headers_mut();

@@ -8,12 +8,18 @@
 mod blobs;
 mod body;
 mod failure;
+mod front;
+mod guard;
 mod lists;
 mod manifests;
+mod operation;
 mod query;
+mod token;
 mod uploads;
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use axum::Router;
@@ -27,8 +33,13 @@ use oci::wire::{self, ErrorCode, Route};
 use tracing::Instrument;
 
 use crate::Limits;
+use crate::access::{Caller, Gate, Identity};
+use crate::limit::{Limiter, Passage};
+use crate::metrics::{Kind, Metrics};
 use crate::store::Store;
 use failure::Failure;
+pub(crate) use front::Peer;
+pub use front::{Front, InvalidNetwork, Network};
 use query::Query;
 
 /// An answer, or why there is none.
@@ -38,12 +49,31 @@ type Answer = Result<Response, Failure>;
 pub(crate) struct Api {
     pub(crate) store: Store,
     pub(crate) limits: Limits,
+    pub(crate) gate: Gate,
+    pub(crate) front: Front,
+    pub(crate) metrics: Arc<Metrics>,
+    /// How often callers may ask, if that is limited.
+    pub(crate) pace: Option<Limiter<Asker>>,
+    /// How often logins of one user may fail from one address.
+    pub(crate) guesses: Limiter<(IpAddr, String)>,
+    /// Whether requests should go elsewhere.
+    pub(crate) draining: AtomicBool,
+    /// Whether this address tells what it counts.
+    pub(crate) shows_metrics: bool,
 }
 
-/// A request after its path was read.
+/// Who is made to wait: a caller with a login, or an address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Asker {
+    Known(String),
+    Address(Option<IpAddr>),
+}
+
+/// A request after its path was read and its caller found out.
 struct Call<'a> {
     parts: &'a Parts,
     query: Query,
+    caller: &'a Caller,
 }
 
 impl Call<'_> {
@@ -62,16 +92,29 @@ impl Call<'_> {
 }
 
 /// The whole API as one service. axum cannot route names with slashes, so the path is read by [`Route`].
-pub(crate) fn router(api: Api) -> Router {
-    Router::new().fallback(handle).with_state(Arc::new(api))
+pub(crate) fn router(api: Arc<Api>) -> Router {
+    Router::new().fallback(handle).with_state(api)
+}
+
+/// Only what operators ask, for an address of its own.
+pub(crate) fn operation_router(api: Arc<Api>) -> Router {
+    Router::new().fallback(handle_operation).with_state(api)
 }
 
 async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
-    let (parts, mut body) = request.into_parts();
-    let span = tracing::info_span!("request", method = %parts.method, path = parts.uri.path());
+    let begun = Instant::now();
+    let (parts, body) = request.into_parts();
+    let id = front::request_id(&parts);
+    let asked = Asked::parse(parts.uri.path());
+    let kind = asked.kind();
+    let under_way = api.metrics.begin(kind);
+    let path = parts.uri.path();
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), method = %parts.method, path);
     async move {
-        let begun = Instant::now();
-        let answer = dispatch(&api, &parts, &mut body).await;
+        let mut body = api.metrics.receiving(body);
+        let mut caller = Caller::anonymous();
+        let answer = dispatch(&api, &parts, &mut body, asked, &mut caller).await;
+        audit(&api, &parts, kind, &caller.identity, &answer);
         let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
@@ -89,35 +132,156 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
         }
         let version = HeaderValue::from_static(wire::DOCKER_API_VERSION_2);
         response.headers_mut().insert(HeaderName::from_static(wire::DOCKER_API_VERSION), version);
-        let (status, micros) = (response.status().as_u16(), begun.elapsed().as_micros() as u64);
-        tracing::info!(status, micros, "answered");
-        response
+        response.headers_mut().insert(front::REQUEST_ID, id);
+        let took = begun.elapsed();
+        api.metrics.answered(kind, &parts.method, response.status(), took);
+        let (status, micros) = (response.status().as_u16(), took.as_micros() as u64);
+        match kind {
+            Kind::OPERATION => tracing::debug!(status, micros, "answered"),
+            _ => tracing::info!(status, micros, "answered"),
+        }
+        response.map(|body| api.metrics.sending(body, under_way))
     }
     .instrument(span)
     .await
 }
 
-async fn dispatch(api: &Api, parts: &Parts, body: &mut Body) -> Answer {
-    let route = Route::parse(parts.uri.path())?;
+/// What a path is about.
+enum Asked {
+    Token,
+    Live,
+    Ready,
+    Metrics,
+    Usage,
+    Protocol(Result<Route, wire::InvalidRoute>),
+}
+
+impl Asked {
+    fn parse(path: &str) -> Self {
+        match path {
+            "/token" => Self::Token,
+            "/livez" => Self::Live,
+            "/readyz" => Self::Ready,
+            "/metrics" => Self::Metrics,
+            "/api/v1/usage" => Self::Usage,
+            path => Self::Protocol(Route::parse(path)),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Token => Kind::TOKEN,
+            Self::Live | Self::Ready | Self::Metrics | Self::Usage => Kind::OPERATION,
+            Self::Protocol(Ok(route)) => Kind::of(route),
+            Self::Protocol(Err(_)) => Kind::OTHER,
+        }
+    }
+}
+
+async fn dispatch(api: &Api, parts: &Parts, body: &mut Body, asked: Asked, who: &mut Caller) -> Answer {
+    let route = match asked {
+        Asked::Token => return token::answer(api, parts, body).await,
+        Asked::Live | Asked::Ready | Asked::Metrics if !is_read(parts) => return Err(only_read()),
+        Asked::Live => return Ok(operation::live()),
+        Asked::Ready => return Ok(operation::ready(api)),
+        Asked::Metrics if api.shows_metrics => return Ok(operation::metrics(api)),
+        Asked::Metrics => return Err(wire::InvalidRoute::Unknown.into()),
+        Asked::Usage => None,
+        Asked::Protocol(route) => Some(route?),
+    };
+    *who = guard::identify(api, parts).await?;
+    pace(api, parts, &who.identity).await?;
+    let Some(route) = route else {
+        return if is_read(parts) { operation::usage(api, parts, who).await } else { Err(only_read()) };
+    };
     let query = Query::parse(parts.uri.query().unwrap_or_default());
-    let call = Call { parts, query };
-    match (route, parts.method.as_str()) {
+    guard::check(api, parts, &query, &route, who)?;
+    serve(api, &Call { parts, query, caller: who }, body, route).await
+}
+
+async fn serve(api: &Api, call: &Call<'_>, body: &mut Body, route: Route) -> Answer {
+    match (route, call.parts.method.as_str()) {
         (Route::Base, "GET" | "HEAD") => Ok(json(StatusCode::OK, &serde_json::json!({}))),
-        (Route::Catalog, "GET" | "HEAD") => lists::catalog(api, &call).await,
-        (Route::Tags(name), "GET" | "HEAD") => lists::tags(api, &call, name).await,
-        (Route::Referrers(name, subject), "GET" | "HEAD") => lists::referrers(api, &call, name, subject).await,
-        (Route::Manifest(name, which), "GET" | "HEAD") => manifests::get(api, &call, name, which).await,
-        (Route::Manifest(name, which), "PUT") => manifests::put(api, &call, body, name, which).await,
+        (Route::Catalog, "GET" | "HEAD") => lists::catalog(api, call).await,
+        (Route::Tags(name), "GET" | "HEAD") => lists::tags(api, call, name).await,
+        (Route::Referrers(name, subject), "GET" | "HEAD") => lists::referrers(api, call, name, subject).await,
+        (Route::Manifest(name, which), "GET" | "HEAD") => manifests::get(api, call, name, which).await,
+        (Route::Manifest(name, which), "PUT") => manifests::put(api, call, body, name, which).await,
         (Route::Manifest(name, which), "DELETE") => manifests::delete(api, name, which).await,
-        (Route::Blob(name, digest), "GET" | "HEAD") => blobs::get(api, &call, name, digest).await,
+        (Route::Blob(name, digest), "GET" | "HEAD") => blobs::get(api, call, name, digest).await,
         (Route::Blob(name, digest), "DELETE") => blobs::delete(api, name, digest).await,
-        (Route::Uploads(name), "POST") => uploads::start(api, &call, body, name).await,
+        (Route::Uploads(name), "POST") => uploads::start(api, call, body, name).await,
         (Route::Upload(name, id), "GET" | "HEAD") => uploads::status(api, name, id).await,
-        (Route::Upload(name, id), "PATCH") => uploads::append(api, &call, body, name, id).await,
-        (Route::Upload(name, id), "PUT") => uploads::finish(api, &call, body, name, id).await,
+        (Route::Upload(name, id), "PATCH") => uploads::append(api, call, body, name, id).await,
+        (Route::Upload(name, id), "PUT") => uploads::finish(api, call, body, name, id).await,
         (Route::Upload(name, id), "DELETE") => uploads::cancel(api, name, id).await,
         (route, _) => Err(not_allowed(&route)),
     }
+}
+
+/// The same answers as on the main address, where nothing else is asked.
+async fn handle_operation(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let mut response = match Asked::parse(parts.uri.path()) {
+        Asked::Live | Asked::Ready | Asked::Metrics if !is_read(&parts) => only_read().into_response(),
+        Asked::Live => operation::live(),
+        Asked::Ready => operation::ready(&api),
+        Asked::Metrics => operation::metrics(&api),
+        _ => Failure::from(wire::InvalidRoute::Unknown).into_response(),
+    };
+    if parts.method == Method::HEAD {
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+/// Makes those wait who ask too often.
+async fn pace(api: &Api, parts: &Parts, identity: &Identity) -> Result<(), Failure> {
+    let Some(pace) = &api.pace else { return Ok(()) };
+    let asker = match identity.is_anonymous() {
+        true => Asker::Address(api.front.client(parts)),
+        false => Asker::Known(identity.to_string()),
+    };
+    match pace.take(&asker) {
+        Passage::Free => Ok(()),
+        Passage::After(wait) => {
+            tokio::time::sleep(wait).await;
+            Ok(())
+        }
+        Passage::Refused(wait) => Err(guard::too_many(wait, "too many requests; slow down")),
+    }
+}
+
+/// One line for every request that wants to change something, done or not.
+fn audit(api: &Api, parts: &Parts, kind: Kind, who: &Identity, answer: &Answer) {
+    if is_read(parts) || kind == Kind::TOKEN {
+        return;
+    }
+    let status = match answer {
+        Ok(response) => response.status(),
+        Err(failure) => failure.status(),
+    };
+    let (header, agent) = (HeaderName::from_static(wire::DOCKER_CONTENT_DIGEST), http::header::USER_AGENT);
+    let digest = answer.as_ref().ok().and_then(|response| response.headers().get(header)?.to_str().ok());
+    tracing::info!(
+        target: "audit",
+        who = %who,
+        client = api.front.client(parts).map(tracing::field::display),
+        agent = parts.headers.get(agent).and_then(|agent| agent.to_str().ok()),
+        query = parts.uri.query(),
+        digest,
+        outcome = status.as_u16(),
+        "audit"
+    );
+}
+
+fn is_read(parts: &Parts) -> bool {
+    matches!(parts.method, Method::GET | Method::HEAD)
+}
+
+fn only_read() -> Failure {
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, "only GET and HEAD can be done here")
+        .with_header(ALLOW, HeaderValue::from_static("GET, HEAD"))
 }
 
 fn not_allowed(route: &Route) -> Failure {

@@ -12,17 +12,14 @@ use serde_json::json;
 use super::body::fill;
 use super::failure::Failure;
 use super::{Answer, Api, Call, empty, header};
+use crate::access::{Right, Target};
 use crate::store::{StoreError, Upload};
 
 /// `POST`: mounts a blob, takes it in one request, or opens a session.
 pub(super) async fn start(api: &Api, call: &Call<'_>, body: &mut Body, name: RepoName) -> Answer {
     if let Some(mount) = call.query.get("mount") {
         let digest = parse_digest(mount)?;
-        let from = match call.query.get("from").filter(|from| !from.is_empty()) {
-            Some(from) => Some(from.parse().map_err(|error| Failure::bad(ErrorCode::NameInvalid, format!("{error}")))?),
-            None => None,
-        };
-        if api.store.mount(&name, digest, from).await? {
+        if mounts(api, call, &name, digest).await? {
             return Ok(created(name, digest));
         }
     } else if let Some(digest) = call.query.get("digest") {
@@ -35,6 +32,27 @@ pub(super) async fn start(api: &Api, call: &Call<'_>, body: &mut Body, name: Rep
     };
     let id = api.store.open_upload(&name, algorithm).await?;
     Ok(progress(StatusCode::ACCEPTED, name, &id, 0))
+}
+
+/// Mounts a blob from a repository that the caller may pull from; where it may not, the blob is as good
+/// as not there.
+async fn mounts(api: &Api, call: &Call<'_>, name: &RepoName, digest: Digest) -> Result<bool, Failure> {
+    let may_pull = |from: &RepoName| api.gate.allows(call.caller, Right::Pull, from, Target::Content);
+    let from = match call.query.get("from").filter(|from| !from.is_empty()) {
+        Some(from) => {
+            let from = from.parse().map_err(|error| Failure::bad(ErrorCode::NameInvalid, format!("{error}")))?;
+            if !may_pull(&from) {
+                return Ok(false);
+            }
+            Some(from)
+        }
+        None if api.gate.is_open() => None,
+        None => match api.store.a_holder(digest, may_pull).await? {
+            Some(holder) => Some(holder),
+            None => return Ok(false),
+        },
+    };
+    Ok(api.store.mount(name, digest, from).await?)
 }
 
 async fn in_one_request(api: &Api, call: &Call<'_>, body: &mut Body, name: RepoName, digest: Digest) -> Answer {

@@ -140,6 +140,7 @@ fn transaction(op: &Op) -> Transaction {
         }
         Op::Unlink(at, number) => Transaction::UnlinkBlob { repo: repo(*at), digest: blob(*number) },
         Op::Put(at, number, tags) => Transaction::PutManifest {
+            fixed: Vec::new(),
             repo: repo(*at),
             manifest: Box::new(manifest(*number)),
             inline: true,

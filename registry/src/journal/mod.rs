@@ -15,6 +15,7 @@
 //! * a full disk is not final: the half-written record is cut off again and the next one may fit;
 //! * a torn tail is cut off at start, damage to acknowledged records is an error (`frame`).
 
+mod feed;
 mod frame;
 mod segment;
 pub(crate) mod snapshot;
@@ -25,6 +26,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+pub(crate) use feed::{oldest, read_between, size_until};
 use frame::{Frame, PAYLOAD_LIMIT};
 
 /// A segment is closed once it is this long, in bytes; small enough to be read into memory.

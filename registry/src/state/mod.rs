@@ -14,10 +14,12 @@
 mod fact;
 mod rows;
 mod transaction;
+mod usage;
 mod view;
 
 pub(crate) use fact::{Fact, InvalidRecord, Record, Write};
 pub(crate) use rows::{MemoryRows, Overlay, Rows, RowsError, prefix_end};
 pub use transaction::Refusal;
 pub(crate) use transaction::{Decision, MountSource, Transaction, decide};
+pub(crate) use usage::Usage;
 pub(crate) use view::View;

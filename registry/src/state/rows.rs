@@ -91,8 +91,16 @@ pub(crate) mod key {
         key
     }
 
+    pub(crate) fn links(repo: &RepoName) -> Vec<u8> {
+        in_repo(b'L', repo)
+    }
+
     pub(crate) fn link(repo: &RepoName, blob: &Digest) -> Vec<u8> {
         of_digest(b'L', repo, blob)
+    }
+
+    pub(crate) fn manifests(repo: &RepoName) -> Vec<u8> {
+        in_repo(b'M', repo)
     }
 
     pub(crate) fn manifest(repo: &RepoName, manifest: &Digest) -> Vec<u8> {

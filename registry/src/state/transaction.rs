@@ -20,7 +20,9 @@ pub(crate) enum Transaction {
     /// Make a blob unreadable in a repository.
     UnlinkBlob { repo: RepoName, digest: Digest },
     /// Store a manifest and let tags name it: both or nothing.
-    PutManifest { repo: RepoName, manifest: Box<Manifest>, inline: bool, tags: Vec<Tag> },
+    ///
+    /// Of the tags, those in `fixed` may be new but must not change.
+    PutManifest { repo: RepoName, manifest: Box<Manifest>, inline: bool, tags: Vec<Tag>, fixed: Vec<Tag> },
     /// Delete a tag; what it named stays.
     DeleteTag { repo: RepoName, tag: Tag },
     /// Delete a manifest and the tags that name it.
@@ -59,6 +61,9 @@ pub enum Refusal {
         /// Children of an index that are missing.
         manifests: Vec<Digest>,
     },
+    /// The tag names something else, and may not be changed by whoever wants to.
+    #[error("the tag {0} exists, and may not be changed to name something else")]
+    TagFixed(Tag),
     /// Something still names what is to be deleted.
     #[error("the manifest {parent} still names this content: delete that first")]
     Referenced {
@@ -91,7 +96,8 @@ pub(crate) fn decide(rows: &impl Rows, transaction: &Transaction, now: Timestamp
         Transaction::StoreBlob { repo, blob, upload } => store_blob(&view, repo, blob, upload.as_deref())?,
         Transaction::MountBlob { repo, digest, from } => mount_blob(&view, repo, digest, from)?,
         Transaction::UnlinkBlob { repo, digest } => unlink_blob(&view, repo, digest)?,
-        Transaction::PutManifest { repo, manifest, inline, tags } => {
+        Transaction::PutManifest { repo, manifest, inline, tags, fixed } => {
+            check_fixed(&view, repo, manifest, tags, fixed)?;
             let facts = put_manifest(&view, repo, manifest, *inline, tags)?;
             if *inline && facts.iter().any(|fact| matches!(fact, Fact::ManifestStored { .. })) {
                 body = manifest.bytes().to_vec();
@@ -155,6 +161,21 @@ fn unlink_blob(view: &View<'_, impl Rows>, repo: &RepoName, digest: &Digest) -> 
         return Err(Refusal::Referenced { parent }.into());
     }
     Ok(vec![Fact::BlobUnlinked { repo: repo.clone(), digest: *digest }])
+}
+
+fn check_fixed(
+    view: &View<'_, impl Rows>,
+    repo: &RepoName,
+    manifest: &Manifest,
+    tags: &[Tag],
+    fixed: &[Tag],
+) -> Result<(), Decision> {
+    for tag in fixed.iter().filter(|tag| tags.contains(tag)) {
+        if view.tag(repo, tag)?.is_some_and(|row| row.digest != manifest.digest()) {
+            return Err(Refusal::TagFixed(tag.clone()).into());
+        }
+    }
+    Ok(())
 }
 
 fn put_manifest(

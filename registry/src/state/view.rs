@@ -149,7 +149,7 @@ fn decode<T: DeserializeOwned>(key: Vec<u8>, value: &[u8]) -> Result<T, RowsErro
 }
 
 /// The text at the end of a row's key.
-fn last_text<T: std::str::FromStr>(row: &Row, from: usize) -> Result<T, RowsError> {
+pub(super) fn last_text<T: std::str::FromStr>(row: &Row, from: usize) -> Result<T, RowsError> {
     let text = row.0.get(from..).and_then(|bytes| std::str::from_utf8(bytes).ok());
     let parsed = text.and_then(|text| text.parse().ok());
     parsed.ok_or_else(|| Damaged { key: row.0.clone() }.into())

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
+use super::feed::{self, Readers};
 use crate::index::{Index, IndexError};
 use crate::journal::{self, Journal, Lsn, snapshot};
 use crate::state::{Decision, Overlay, Record, Transaction, Write, decide};
@@ -38,6 +39,7 @@ impl Committer {
         journal: Journal,
         index: Arc<Index>,
         snapshots: PathBuf,
+        readers: Arc<Readers>,
         snapshot_every: usize,
     ) -> std::io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
@@ -45,6 +47,7 @@ impl Committer {
         let snapshots = Snapshots {
             dir: snapshots,
             index: index.clone(),
+            readers,
             every: snapshot_every,
             bytes: 0,
             running: Arc::default(),
@@ -279,6 +282,7 @@ enum Unwritten {
 struct Snapshots {
     dir: PathBuf,
     index: Arc<Index>,
+    readers: Arc<Readers>,
     every: usize,
     bytes: usize,
     running: Arc<AtomicBool>,
@@ -293,9 +297,10 @@ impl Snapshots {
         }
         self.bytes = 0;
         let (dir, index, running) = (self.dir.clone(), self.index.clone(), self.running.clone());
+        let readers = self.readers.clone();
         let (id, journal) = (journal.id(), journal.dir().to_owned());
         let work = move || {
-            if let Err(error) = take_snapshot(&dir, &index, id, &journal) {
+            if let Err(error) = take_snapshot(&dir, &index, &readers, id, &journal) {
                 tracing::error!(%error, "no snapshot could be made; the journal grows until the next one");
             }
             running.store(false, Ordering::Release);
@@ -307,11 +312,11 @@ impl Snapshots {
     }
 }
 
-fn take_snapshot(dir: &Path, index: &Index, id: u64, journal: &Path) -> Result<Lsn, IndexError> {
+fn take_snapshot(dir: &Path, index: &Index, readers: &Readers, id: u64, journal: &Path) -> Result<Lsn, IndexError> {
     let lsn = index.applied();
     snapshot::write::<IndexError>(dir, id, lsn, index.dump().map(|row| row.map_err(IndexError::from)))?;
     if let Some(covered) = snapshot::prune(dir)? {
-        journal::forget_until(journal, covered)?;
+        journal::forget_until(journal, feed::forgettable(readers, journal, covered)?)?;
     }
     tracing::info!(lsn = lsn.0, "snapshot made");
     Ok(lsn)

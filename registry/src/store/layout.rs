@@ -47,8 +47,8 @@ fn is_foreign(data: &Path) -> Result<bool, OpenError> {
     for entry in std::fs::read_dir(data).map_err(OpenError::io(data))? {
         let name = entry.map_err(OpenError::io(data))?.file_name();
         let name = name.to_string_lossy();
-        let ours =
-            [JOURNAL, SNAPSHOTS, UPLOADS, "LOCK", "lost+found"].contains(&&*name) || name.starts_with(".VERSION");
+        let ours = [JOURNAL, SNAPSHOTS, UPLOADS, "LOCK", "access", "lost+found"].contains(&&*name)
+            || name.starts_with(".VERSION");
         if !ours {
             return Ok(true);
         }

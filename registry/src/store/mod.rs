@@ -5,8 +5,10 @@
 //! data/
 //! ├── VERSION, LOCK               format version; flock: a second process refuses to start
 //! ├── blobs/<alg>/<2 hex>/<hex>   immutable content (content::place)
+//! ├── access/                     robot tokens and the key of tokens (access)
 //! ├── ingest/                     content on its way in that has no session
 //! ├── uploads/<id>                upload sessions: what has arrived so far
+//! ├── hooks/<name>.json           up to where receivers of webhooks know the journal (hooks)
 //! ├── journal/<lsn>.wal           the truth for metadata (journal)
 //! ├── snapshot/<lsn>.snap         all rows, so that the journal stays short
 //! └── index.sled/, index.state    rows for reading; deletable while stopped (index)
@@ -17,9 +19,11 @@
 
 mod commit;
 mod error;
+mod feed;
 mod layout;
 mod repository;
 mod uploads;
+mod usage;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -61,6 +65,9 @@ struct Inner {
     shelf: Shelf,
     index: Arc<Index>,
     uploads: Uploads,
+    data: PathBuf,
+    journal_id: u64,
+    readers: Arc<feed::Readers>,
     stripes: Vec<Mutex<()>>,
     // Last, so that the lock is let go after everything else is closed.
     committer: Committer,
@@ -99,10 +106,25 @@ impl Store {
         let open = View(&*index).uploads().map_err(OpenError::metadata)?;
         let uploads = Uploads::open(uploads, &open).map_err(OpenError::io(data))?;
         shelf.sweep().map_err(OpenError::io(data))?;
-        let committer =
-            Committer::start(journal, index.clone(), snapshots, snapshot_every).map_err(OpenError::io(data))?;
+        let readers = Arc::<feed::Readers>::default();
+        let journal_id = journal.id();
+        let committer = Committer::start(journal, index.clone(), snapshots, readers.clone(), snapshot_every)
+            .map_err(OpenError::io(data))?;
         let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();
-        Ok(Self { inner: Arc::new(Inner { shelf, index, uploads, stripes, committer, _lock: lock }) })
+        let data = data.to_owned();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                shelf,
+                index,
+                uploads,
+                data,
+                journal_id,
+                readers,
+                stripes,
+                committer,
+                _lock: lock,
+            }),
+        })
     }
 
     /// Why nothing can be written, if that is so: a write could not be made durable.
@@ -175,12 +197,13 @@ impl Store {
         Ok((manifest, row.inline))
     }
 
-    /// Stores a manifest and lets tags name it, both or nothing.
+    /// Stores a manifest and lets tags name it, both or nothing. Tags in `fixed` may be new but not change.
     pub(crate) async fn put_manifest(
         &self,
         repo: &RepoName,
         manifest: Manifest,
         tags: Vec<Tag>,
+        fixed: Vec<Tag>,
     ) -> Result<(), StoreError> {
         self.writable()?;
         let inline = manifest.bytes().len() <= INLINE_LIMIT;
@@ -190,7 +213,7 @@ impl Store {
             self.file_manifest(&manifest).await?;
         }
         let manifest = Box::new(manifest);
-        self.commit(Transaction::PutManifest { repo: repo.clone(), manifest, inline, tags }).await
+        self.commit(Transaction::PutManifest { repo: repo.clone(), manifest, inline, tags, fixed }).await
     }
 
     async fn file_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {

@@ -1,0 +1,176 @@
+//! Webhooks: pushes and deletes are told to others, at least once and in order. The journal is the
+//! outbox: what is committed is told, whatever happens in between.
+//!
+//! ```text
+//! data/hooks/NAME.json    up to which record of the journal a receiver knows everything
+//! ```
+//!
+//! Each receiver has a place of its own, so one that is down holds up nobody else. While it is down,
+//! records that it has not seen are kept, up to a limit; then it loses the oldest, which is an error in
+//! the log and not silent.
+
+mod event;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use content::place::replace_file;
+use content::remote::Web;
+use serde::{Deserialize, Serialize};
+
+use crate::access::Pattern;
+use crate::metrics::Metrics;
+use crate::store::{Store, StoreError, blocking};
+pub use event::Format;
+use event::{Event, events, signature};
+
+/// How often the journal is looked at for news.
+const LOOK: Duration = Duration::from_millis(250);
+/// The pause after the first failure; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+/// How many records are read at a time.
+const RECORDS: usize = 256;
+
+/// A receiver of events.
+#[derive(Debug, Clone)]
+pub struct HookSettings {
+    /// Its name: letters, digits, `-` and `_`.
+    pub name: String,
+    /// Where events are sent.
+    pub url: String,
+    /// In which form.
+    pub format: Format,
+    /// Signs them.
+    pub secret: Option<String>,
+    /// Of which repositories; of all if there are none.
+    pub repositories: Vec<Pattern>,
+}
+
+/// Up to where a receiver knows everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    journal: u64,
+    lsn: u64,
+}
+
+/// What all hooks share.
+#[derive(Clone)]
+pub(crate) struct Hooks {
+    pub(crate) store: Store,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) directory: PathBuf,
+    /// The URL of the registry, if it is known.
+    pub(crate) source: Option<String>,
+}
+
+impl Hooks {
+    /// Tells one receiver everything, for ever.
+    pub(crate) async fn run(self, hook: HookSettings) {
+        let web = match Web::new(&[]) {
+            Ok(web) => web,
+            Err(error) => return tracing::error!(%error, hook = hook.name, "this webhook cannot work"),
+        };
+        let mut place = self.begin(&hook.name).await;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.tell_next(&hook, &web, &mut place).await {
+                Ok(true) => pause = FIRST_PAUSE,
+                Ok(false) => tokio::time::sleep(LOOK).await,
+                Err(error) => {
+                    tracing::error!(%error, hook = hook.name, "the journal could not be read for a webhook");
+                    tokio::time::sleep(pause).await;
+                    pause = (2 * pause).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Where a receiver stands; a new one begins with what happens from now on.
+    async fn begin(&self, name: &str) -> Place {
+        let path = self.path(name);
+        let kept = blocking(move || std::fs::read(path)).await.ok().and_then(Result::ok);
+        let kept: Option<Place> = kept.and_then(|text| serde_json::from_slice(&text).ok());
+        let now = Place { journal: self.store.journal_id(), lsn: self.store.last_record() };
+        // A place in another journal, or ahead of this one, is of data that was there before.
+        let place = kept.filter(|kept| kept.journal == now.journal && kept.lsn <= now.lsn).unwrap_or(now);
+        self.store.hold_journal(name, place.lsn);
+        self.keep(name, place).await;
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.json"))
+    }
+
+    /// Keeps a place durably. When that fails, events are told again after a restart, which is allowed.
+    async fn keep(&self, name: &str, place: Place) {
+        let (directory, path) = (self.directory.clone(), self.path(name));
+        let text = serde_json::to_vec(&place).expect("a place is two numbers");
+        let kept = blocking(move || write(&directory, &path, &text)).await;
+        match kept {
+            Ok(Ok(())) => self.store.hold_journal(name, place.lsn),
+            Ok(Err(error)) => tracing::warn!(%error, hook = name, "the place of a webhook could not be kept"),
+            Err(error) => tracing::warn!(%error, hook = name, "the place of a webhook could not be kept"),
+        }
+    }
+
+    /// Tells what some next records hold; false if there are none.
+    async fn tell_next(&self, hook: &HookSettings, web: &Web, place: &mut Place) -> Result<bool, StoreError> {
+        if self.store.last_record() <= place.lsn {
+            return Ok(false);
+        }
+        let feed = self.store.records_after(place.lsn, RECORDS).await?;
+        if feed.lost > 0 {
+            let hook = &hook.name;
+            tracing::error!(hook, records = feed.lost, "a receiver was away for too long and lost events");
+        }
+        for (lsn, record) in &feed.records {
+            for event in events(place.journal, *lsn, record) {
+                if wants(hook, &event) {
+                    self.tell(hook, web, &event).await;
+                }
+            }
+            place.lsn = *lsn;
+        }
+        self.keep(&hook.name, *place).await;
+        Ok(!feed.records.is_empty())
+    }
+
+    /// Sends one event until the receiver takes it.
+    async fn tell(&self, hook: &HookSettings, web: &Web, event: &Event) {
+        let message = Bytes::from(event.message(hook.format, self.source.as_deref()));
+        let signed = hook.secret.as_ref().map(|secret| signature(secret, &message));
+        let mut headers = vec![("content-type", hook.format.media_type()), ("x-lighter-event", event.id.as_str())];
+        headers.extend(signed.iter().map(|signed| ("x-lighter-signature", signed.as_str())));
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let reason = match web.post(&hook.url, &headers, message.clone()).await {
+                Ok(200..=299) => {
+                    self.metrics.delivered.fetch_add(1, Relaxed);
+                    return;
+                }
+                Ok(status) => format!("it answered {status}"),
+                Err(error) => error.to_string(),
+            };
+            self.metrics.undelivered.fetch_add(1, Relaxed);
+            tracing::warn!(hook = hook.name, event = event.id, reason, ?pause, "an event is not taken; trying again");
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+fn wants(hook: &HookSettings, event: &Event) -> bool {
+    let name = event.repository.as_str();
+    hook.repositories.is_empty() || hook.repositories.iter().any(|pattern| pattern.matches(name, |_| None))
+}
+
+fn write(directory: &Path, path: &Path, text: &[u8]) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    replace_file(path, text)
+}
