@@ -1,8 +1,13 @@
 //! What can be typed. `settings` says what it means.
 
+#[cfg(feature = "deploy")]
+mod deploy;
 mod install;
 #[cfg(feature = "serve")]
 mod registry;
+
+#[cfg(feature = "deploy")]
+pub use deploy::*;
 
 use std::path::PathBuf;
 
@@ -46,6 +51,11 @@ pub enum Command {
     Registry(RegistryCommand),
     #[cfg(feature = "deploy")]
     Deploy(Box<DeployArgs>),
+    #[cfg(feature = "deploy")]
+    Diff(Box<DiffArgs>),
+    #[cfg(feature = "deploy")]
+    #[command(subcommand)]
+    PullSecret(PullSecretCommand),
     #[cfg(feature = "deploy")]
     #[command(subcommand)]
     Rollout(RolloutCommand),
@@ -377,216 +387,36 @@ pub struct LogoutArgs {
     pub registry: RegistryArgs,
 }
 
-/// Roll an image out, and wait until it runs
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  lighter deploy --image vm2:5000/shop/api:v2 --target deployment/api
-  lighter deploy --image vm2:5000/shop/api:v2 --target deployment/api/web -n shop --timeout 5m
-  lighter deploy --image vm2:5000/shop/api:v2 -f deployment.yaml
-  lighter deploy --image vm2:5000/shop/api:v2 -f deployment.yaml --dry-run")]
-pub struct DeployArgs {
-    /// The image; a tag is resolved to the digest that it means now
-    #[arg(long, value_name = "[CONTAINER=]HOST/NAME[:TAG][@DIGEST]", required = true)]
-    pub image: String,
-    /// What to patch: deployment, statefulset, daemonset, cronjob … [repeatable]
-    #[arg(long, value_name = "KIND/NAME[/CONTAINER]", required_unless_present = "file", conflicts_with = "file")]
-    pub target: Vec<String>,
-    /// Manifests to apply with the image put in: a file, a directory or - for stdin [repeatable]
-    #[arg(short, long, value_name = "FILE|DIR|-")]
-    pub file: Vec<PathBuf>,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-    #[command(flatten)]
-    pub wait: WaitArgs,
-    /// Say what would be done, ask the server whether it would take it, and do nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-}
-
-/// Which cluster.
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args, Clone)]
-pub struct ClusterArgs {
-    /// The namespace [default: the context's]
-    #[arg(short, long, value_name = "NAME")]
-    pub namespace: Option<String>,
-    /// The context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
-    /// The kubeconfig [default: KUBECONFIG, ~/.kube/config, or the pod's own]
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-}
-
-/// How long to wait for a rollout, and what to do if it fails.
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args, Clone)]
-pub struct WaitArgs {
-    /// How long to wait until everything runs; going back may take as long again
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    /// What to do with the new version if it does not come to run in time
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "rollback")]
-    pub on_failure: OnFailure,
-    /// Keep in a file what is waited for; `lighter rollout wait --ticket FILE` goes on after an interruption
-    #[arg(long, value_name = "FILE")]
-    pub ticket: Option<PathBuf>,
-}
-
-/// What becomes of a version that failed.
-#[cfg(feature = "deploy")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnFailure {
-    /// Put the images back that ran before, in all targets of the run
-    Rollback,
-    /// Leave it in place
-    Keep,
-}
-
-/// Look after rollouts: see, wait, go back, pause, restart
-#[cfg(feature = "deploy")]
+/// Run and look after a registry
+#[cfg(feature = "serve")]
 #[derive(Debug, Subcommand)]
-pub enum RolloutCommand {
-    Status(StatusArgs),
-    Wait(RolloutWaitArgs),
-    History(HistoryArgs),
-    Undo(UndoArgs),
-    Pause(PauseArgs),
-    Resume(ResumeArgs),
-    Restart(RestartArgs),
+pub enum RegistryCommand {
+    Serve(ServeArgs),
 }
 
-/// Say how workloads are doing now, and why
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  lighter rollout status deployment/api deployment/web -n shop
-
-Exits with 0 if all are well, 20 if one has failed, 23 if one is under way or paused.")]
-pub struct StatusArgs {
-    /// The workloads
-    #[arg(value_name = "KIND/NAME", required = true)]
-    pub target: Vec<String>,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Wait until workloads run what they are to run
-#[cfg(feature = "deploy")]
+/// Serve images over the OCI Distribution API
+#[cfg(feature = "serve")]
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  lighter rollout wait deployment/api -n shop --timeout 5m
-  lighter rollout wait --ticket deploy.json
+  lighter registry serve
+  lighter registry serve --addr 127.0.0.1:5000 --data /var/lib/lighter
+  lighter registry serve --config /etc/lighter/registry.toml
 
-With the ticket of a deploy that was interrupted, that deploy goes on: a version that fails is taken
-back unless --on-failure keep is given. Of workloads that are only named, nothing is taken back.
-A version that runs well is noted on the workload (lighter.dev/verified), for a later undo.")]
-pub struct RolloutWaitArgs {
-    /// The workloads
-    #[arg(value_name = "KIND/NAME", required_unless_present = "ticket", conflicts_with = "ticket")]
-    pub target: Vec<String>,
-    /// What an interrupted deploy waited for
+The configuration file (TOML) knows the same keys: addr, data, allow_anonymous. What is typed wins.")]
+pub struct ServeArgs {
+    /// Where to listen [default: 127.0.0.1:5000]
+    #[arg(long, value_name = "IP:PORT", env = "LIGHTER_REGISTRY_ADDR")]
+    pub addr: Option<std::net::SocketAddr>,
+    /// Where to keep images [default: registry below lighter's data directory]
+    #[arg(long, value_name = "DIR", env = "LIGHTER_REGISTRY_DATA")]
+    pub data: Option<PathBuf>,
+    /// Settings in a file
     #[arg(long, value_name = "FILE")]
-    pub ticket: Option<PathBuf>,
-    /// How long to wait until everything runs; going back may take as long again
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    /// What to do with the new version of a ticket if it does not come to run in time
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "rollback")]
-    pub on_failure: OnFailure,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// List the versions of a workload, and which of them ran well
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  lighter rollout history deployment/api -n shop
-
-stdout carries one line per version, with tabs between: number, marks, images, cause.")]
-pub struct HistoryArgs {
-    /// The workload
-    #[arg(value_name = "KIND/NAME")]
-    pub target: String,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Go back to an earlier version, and wait until it runs
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  lighter rollout undo deployment/api -n shop
-  lighter rollout undo deployment/api --to 3
-  lighter rollout undo deployment/api --to sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
-
-The whole pod template goes back, not the image alone. A version that does not run is not taken back again.")]
-pub struct UndoArgs {
-    /// The workload
-    #[arg(value_name = "KIND/NAME")]
-    pub target: String,
-    /// The version: last-good (the newest other one that was seen to run well), a number of `history`, or a digest
-    #[arg(long, value_name = "last-good|REVISION|DIGEST", default_value = "last-good")]
-    pub to: deployer::Goal,
-    /// Say which version it would be, and do nothing
+    pub config: Option<PathBuf>,
+    /// Let anybody who reaches an address other than loopback push and pull
     #[arg(long)]
-    pub dry_run: bool,
-    /// How long to wait until everything runs
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Record changes of a deployment without replacing pods
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lighter rollout pause deployment/api -n shop")]
-pub struct PauseArgs {
-    /// The deployments
-    #[arg(value_name = "KIND/NAME", required = true)]
-    pub target: Vec<String>,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Act on the recorded changes of a paused deployment, and wait until they run
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lighter rollout resume deployment/api -n shop")]
-pub struct ResumeArgs {
-    /// The deployments
-    #[arg(value_name = "KIND/NAME", required = true)]
-    pub target: Vec<String>,
-    /// How long to wait until everything runs
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Replace all pods by new ones of the same version, and wait until they run
-#[cfg(feature = "deploy")]
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lighter rollout restart deployment/api statefulset/db -n shop")]
-pub struct RestartArgs {
-    /// The workloads
-    #[arg(value_name = "KIND/NAME", required = true)]
-    pub target: Vec<String>,
-    /// How long to wait until everything runs
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
+    pub allow_anonymous: bool,
 }
 
 /// Build, push and deploy in one go
@@ -629,38 +459,6 @@ pub struct ShipArgs {
     pub registry: RegistryArgs,
 }
 
-/// A time as kubectl writes it: 90s, 5m, 1h30m; a bare number means seconds.
-#[cfg(feature = "deploy")]
-fn duration(text: &str) -> Result<std::time::Duration, String> {
-    let wrong = || format!("{text:?} is not a time; write it as 90s, 5m or 1h30m");
-    let mut seconds: u64 = 0;
-    let mut digits = String::new();
-    for char in text.chars() {
-        if char.is_ascii_digit() {
-            digits.push(char);
-            continue;
-        }
-        let factor = match char {
-            's' => 1,
-            'm' => 60,
-            'h' => 3600,
-            _ => return Err(wrong()),
-        };
-        let number: u64 = digits.parse().map_err(|_| wrong())?;
-        seconds = number.checked_mul(factor).and_then(|part| seconds.checked_add(part)).ok_or_else(wrong)?;
-        digits.clear();
-    }
-    if !digits.is_empty() {
-        let bare: u64 = digits.parse().map_err(|_| wrong())?;
-        seconds = seconds.checked_add(bare).ok_or_else(wrong)?;
-    }
-    if text.is_empty() || seconds == 0 || seconds > 7 * 24 * 3600 {
-        Err(wrong())
-    } else {
-        Ok(std::time::Duration::from_secs(seconds))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -688,15 +486,5 @@ mod tests {
             }
         }
         check(&Cli::command());
-    }
-
-    #[test]
-    fn times_are_written_as_kubectl_writes_them() {
-        for (text, seconds) in [("90s", 90), ("5m", 300), ("1h30m", 5400), ("45", 45)] {
-            assert_eq!(duration(text), Ok(std::time::Duration::from_secs(seconds)));
-        }
-        for bad in ["", "0", "s", "5d", "-1s", "99999999999999999999h", "10000h", "1.5h"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
     }
 }

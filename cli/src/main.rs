@@ -81,6 +81,10 @@ fn run(command: Command) -> Outcome<()> {
         #[cfg(feature = "deploy")]
         Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(&args)),
         #[cfg(feature = "deploy")]
+        Command::Diff(args) => runtime()?.block_on(command::diff::diff(&args)),
+        #[cfg(feature = "deploy")]
+        Command::PullSecret(args::PullSecretCommand::Ensure(args)) => waiting(command::pull_secret::ensure(&args)),
+        #[cfg(feature = "deploy")]
         Command::Rollout(command) => runtime()?.block_on(command::rollout::run(&command)),
         #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
         Command::Ship(args) => command::ship::run(&args),

@@ -48,8 +48,12 @@ pub fn local_store(data: &Path) -> Outcome<Disk> {
 
 /// A client with the logins, authorities and exceptions that apply.
 pub fn client(args: &RegistryArgs) -> Outcome<Client> {
-    let settings =
-        ClientSettings { insecure: insecure(args)?, authorities: authorities(args)?, credentials: credentials(args)? };
+    client_with(args, credentials(args)?)
+}
+
+/// A client with other logins than our own.
+pub fn client_with(args: &RegistryArgs, credentials: Credentials) -> Outcome<Client> {
+    let settings = ClientSettings { insecure: insecure(args)?, authorities: authorities(args)?, credentials };
     Client::new(settings).map_err(|error| Failure::content("cannot prepare connections to registries", &error))
 }
 

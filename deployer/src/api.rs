@@ -1,19 +1,22 @@
 //! Requests to the API server: paths, bytes and the meaning of its refusals. What to ask for is decided
-//! elsewhere. A server that is busy is asked again for a while: every request here may be sent twice.
+//! elsewhere. A server that is busy is asked again for a while; a write only if it was surely not done.
 
-use crate::error::{Error, RoleRule};
+use crate::error::Error;
 use crate::object::{ObjectName, Resource, segment};
 use crate::ownership::{self, MANAGER};
 use crate::redact::redact;
+use crate::rights::RoleRule;
 use http::{Request, header};
 use kube::core::Status;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// How long one request may take, further attempts included.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// Pauses before a busy server (429, 503, 504) is asked again, in milliseconds, unless it asks for longer ones.
 const PAUSES: [u64; 5] = [100, 200, 400, 800, 1600];
+/// Most objects that one answer may hold.
+const PAGE: usize = 500;
 /// Most bytes of a container's log that are asked for.
 const LOG_LIMIT: usize = 16 << 10;
 
@@ -27,6 +30,8 @@ pub(crate) enum Patch {
     Note,
     /// `application/json-patch+json`
     Json,
+    /// `application/merge-patch+json`: lists are replaced as a whole. The only one that custom resources take.
+    Plain,
     /// `application/apply-patch+yaml`: server-side apply.
     Apply {
         /// Whether fields of others may be taken.
@@ -39,6 +44,15 @@ pub(crate) enum Patch {
 pub(crate) struct Api {
     client: kube::Client,
     server: String,
+}
+
+/// When a request may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resend {
+    /// Whatever was answered: it changes nothing.
+    Always,
+    /// Only if the server surely did nothing. After 503 and 504 it may have, and whoever wrote since would lose.
+    Refused,
 }
 
 /// What is being done, for the sentence and the role rule of a refusal.
@@ -66,12 +80,11 @@ impl Api {
     /// GETs a document that is no object of anybody: discovery, version.
     pub(crate) async fn document(&self, path: &str) -> Result<Option<Value>, Error> {
         let request = Request::get(path).header(header::ACCEPT, "application/json");
-        match self.send(request, Vec::new()).await {
+        match self.read(request).await {
             Ok(value) => Ok(Some(value)),
             Err(Failure::Status(status)) if status.code == 404 => Ok(None),
             Err(Failure::Status(status)) if status.code == 403 => {
-                let rule =
-                    RoleRule { verb: "get".into(), group: String::new(), resource: path.into(), namespace: None };
+                let rule = RoleRule { verb: "get".into(), resource: path.into(), ..RoleRule::default() };
                 Err(Error::Forbidden { message: redact(&status.message), rule: Box::new(rule) })
             }
             Err(failure) => Err(self.plain_error(path, failure)),
@@ -81,7 +94,7 @@ impl Api {
     /// GETs an object; `None` if it does not exist.
     pub(crate) async fn get(&self, object: &ObjectName) -> Result<Option<Value>, Error> {
         let request = Request::get(object.path()).header(header::ACCEPT, "application/json");
-        match self.send(request, Vec::new()).await {
+        match self.read(request).await {
             Ok(value) => Ok(Some(value)),
             Err(Failure::Status(status)) if status.code == 404 => Ok(None),
             Err(failure) => Err(self.error(&Call::on("get", object), failure)),
@@ -90,13 +103,75 @@ impl Api {
 
     /// GETs all objects of a kind.
     pub(crate) async fn list(&self, resource: &Resource, namespace: Option<&str>) -> Result<Vec<Value>, Error> {
-        let request = Request::get(resource.path(namespace)).header(header::ACCEPT, "application/json");
+        self.list_labelled(resource, namespace, "").await
+    }
+
+    /// GETs all objects of a kind that a label selector selects, page by page; all if it is empty.
+    pub(crate) async fn list_labelled(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        selector: &str,
+    ) -> Result<Vec<Value>, Error> {
         let call = Call { verb: "list", resource, subresource: "", object: None, namespace };
-        let mut list = self.send(request, Vec::new()).await.map_err(|failure| self.error(&call, failure))?;
-        match list["items"].take() {
-            Value::Array(items) => Ok(items),
-            _ => Ok(Vec::new()),
+        let (mut items, mut next) = (Vec::new(), String::new());
+        loop {
+            let mut query = format!("limit={PAGE}");
+            for (name, value) in [("labelSelector", selector), ("continue", next.as_str())] {
+                if !value.is_empty() {
+                    query += &format!("&{name}={}", segment(value));
+                }
+            }
+            let request = Request::get(format!("{}?{query}", resource.path(namespace)))
+                .header(header::ACCEPT, "application/json");
+            let mut list = self.read(request).await.map_err(|failure| self.error(&call, failure))?;
+            if let Value::Array(page) = list["items"].take() {
+                items.extend(page);
+            }
+            next = list["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+            if next.is_empty() {
+                return Ok(items);
+            }
         }
+    }
+
+    /// POSTs a new object and returns what it became.
+    pub(crate) async fn create(&self, object: &ObjectName, body: &Value, dry_run: bool) -> Result<Value, Error> {
+        let dry_run = if dry_run { "&dryRun=All" } else { "" };
+        let path = object.resource.path(object.namespace.as_deref());
+        let request = Request::post(format!("{path}?fieldManager={MANAGER}&fieldValidation=Strict{dry_run}"))
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/json");
+        let sent = self.write(request, body.to_string().into_bytes()).await;
+        sent.map_err(|failure| self.error(&Call::on("create", object), failure))
+    }
+
+    /// DELETEs an object, if it is the one with this uid; what it owns goes with it. One that is gone already is fine.
+    pub(crate) async fn delete(&self, object: &ObjectName, uid: Option<&str>, dry_run: bool) -> Result<(), Error> {
+        let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
+        if let Some(uid) = uid {
+            options["preconditions"] = json!({"uid": uid});
+        }
+        if dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        let request = Request::delete(object.path())
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/json");
+        match self.write(request, options.to_string().into_bytes()).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Status(status)) if status.code == 404 => Ok(()),
+            Err(failure) => Err(self.error(&Call::on("delete", object), failure)),
+        }
+    }
+
+    /// POSTs a question to the server, such as what this user may do. It is answered and not kept.
+    pub(crate) async fn review(&self, path: &str, body: &Value) -> Result<Value, Error> {
+        let request = Request::post(path)
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/json");
+        let sent = self.send(request, body.to_string().into_bytes(), Resend::Always).await;
+        sent.map_err(|failure| self.plain_error(path, failure))
     }
 
     /// PATCHes an object in our name and returns what it became. `fieldValidation` refuses misspelt fields
@@ -110,7 +185,7 @@ impl Api {
     ) -> Result<Value, Error> {
         let mut query = match kind {
             Patch::Apply { force } => format!("fieldManager={MANAGER}&force={force}&fieldValidation=Strict"),
-            Patch::Merge => format!("fieldManager={MANAGER}&fieldValidation=Strict"),
+            Patch::Merge | Patch::Plain => format!("fieldManager={MANAGER}&fieldValidation=Strict"),
             Patch::Note => format!("fieldManager={MANAGER}-notes"),
             Patch::Json => format!("fieldManager={MANAGER}"),
         };
@@ -120,12 +195,15 @@ impl Api {
         let content = match kind {
             Patch::Merge | Patch::Note => "application/strategic-merge-patch+json",
             Patch::Json => "application/json-patch+json",
+            Patch::Plain => "application/merge-patch+json",
             Patch::Apply { .. } => "application/apply-patch+yaml", // JSON is YAML
         };
         let request = Request::patch(format!("{}?{query}", object.path()))
             .header(header::ACCEPT, "application/json")
             .header(header::CONTENT_TYPE, content);
-        let sent = self.send(request, body.to_string().into_bytes()).await;
+        let bytes = body.to_string().into_bytes();
+        let sent =
+            if dry_run { self.send(request, bytes, Resend::Always).await } else { self.write(request, bytes).await };
         sent.map_err(|failure| self.error(&Call::on("patch", object), failure))
     }
 
@@ -148,19 +226,27 @@ impl Api {
             .map_err(|failure| self.error(&call, failure))
     }
 
-    async fn send(&self, request: http::request::Builder, body: Vec<u8>) -> Result<Value, Failure> {
-        let request = request.body(body).map_err(|error| Failure::Broken(error.to_string()))?;
-        tokio::time::timeout(CALL_LIMIT, self.attempts(request)).await.map_err(|_| Failure::Late)?
+    async fn read(&self, request: http::request::Builder) -> Result<Value, Failure> {
+        self.send(request, Vec::new(), Resend::Always).await
     }
 
-    async fn attempts(&self, request: Request<Vec<u8>>) -> Result<Value, Failure> {
+    async fn write(&self, request: http::request::Builder, body: Vec<u8>) -> Result<Value, Failure> {
+        self.send(request, body, Resend::Refused).await
+    }
+
+    async fn send(&self, request: http::request::Builder, body: Vec<u8>, resend: Resend) -> Result<Value, Failure> {
+        let request = request.body(body).map_err(|error| Failure::Broken(error.to_string()))?;
+        tokio::time::timeout(CALL_LIMIT, self.attempts(request, resend)).await.map_err(|_| Failure::Late)?
+    }
+
+    async fn attempts(&self, request: Request<Vec<u8>>, resend: Resend) -> Result<Value, Failure> {
         let mut pauses = PAUSES.into_iter().map(Duration::from_millis);
         loop {
             let failure = match self.client.request::<Value>(request.clone()).await {
                 Ok(value) => return Ok(value),
                 Err(error) => Failure::from(error),
             };
-            let Some((asked, pause)) = failure.asked_pause().zip(pauses.next()) else { return Err(failure) };
+            let Some((asked, pause)) = failure.asked_pause(resend).zip(pauses.next()) else { return Err(failure) };
             tokio::time::sleep(asked.max(pause)).await;
         }
     }
@@ -235,7 +321,7 @@ impl<'a> Call<'a> {
             subresource => format!("{}/{subresource}", self.resource.plural),
         };
         let namespace = self.namespace.map(str::to_owned);
-        RoleRule { verb: self.verb.to_owned(), group: self.resource.group.clone(), resource, namespace }
+        RoleRule { verb: self.verb.to_owned(), group: self.resource.group.clone(), resource, namespace, name: None }
     }
 }
 
@@ -253,9 +339,13 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// How long a busy server asks to be left alone; `None` if asking again is no use.
-    fn asked_pause(&self) -> Option<Duration> {
+    fn asked_pause(&self, resend: Resend) -> Option<Duration> {
+        let may_pass = |code: u16| match resend {
+            Resend::Always => matches!(code, 429 | 503 | 504),
+            Resend::Refused => code == 429,
+        };
         match self {
-            Failure::Status(status) if matches!(status.code, 429 | 503 | 504) => {
+            Failure::Status(status) if may_pass(status.code) => {
                 let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
                 Some(Duration::from_secs(seconds.into()))
             }

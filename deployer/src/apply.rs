@@ -1,60 +1,109 @@
 //! Plans for manifests: images put in, then server-side apply. Pure; the dry run that tells whether
 //! anything changes is sent by [`crate::Cluster`] and judged by [`differs`].
 
-use crate::image::{CHANGE_CAUSE, Image, Likeness, OUR_ANNOTATIONS, Provenance};
+use crate::image::{CHANGE_CAUSE, Image, Likeness, OUR_ANNOTATIONS, PIPELINE_IID};
 use crate::object::ObjectName;
-use crate::plan::{self, Action, Adoption, Change, ImageChange, Live, Plan, Step};
+use crate::plan::{self, Action, Adoption, Change, Finding, ImageChange, Live, Options, Plan, Step};
+use crate::preflight::Pull;
+use crate::set::Membership;
 use crate::workload::{self, Container};
-use crate::{Error, Manifest, ownership};
+use crate::{Error, Manifest, Which, ownership};
 use serde_json::{Value, json};
+
+/// What is known of the cluster, beside the objects themselves.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Surroundings {
+    /// Workloads whose number of pods an autoscaler decides.
+    pub autoscaled: Vec<Autoscaled>,
+    /// The set that the objects become members of.
+    pub set: Option<Membership>,
+}
+
+/// A workload that an autoscaler looks after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Autoscaled {
+    /// Where.
+    pub namespace: String,
+    /// `Deployment`
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
 
 /// Plans to apply manifests, each with its full name and the object that the server has, if any.
 ///
-/// The image goes into every container called `container`, or, without that, into those whose image is
-/// most like ours.
+/// Without a named container, the image goes into those whose image is most like ours.
 ///
 /// # Errors
 ///
-/// Fails if there is an image and no container for it: nothing is deployed by accident without it.
+/// Fails if there is an image and no container for it: nothing is deployed by accident without it. Fails,
+/// too, if a guard does not hold.
 pub fn plan_apply(
     documents: &[(ObjectName, Manifest, Option<Value>)],
     image: Option<&Image>,
-    container: Option<&str>,
-    provenance: &Provenance,
+    which: &Which,
+    options: &Options,
+    around: &Surroundings,
 ) -> Result<Plan, Error> {
     let containers: Vec<Vec<Container>> =
         documents.iter().map(|(name, manifest, _)| workload::containers(&name.resource, &manifest.object)).collect();
     let chosen = match image {
-        Some(image) => choose(&containers, image, container)?,
+        Some(image) => choose(&containers, image, which)?,
         None => vec![Vec::new(); documents.len()],
     };
-    let mut plan = Plan::default();
+    let mut plan = Plan { guard: options.guard.clone(), ..Plan::default() };
     for ((name, manifest, live), chosen) in documents.iter().zip(chosen) {
         let ours = image.map(|image| (image, chosen));
         if let Some(object) = live {
+            options.guard.check(name, object, None)?;
             plan.findings.extend(plan::findings(&Live { name: name.clone(), object: object.clone() }));
         }
-        plan.actions.push(apply_action(name, manifest, live.as_ref(), ours, provenance));
+        let mut action = apply_action(name, manifest, live.as_ref(), ours, options);
+        if around.autoscaled.iter().any(|one| one.is(name)) && leave_replicas(&mut action, live.as_ref()) {
+            plan.findings.push(Finding::note(name.to_string(), "its replicas are left to its autoscaler"));
+        }
+        if let (Some(set), Step::Apply { body, .. }) = (&around.set, &mut action.step) {
+            set.label(body);
+        }
+        plan.actions.push(action);
     }
     Ok(plan)
 }
 
+impl Autoscaled {
+    fn is(&self, name: &ObjectName) -> bool {
+        self.name == name.name && self.kind == name.resource.kind && name.namespace.as_ref() == Some(&self.namespace)
+    }
+}
+
+/// Takes `spec.replicas` out of what is applied to an object that exists. If it was ours, it goes to an owner
+/// who never writes, or the server would set it back to 1.
+fn leave_replicas(action: &mut Action, live: Option<&Value>) -> bool {
+    let Step::Apply { body, adopt, .. } = &mut action.step else { return false };
+    let Some(live) = live else { return false }; // the first number is the manifest's
+    let has_replicas = body["spec"].as_object_mut().is_some_and(|spec| spec.remove("replicas").is_some());
+    let adopted = adopt.as_ref().map(|adoption| adoption.managed_fields.clone());
+    let version = live["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+    if let Some(managed_fields) = ownership::hand_over_replicas(live, adopted) {
+        *adopt = Some(Adoption { managed_fields, resource_version: version, hands_over: true });
+    }
+    has_replicas
+}
+
 /// Chooses containers in all documents at once, so that the best fit wins wherever it stands.
-fn choose(all: &[Vec<Container>], image: &Image, named: Option<&str>) -> Result<Vec<Vec<Container>>, Error> {
+fn choose(all: &[Vec<Container>], image: &Image, which: &Which) -> Result<Vec<Vec<Container>>, Error> {
     let best = all.iter().flatten().map(|container| image.likeness(&container.image)).max().unwrap_or(Likeness::None);
-    let fits = |container: &Container| match named {
-        Some(named) => !named.is_empty() && container.name == named,
-        None => best != Likeness::None && image.likeness(&container.image) == best,
+    let fits = |container: &Container| match which {
+        Which::Named(named) => container.name == *named,
+        Which::All => container.list != workload::List::Volumes,
+        Which::Fitting => best != Likeness::None && image.likeness(&container.image) == best,
     };
     let chosen: Vec<Vec<Container>> =
         all.iter().map(|containers| containers.iter().filter(|c| fits(c)).cloned().collect()).collect();
     if chosen.iter().all(Vec::is_empty) {
         let known = all.iter().flatten().map(|container| format!("{} ({})", container.name, container.image)).collect();
-        return Err(Error::NoImageFits {
-            image: image.pinned().to_string(),
-            container: named.map(str::to_owned),
-            known,
-        });
+        let container = which.name().map(str::to_owned);
+        return Err(Error::NoImageFits { image: image.pinned().to_string(), container, known });
     }
     Ok(chosen)
 }
@@ -64,29 +113,53 @@ fn apply_action(
     manifest: &Manifest,
     live: Option<&Value>,
     ours: Option<(&Image, Vec<Container>)>,
-    provenance: &Provenance,
+    options: &Options,
 ) -> Action {
     let mut body = manifest.object.clone();
     if let Some(namespace) = &name.namespace {
         body["metadata"]["namespace"] = json!(namespace);
     }
-    let uid = live.and_then(|live| live["metadata"]["uid"].as_str()).map(str::to_owned);
-    if let Some(uid) = &uid {
-        body["metadata"]["uid"] = json!(uid); // the server refuses it for a namesake created in between
-    }
     let images = ours.map(|(image, chosen)| substitute(name, &mut body, live, &chosen, image)).unwrap_or_default();
-    if workload::template_pointer(&name.resource).is_some() {
-        annotate(&mut body, provenance);
+    if workload::pod_spec_pointer(&name.resource).is_some() {
+        body = plan::annotated(body, &options.provenance.annotations());
     }
     complete_ports(name, &mut body);
-    let adopt = live.and_then(adoption);
     let change = if live.is_some() { Change::Update } else { Change::Create };
-    Action { object: name.clone(), uid, change, step: Step::Apply { body, adopt, force: false }, images }
+    let step = Step::Apply { body, adopt: None, force: false };
+    let pull = Pull::of(workload::pod_spec(&name.resource, &manifest.object));
+    let action = Action { object: name.clone(), uid: None, generation: None, change, step, images, pull };
+    anew(&action, live, options.guard.is_set())
+}
+
+/// The same apply for the object as it is now.
+pub(crate) fn anew(action: &Action, live: Option<&Value>, guarded: bool) -> Action {
+    let mut action = action.clone();
+    let Step::Apply { body, adopt, force } = &mut action.step else { return action };
+    action.uid = live.and_then(|live| live["metadata"]["uid"].as_str()).map(str::to_owned);
+    action.generation = action.generation.or(live.and_then(|live| live["metadata"]["generation"].as_i64()));
+    let handed = body["spec"].is_object() && body["spec"].get("replicas").is_none();
+    if let Some(metadata) = body["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+        metadata.remove("uid");
+        if let Some(uid) = &action.uid {
+            metadata.insert("uid".into(), json!(uid)); // the server refuses it for a namesake created in between
+        }
+        if let Some(live) = live.filter(|_| guarded) {
+            metadata.insert("resourceVersion".into(), live["metadata"]["resourceVersion"].clone());
+        }
+    }
+    *force = false;
+    let was_handed = adopt.as_ref().is_some_and(|adoption| adoption.hands_over) && handed;
+    *adopt = live.and_then(adoption);
+    if was_handed && let Some(live) = live {
+        leave_replicas(&mut action, Some(live));
+    }
+    action
 }
 
 fn adoption(live: &Value) -> Option<Adoption> {
     let resource_version = live["metadata"]["resourceVersion"].as_str()?.to_owned();
-    Some(Adoption { managed_fields: ownership::adopt(live)?, resource_version })
+    Some(Adoption { managed_fields: ownership::adopt(live)?, resource_version, hands_over: false })
 }
 
 fn substitute(
@@ -97,18 +170,14 @@ fn substitute(
     image: &Image,
 ) -> Vec<ImageChange> {
     let running = live.map(|live| workload::containers(&name.resource, live)).unwrap_or_default();
-    let pointer = workload::template_pointer(&name.resource).unwrap_or_default();
-    let mut changes = Vec::new();
-    for container in chosen {
-        let path = format!("{pointer}/spec/{}/{}/image", container.list.field(), container.index);
-        let holder = path.trim_end_matches("/image");
-        if let Some(holder) = body.pointer_mut(holder).filter(|holder| holder.is_object()) {
-            holder["image"] = json!(image.pinned().to_string());
-        }
+    let to = image.pinned().to_string();
+    let images: Vec<(&Container, &str)> = chosen.iter().map(|container| (container, to.as_str())).collect();
+    plan::set_images(&name.resource, body, &images);
+    let change = |container: &Container| {
         let from = running.iter().find(|running| running.name == container.name).map(|running| running.image.as_str());
-        changes.push(plan::image_change(container, from, image));
-    }
-    changes
+        plan::image_change(container, from, image)
+    };
+    chosen.iter().map(change).collect()
 }
 
 /// Writes `protocol: TCP` where a port leaves it out, as the server would: it is part of the key of the
@@ -117,9 +186,9 @@ fn complete_ports(name: &ObjectName, body: &mut Value) {
     if name.resource.group.is_empty() && name.resource.kind == "Service" && body["spec"]["ports"].is_array() {
         complete(&mut body["spec"]["ports"]);
     }
-    let Some(pointer) = workload::template_pointer(&name.resource) else { return };
-    for list in workload::List::ALL {
-        let containers = body.pointer_mut(&format!("{pointer}/spec/{}", list.field())).and_then(Value::as_array_mut);
+    let Some(pointer) = workload::pod_spec_pointer(&name.resource) else { return };
+    for list in workload::List::CONTAINERS {
+        let containers = body.pointer_mut(&format!("{pointer}/{}", list.field())).and_then(Value::as_array_mut);
         containers
             .into_iter()
             .flatten()
@@ -135,23 +204,13 @@ fn complete(ports: &mut Value) {
     }
 }
 
-fn annotate(body: &mut Value, provenance: &Provenance) {
-    let annotations = provenance.annotations();
-    if annotations.is_empty() {
-        return;
-    }
-    if !body["metadata"]["annotations"].is_object() {
-        body["metadata"]["annotations"] = json!({});
-    }
-    for (key, value) in annotations {
-        body["metadata"]["annotations"][key] = json!(value);
-    }
-}
-
 /// The same body with the provenance that the live object has: a new commit of the same content is no
 /// change, and must not become a generation of its own.
-pub(crate) fn with_old_provenance(body: &Value, live: &Value) -> Value {
-    let is_ours = |key: &str| key == CHANGE_CAUSE || key.starts_with(OUR_ANNOTATIONS);
+///
+/// Where pipelines are compared, the number of the newest must be written all the same: `keeps_iid`.
+pub(crate) fn with_old_provenance(body: &Value, live: &Value, keeps_iid: bool) -> Value {
+    let is_ours =
+        |key: &str| key == CHANGE_CAUSE || (key.starts_with(OUR_ANNOTATIONS) && !(keeps_iid && key == PIPELINE_IID));
     let mut body = body.clone();
     let mut annotations = body["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
     annotations.retain(|key, _| !is_ours(key));
@@ -189,6 +248,7 @@ pub(crate) fn differs(live: &Value, answer: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Provenance;
     use crate::plan::tests::{image, resource};
 
     fn document(image: &str, live: Option<Value>) -> (ObjectName, Manifest, Option<Value>) {
@@ -201,13 +261,16 @@ mod tests {
         )
     }
 
-    fn provenance() -> Provenance {
-        Provenance { change_cause: Some("commit 2".into()), ..Provenance::default() }
+    fn plan(documents: &[(ObjectName, Manifest, Option<Value>)], which: &str) -> Result<Plan, Error> {
+        let provenance = Provenance { change_cause: Some("commit 2".into()), ..Provenance::default() };
+        let options = Options { provenance, ..Options::default() };
+        let which = if which.is_empty() { Which::Fitting } else { which.parse().unwrap() };
+        plan_apply(documents, Some(&image()), &which, &options, &Surroundings::default())
     }
 
     #[test]
     fn the_image_is_put_into_the_manifest() {
-        let plan = plan_apply(&[document("web", None)], Some(&image()), None, &provenance()).unwrap();
+        let plan = plan(&[document("web", None)], "").unwrap();
         let Step::Apply { body, adopt: None, force: false } = &plan.actions[0].step else { panic!("{plan:?}") };
         let containers = &body["spec"]["template"]["spec"]["containers"];
         assert_eq!(containers[0]["image"], "side");
@@ -222,19 +285,39 @@ mod tests {
     #[test]
     fn a_full_repository_beats_a_last_part() {
         let documents = [document("web", None), document("registry.test/shop/web:1", None)];
-        let plan = plan_apply(&documents, Some(&image()), None, &provenance()).unwrap();
+        let plan = plan(&documents, "").unwrap();
         assert!(plan.actions[0].images.is_empty());
         assert_eq!(plan.actions[1].images.len(), 1);
     }
 
     #[test]
     fn an_image_that_fits_nowhere_is_an_error() {
-        for (container, written) in [(None, "other"), (Some("nobody"), "web")] {
-            let error = plan_apply(&[document(written, None)], Some(&image()), container, &provenance()).unwrap_err();
+        for (container, written) in [("", "other"), ("nobody", "web")] {
+            let error = plan(&[document(written, None)], container).unwrap_err();
             assert!(matches!(&error, Error::NoImageFits { known, .. } if known.len() == 2), "{error:?}");
         }
-        let plan = plan_apply(&[document("other", None)], Some(&image()), Some("web"), &provenance()).unwrap();
+        let plan = plan(&[document("other", None)], "web").unwrap();
         assert_eq!(plan.actions[0].images[0].container, "web");
+    }
+
+    #[test]
+    fn replicas_are_left_to_an_autoscaler_and_not_to_the_default() {
+        let fields = json!([{"manager": "lighter", "operation": "Apply", "apiVersion": "apps/v1", "fieldsV1": {"f:spec": {"f:replicas": {}}}}]);
+        let live =
+            json!({"metadata": {"uid": "u", "resourceVersion": "7", "managedFields": fields}, "spec": {"replicas": 5}});
+        let mut documents = [document("web", Some(live))];
+        documents[0].1.object["spec"]["replicas"] = json!(1);
+        let one = Autoscaled { namespace: "demo".into(), kind: "Deployment".into(), name: "web".into() };
+        let around = Surroundings { autoscaled: vec![one], set: None };
+        let plan = plan_apply(&documents, None, &Which::Fitting, &Options::default(), &around).unwrap();
+        let Step::Apply { body, adopt: Some(adoption), .. } = &plan.actions[0].step else { panic!("{plan:?}") };
+        assert_eq!(body["spec"].get("replicas"), None);
+        assert!(adoption.hands_over && adoption.resource_version == "7");
+        assert!(plan.to_string().contains("left to its autoscaler"), "{plan}");
+        documents[0].2 = None;
+        let plan = plan_apply(&documents, None, &Which::Fitting, &Options::default(), &around).unwrap();
+        let Step::Apply { body, adopt: None, .. } = &plan.actions[0].step else { panic!("{plan:?}") };
+        assert_eq!(body["spec"]["replicas"], 1, "the first number is the manifest's");
     }
 
     #[test]
@@ -242,9 +325,9 @@ mod tests {
         let live =
             json!({"metadata": {"uid": "u", "annotations": {"kubernetes.io/change-cause": "commit 1", "x": "y"}}});
         let body = json!({"metadata": {"annotations": {"kubernetes.io/change-cause": "commit 2", "a": "b"}}});
-        let quiet = with_old_provenance(&body, &live);
+        let quiet = with_old_provenance(&body, &live, false);
         assert_eq!(quiet["metadata"]["annotations"], json!({"kubernetes.io/change-cause": "commit 1", "a": "b"}));
-        assert_eq!(with_old_provenance(&body, &json!({}))["metadata"]["annotations"], json!({"a": "b"}));
+        assert_eq!(with_old_provenance(&body, &json!({}), false)["metadata"]["annotations"], json!({"a": "b"}));
     }
 
     #[test]

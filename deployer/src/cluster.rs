@@ -1,18 +1,25 @@
-//! A cluster that we are connected to: looking, planning and writing. What a plan says is decided in
-//! [`crate::plan`] and [`crate::apply`]; watching is in [`crate::watch`].
+//! A cluster that we are connected to: looking and planning. What a plan says is decided in
+//! [`crate::plan`] and [`crate::apply`]; manifests are planned in [`crate::manifests`], writing is in
+//! [`crate::write`], watching in [`crate::watch`].
 
 use crate::api::{Api, Patch};
 use crate::connect::{self, ConnectOptions};
 use crate::error::Error;
+use crate::guard::Guard;
 use crate::image::{Image, Provenance};
 use crate::kinds::Kinds;
-use crate::object::ObjectName;
-use crate::ownership::{self, Yield};
-use crate::plan::{Action, Adoption, Change, Finding, Live, Plan, Step, plan_images};
-use crate::ticket::{Executed, Ticket};
-use crate::{Manifest, Target, apply, nodes, plan_apply, workload};
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use crate::object::{ObjectName, Resource};
+use crate::ownership::{self, Force, Yield};
+use crate::plan::{Action, Change, Finding, Live, Options, Plan, Step, images_patch, plan_images};
+use crate::set::Set;
+use crate::{Manifest, Target, Which, apply, nodes, workload};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::Value;
+
+/// Most objects that are looked up at the same time.
+const AT_ONCE: usize = 8;
+/// The kinds that a selector looks through, if none are named.
+const SELECTED: [&str; 3] = ["deployments", "statefulsets", "daemonsets"];
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -23,6 +30,36 @@ pub struct Request {
     pub what: What,
     /// Where the change comes from.
     pub provenance: Provenance,
+    /// What must be true of the objects.
+    pub guard: Guard,
+    /// Whether a Job may be deleted and made anew.
+    pub replace_jobs: bool,
+    /// Which fields of others may be taken.
+    pub force: Force,
+    /// The set that the manifests are the whole of: what is of it and no longer in them is deleted.
+    pub set: Option<Set>,
+    /// Whether to show manifests to the server while planning, so that it checks them.
+    pub rehearse: bool,
+}
+
+impl Request {
+    /// Asks for an image, or for manifests, and for nothing unusual.
+    pub fn new(image: Option<Image>, what: What) -> Request {
+        Request {
+            image,
+            what,
+            provenance: Provenance::default(),
+            guard: Guard::default(),
+            replace_jobs: false,
+            force: Force::Nothing,
+            set: None,
+            rehearse: true,
+        }
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        Options { provenance: self.provenance.clone(), guard: self.guard.clone(), replace_jobs: self.replace_jobs }
+    }
 }
 
 /// On what something is to be done.
@@ -30,19 +67,28 @@ pub struct Request {
 pub enum What {
     /// Change the image of workloads that exist.
     Targets(Vec<Target>),
+    /// Change the image of all workloads with these labels.
+    Selected {
+        /// The kinds to look through; Deployments, StatefulSets and DaemonSets if there are none.
+        kinds: Vec<String>,
+        /// A label selector: `app=web,tier!=db`.
+        selector: String,
+        /// Which of their containers.
+        which: Which,
+    },
     /// Make objects as manifests say.
     Manifests {
         /// The manifests, in order.
         manifests: Vec<Manifest>,
-        /// The container that takes the image; `None` for those whose image is most like it.
-        container: Option<String>,
+        /// The containers that take the image.
+        which: Which,
     },
 }
 
 /// A connection to a cluster.
 pub struct Cluster {
     pub(crate) api: Api,
-    kinds: Kinds,
+    pub(crate) kinds: Kinds,
     namespace: String,
     /// The namespace that somebody asked for, not just the context's.
     asked_namespace: Option<String>,
@@ -65,7 +111,7 @@ impl Cluster {
         };
         Ok(Cluster {
             api,
-            kinds: Kinds::default(),
+            kinds: Kinds::new(options.image_paths.clone()),
             namespace: connection.namespace,
             asked_namespace: options.namespace.clone(),
             version: version["gitVersion"].as_str().unwrap_or_default().to_owned(),
@@ -96,70 +142,69 @@ impl Cluster {
     /// server refuses: all that can be known before the first write.
     pub async fn plan(&self, request: &Request) -> Result<Plan, Error> {
         let (mut plan, live) = match &request.what {
-            What::Targets(targets) => {
-                let live = self.look_up(targets).await?;
-                let image = request.image.as_ref().ok_or(Error::NoImage)?;
-                (plan_images(&live, image, &request.provenance)?, live)
+            What::Targets(targets) => self.plan_targets(self.look_up(targets).await?, request)?,
+            What::Selected { kinds, selector, which } => {
+                self.plan_targets(self.select(kinds, selector, which).await?, request)?
             }
-            What::Manifests { manifests, container } => {
-                (self.plan_manifests(manifests, container.as_deref(), request).await?, Vec::new())
-            }
+            What::Manifests { manifests, which } => (self.plan_manifests(manifests, which, request).await?, Vec::new()),
         };
+        plan.force = request.force.clone();
         if let Some(image) = &request.image {
-            let findings = self.check_nodes(image, &plan, &live).await?;
+            let findings = self.check_nodes(image, &mut plan, &live).await?;
             plan.findings.extend(findings);
         }
         Ok(plan)
+    }
+
+    fn plan_targets(&self, live: Vec<(Target, Live)>, request: &Request) -> Result<(Plan, Vec<(Target, Live)>), Error> {
+        let image = request.image.as_ref().ok_or(Error::NoImage)?;
+        Ok((plan_images(&live, image, &request.options())?, live))
     }
 
     pub(crate) async fn look_up(&self, targets: &[Target]) -> Result<Vec<(Target, Live)>, Error> {
         if targets.is_empty() {
             return Err(Error::NoTargets);
         }
-        let mut live = Vec::new();
-        for target in targets {
+        let one = async |target: &Target| -> Result<(Target, Live), Error> {
             let resource = self.kinds.find(&self.api, &target.kind).await?;
             let name = ObjectName::new(resource, &self.namespace, &target.name);
             let object = self.api.get(&name).await?.ok_or_else(|| Error::Missing(Box::new(name.clone())))?;
-            live.push((target.clone(), Live { name, object }));
+            Ok((target.clone(), Live { name, object }))
+        };
+        stream::iter(targets.iter().map(one)).buffered(AT_ONCE).try_collect().await
+    }
+
+    async fn select(&self, kinds: &[String], selector: &str, which: &Which) -> Result<Vec<(Target, Live)>, Error> {
+        let named: Vec<&str> = kinds.iter().map(String::as_str).collect();
+        let kinds = if named.is_empty() { SELECTED.to_vec() } else { named };
+        let mut live = Vec::new();
+        for kind in &kinds {
+            let resource = self.kinds.find(&self.api, kind).await?;
+            for object in self.api.list_labelled(&resource, Some(&self.namespace), selector).await? {
+                let name =
+                    ObjectName::new(resource.clone(), &self.namespace, workload::text(&object["metadata"]["name"]));
+                let target = Target { kind: (*kind).to_owned(), name: name.name.clone(), which: which.clone() };
+                live.push((target, Live { name, object }));
+            }
+        }
+        if live.is_empty() {
+            let (kinds, namespace) = (kinds.join(", "), self.namespace.clone());
+            return Err(Error::NothingSelected { kinds, namespace, selector: selector.to_owned() });
         }
         Ok(live)
     }
 
-    async fn plan_manifests(
-        &self,
-        manifests: &[Manifest],
-        container: Option<&str>,
-        request: &Request,
-    ) -> Result<Plan, Error> {
-        if manifests.is_empty() {
-            return Err(Error::NoTargets);
-        }
-        let mut documents = Vec::new();
-        for manifest in manifests {
-            let name = self.name_of(manifest).await?;
-            let live = self.api.get(&name).await?;
-            documents.push((name, manifest.clone(), live));
-        }
-        let mut plan = plan_apply(&documents, request.image.as_ref(), container, &request.provenance)?;
-        let new_namespaces: Vec<String> = plan
-            .actions
-            .iter()
-            .filter(|action| is_new_namespace(action))
-            .map(|action| action.object.name.clone())
-            .collect();
-        for (action, (_, _, live)) in plan.actions.iter_mut().zip(&documents) {
-            let home = action.object.namespace.as_ref();
-            if home.is_some_and(|home| new_namespaces.contains(home)) {
-                continue; // there is nowhere to try it yet
+    /// The full name of a manifest's object; `defined` are kinds that come with the same manifests.
+    pub(crate) async fn name_of(&self, manifest: &Manifest, defined: &[Resource]) -> Result<ObjectName, Error> {
+        let is_it =
+            |resource: &&Resource| resource.api_version() == manifest.api_version() && resource.kind == manifest.kind();
+        let resource = match self.kinds.of(&self.api, manifest.api_version(), manifest.kind()).await {
+            Err(Error::UnknownKind(word)) => {
+                let found = defined.iter().find(is_it).cloned();
+                self.kinds.with_path(found.ok_or(Error::UnknownKind(word))?)
             }
-            plan.findings.extend(self.rehearse(action, live.as_ref()).await?);
-        }
-        Ok(plan)
-    }
-
-    async fn name_of(&self, manifest: &Manifest) -> Result<ObjectName, Error> {
-        let resource = self.kinds.of(&self.api, manifest.api_version(), manifest.kind()).await?;
+            resource => resource?,
+        };
         let name = ObjectName::new(resource, manifest.namespace().unwrap_or(&self.namespace), manifest.name());
         match (&self.asked_namespace, &name.namespace) {
             (Some(asked), Some(own)) if asked != own => {
@@ -171,20 +216,33 @@ impl Cluster {
     }
 
     /// Sends an action as a dry run, to learn about conflicts, refusals, and whether it changes anything.
-    async fn rehearse(&self, action: &mut Action, live: Option<&Value>) -> Result<Option<Finding>, Error> {
+    pub(crate) async fn rehearse(
+        &self,
+        action: &mut Action,
+        live: Option<&Value>,
+        plan: &Plan,
+    ) -> Result<Option<Finding>, Error> {
         let Step::Apply { body, adopt, force } = &mut action.step else { return Ok(None) };
-        let quiet = live.map_or_else(|| body.clone(), |live| apply::with_old_provenance(body, live));
+        let keeps_iid = plan.guard.newer_than_live.is_some();
+        let mut quiet = live.map_or_else(|| body.clone(), |live| apply::with_old_provenance(body, live, keeps_iid));
+        if let Some(metadata) = quiet["metadata"].as_object_mut() {
+            metadata.remove("resourceVersion"); // what it says of this moment is for the write
+        }
         let mut finding = None;
         let answer = match self.api.patch(&action.object, Patch::Apply { force: false }, &quiet, true).await {
             Err(Error::Conflict { object, conflicts }) => {
-                match ownership::judge(conflicts) {
+                match ownership::judge(conflicts, &plan.force) {
                     Yield::No(conflicts) => return Err(Error::Conflict { object, conflicts }),
                     Yield::Adopted => {}
                     Yield::Taken(fields) => {
                         *force = true;
+                        if let Some(live) = live {
+                            // Only these conflicts were allowed: whoever writes in between is looked at anew.
+                            body["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
+                        }
                         finding = Some(Finding::note(
                             action.object.to_string(),
-                            format!("takes fields set by kubectl commands: {}", fields.join(", ")),
+                            format!("takes fields set by others: {}", fields.join(", ")),
                         ));
                     }
                 }
@@ -208,12 +266,15 @@ impl Cluster {
         Ok(finding)
     }
 
-    async fn check_nodes(&self, image: &Image, plan: &Plan, live: &[(Target, Live)]) -> Result<Vec<Finding>, Error> {
-        let users: Vec<&Action> = plan
-            .actions
-            .iter()
-            .filter(|action| !action.images.is_empty() && action.change != Change::Nothing)
-            .collect();
+    async fn check_nodes(
+        &self,
+        image: &Image,
+        plan: &mut Plan,
+        live: &[(Target, Live)],
+    ) -> Result<Vec<Finding>, Error> {
+        let users =
+            plan.actions.iter_mut().filter(|action| !action.images.is_empty() && action.change != Change::Nothing);
+        let users: Vec<&mut Action> = users.collect();
         if users.is_empty() {
             return Ok(Vec::new());
         }
@@ -230,13 +291,15 @@ impl Cluster {
         let mut findings = Vec::new();
         for action in users {
             let object = match &action.step {
-                Step::Apply { body, .. } => Some(body),
-                Step::Patch(_) | Step::Nothing => {
+                Step::Apply { body, .. } | Step::Replace(body) => Some(body),
+                Step::Patch(_) | Step::Delete | Step::Nothing => {
                     live.iter().find(|(_, live)| live.name == action.object).map(|(_, live)| &live.object)
                 }
             };
-            let template = object.and_then(|object| workload::template(&action.object.resource, object));
-            findings.extend(nodes::check(image, &nodes, &action.object.to_string(), template)?);
+            let pod_spec = object.and_then(|object| workload::pod_spec(&action.object.resource, object));
+            findings.extend(nodes::check(image, &nodes, &action.object.to_string(), pod_spec)?);
+            let eligible = nodes::eligible(&nodes, pod_spec).into_iter().filter_map(nodes::platform);
+            action.pull.platforms = eligible.map(|platform| platform.to_string()).collect();
         }
         Ok(findings)
     }
@@ -248,67 +311,17 @@ impl Cluster {
     /// Fails as [`Cluster::execute`] would.
     pub async fn dry_run(&self, plan: &Plan) -> Result<(), Error> {
         for action in &plan.actions {
-            // Manifests were shown to the server while planning.
-            if let Step::Patch(body) = &action.step {
-                self.api.patch(&action.object, Patch::Merge, body, true).await?;
+            match &action.step {
+                Step::Patch(body) => {
+                    self.api.patch(&action.object, images_patch(&action.object.resource), body, true).await?;
+                }
+                Step::Delete | Step::Replace(_) => {
+                    self.api.delete(&action.object, action.uid.as_deref(), true).await?;
+                }
+                // Manifests were shown to the server while planning.
+                Step::Nothing | Step::Apply { .. } => {}
             }
         }
         Ok(())
-    }
-
-    /// Does what a plan says, in its order: one write per object, none where nothing changes.
-    ///
-    /// # Errors
-    ///
-    /// Stops at the first refusal; [`Error::Halfway`] lists what was written before.
-    pub async fn execute(&self, plan: &Plan) -> Result<Executed, Error> {
-        let mut executed = Executed::default();
-        for action in &plan.actions {
-            let answer = match self.act(action).await {
-                Ok(answer) => answer,
-                Err(source) => return Err(halfway(executed, source)),
-            };
-            tracing::debug!(object = %action.object, change = ?action.change, "object settled");
-            executed.objects.push((action.object.clone(), action.change));
-            executed.tickets.extend(Ticket::of(action, &answer, action.change != Change::Nothing, Timestamp::now()));
-        }
-        Ok(executed)
-    }
-
-    async fn act(&self, action: &Action) -> Result<Value, Error> {
-        match &action.step {
-            Step::Nothing => {
-                self.api.get(&action.object).await?.ok_or_else(|| Error::Missing(Box::new(action.object.clone())))
-            }
-            Step::Patch(body) => self.api.patch(&action.object, Patch::Merge, body, false).await,
-            Step::Apply { body, adopt, force } => {
-                if let Some(adoption) = adopt {
-                    self.api.patch(&action.object, Patch::Json, &adoption_patch(adoption), false).await?;
-                }
-                self.api.patch(&action.object, Patch::Apply { force: *force }, body, false).await
-            }
-        }
-    }
-}
-
-/// The version makes the server refuse it (409) if anybody wrote in between.
-fn adoption_patch(adoption: &Adoption) -> Value {
-    json!([
-        {"op": "replace", "path": "/metadata/managedFields", "value": adoption.managed_fields},
-        {"op": "replace", "path": "/metadata/resourceVersion", "value": adoption.resource_version},
-    ])
-}
-
-fn is_new_namespace(action: &Action) -> bool {
-    action.change == Change::Create
-        && action.object.resource.group.is_empty()
-        && action.object.resource.kind == "Namespace"
-}
-
-fn halfway(executed: Executed, source: Error) -> Error {
-    if executed.written().next().is_none() {
-        source
-    } else {
-        Error::Halfway { executed: Box::new(executed), source: Box::new(source) }
     }
 }

@@ -2,8 +2,12 @@
 //! business; nothing here looks for them.
 
 use crate::error::Error;
+use crate::kinds::ImagePath;
 use crate::redact::redact;
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{
+    AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, KubeconfigError, NamedAuthInfo, NamedCluster,
+    NamedContext,
+};
 use kube::{Client, Config};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +16,7 @@ use std::time::Duration;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How to reach a cluster.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ConnectOptions {
     /// The kubeconfigs, merged in this order as kubectl does: from the flag, `$KUBECONFIG`, or `~/.kube/config`.
     pub kubeconfig: Vec<PathBuf>,
@@ -24,6 +28,14 @@ pub struct ConnectOptions {
     pub namespace: Option<String>,
     /// Whether to use the pod's own service account when there is no kubeconfig.
     pub in_cluster: bool,
+    /// The API server's URL; with it, no kubeconfig is read.
+    pub server: Option<String>,
+    /// The token to show to `server`.
+    pub token: Option<String>,
+    /// The certificate (PEM) that `server`'s is signed by; the machine's own authorities if there is none.
+    pub certificate_authority: Option<PathBuf>,
+    /// Where images are in custom kinds.
+    pub image_paths: Vec<ImagePath>,
 }
 
 /// A client, the server's URL and the namespace that is meant.
@@ -35,7 +47,7 @@ pub(crate) struct Connection {
 
 /// Makes a client; nothing is sent yet.
 pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection, Error> {
-    let mut config = match kubeconfig(options)? {
+    let mut config = match named_server(options).map_or_else(|| kubeconfig(options), |named| Ok(Some(named)))? {
         Some(kubeconfig) => from_kubeconfig(kubeconfig, options).await?,
         None if options.in_cluster => Config::incluster().map_err(|error| Error::Login(error.to_string()))?,
         None => return Err(Error::NoCluster),
@@ -46,6 +58,25 @@ pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection, Erro
     let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).map_err(|error| Error::Login(redact(&error.to_string())))?;
     Ok(Connection { client, server, namespace })
+}
+
+/// A kubeconfig for a server that is named without one; what it points to is read later, as from a file.
+fn named_server(options: &ConnectOptions) -> Option<Kubeconfig> {
+    const NAME: &str = "command line";
+    let cluster = Cluster {
+        server: Some(options.server.clone()?),
+        certificate_authority: options.certificate_authority.as_ref().map(|path| path.display().to_string()),
+        ..Cluster::default()
+    };
+    let auth_info = AuthInfo { token: options.token.clone().map(Into::into), ..AuthInfo::default() };
+    let context = Context { cluster: NAME.into(), user: Some(NAME.into()), ..Context::default() };
+    Some(Kubeconfig {
+        clusters: vec![NamedCluster { name: NAME.into(), cluster: Some(cluster), ..NamedCluster::default() }],
+        auth_infos: vec![NamedAuthInfo { name: NAME.into(), auth_info: Some(auth_info), ..NamedAuthInfo::default() }],
+        contexts: vec![NamedContext { name: NAME.into(), context: Some(context), ..NamedContext::default() }],
+        current_context: Some(NAME.into()),
+        ..Kubeconfig::default()
+    })
 }
 
 /// Reads and merges the files; `None` if there is not one context in them.

@@ -3,12 +3,14 @@
 
 use crate::redact::redact;
 use crate::ticket::Ticket;
+use crate::verdict::is_ready;
 use crate::watch::Policy;
 use crate::workload::text;
 use crate::world::{Snapshot, condition, container_statuses, state_of, uid_of};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -39,6 +41,12 @@ pub enum Cause {
     Crash,
     /// The container needs more memory than it may have.
     Memory,
+    /// A Job gave up.
+    Job,
+    /// A volume cannot be mounted.
+    Mount,
+    /// The container runs, and its probe says that it is not well.
+    Unready,
     /// No node takes the pod.
     Unschedulable,
     /// A quota lets no pod be made.
@@ -66,6 +74,9 @@ impl fmt::Display for Cause {
             Cause::Start => "the container cannot start",
             Cause::Crash => "the container ends again and again",
             Cause::Memory => "the container ran out of memory",
+            Cause::Job => "the job gave up",
+            Cause::Mount => "a volume cannot be mounted",
+            Cause::Unready => "it runs, and its probe fails",
             Cause::Unschedulable => "no node takes the pod",
             Cause::Quota => "the quota is used up",
             Cause::Refused => "the cluster refuses to make the pod",
@@ -129,6 +140,9 @@ impl Look<'_> {
             // An autoscaler may be adding a node, so this alone is no reason to give up.
             troubles.push(trouble(Cause::Unschedulable, &pod_name(pod), None, text(&condition["message"]), false));
         }
+        if !is_ready(pod) {
+            troubles.extend(self.pod_events(pod));
+        }
         if pod["status"]["phase"] == "Failed" {
             let words = format!("{} {}", text(&pod["status"]["reason"]), text(&pod["status"]["message"]));
             troubles.push(trouble(Cause::Evicted, &pod_name(pod), None, words.trim(), false));
@@ -157,7 +171,7 @@ impl Look<'_> {
                 found(cause, &words, final_cause || is_old(self.policy.pull_patience))
             }
             "CreateContainerConfigError" => found(Cause::Config, message, is_old(self.policy.config_patience)),
-            "CreateContainerError" | "RunContainerError" => {
+            "CreateContainerError" | "RunContainerError" | "PostStartHookError" | "PreCreateHookError" => {
                 found(Cause::Start, &format!("{reason}: {message}"), is_old(self.policy.pull_patience))
             }
             "CrashLoopBackOff" => self.crash(pod, status, name),
@@ -165,6 +179,34 @@ impl Look<'_> {
             _ if status["restartCount"].as_i64() >= Some(1) && status["ready"] != true => self.crash(pod, status, name),
             _ => None,
         }
+    }
+
+    /// What only events say of a pod that is not well: mounts, sandboxes, probes. The last of each kind.
+    fn pod_events(&self, pod: &Value) -> Vec<Trouble> {
+        let of_pod = |event: &&&Value| event["involvedObject"]["uid"] == pod["metadata"]["uid"];
+        let mut last: BTreeMap<&str, &Value> = BTreeMap::new();
+        for event in self.snapshot.events.iter().filter(of_pod) {
+            let newer = |other: &&Value| seen_at(other) <= seen_at(event);
+            if last.get(text(&event["reason"])).is_none_or(newer) {
+                last.insert(text(&event["reason"]), event);
+            }
+        }
+        let told = |(reason, event): (&str, &Value)| {
+            let message = text(&event["message"]);
+            let is_missing =
+                message.contains("not found") && (message.contains("secret \"") || message.contains("configmap \""));
+            let (cause, fatal) = match reason {
+                "FailedMount" if is_missing => {
+                    (Cause::Config, self.is_old(event, "Event", self.policy.config_patience))
+                }
+                "FailedMount" | "FailedAttachVolume" | "FailedMapVolume" => (Cause::Mount, false),
+                "FailedCreatePodSandBox" => (Cause::Start, false),
+                "Unhealthy" => (Cause::Unready, false),
+                _ => return None,
+            };
+            Some(trouble(cause, &pod_name(pod), container_of(event), message, fatal))
+        };
+        last.into_iter().filter_map(told).collect()
     }
 
     fn crash(&self, pod: &Value, status: &Value, name: &str) -> Option<Trouble> {
@@ -228,6 +270,17 @@ impl Look<'_> {
     }
 }
 
+/// Events without a last time, of newer writers, have the time that they were made.
+fn seen_at(event: &Value) -> &str {
+    let times = [&event["lastTimestamp"], &event["series"]["lastObservedTime"], &event["eventTime"]];
+    times.into_iter().find_map(Value::as_str).unwrap_or_default()
+}
+
+/// `spec.containers{web}`
+fn container_of(event: &Value) -> Option<&str> {
+    text(&event["involvedObject"]["fieldPath"]).split_once('{')?.1.strip_suffix('}')
+}
+
 /// A quota may be freed by the old pods that go; other refusals stay what they are.
 fn refusal(object: &str, message: &str, is_old: bool) -> Trouble {
     let is_quota = message.contains("exceeded quota");
@@ -235,7 +288,7 @@ fn refusal(object: &str, message: &str, is_old: bool) -> Trouble {
     trouble(cause, object, None, message, is_old && !is_quota)
 }
 
-fn trouble(cause: Cause, object: &str, container: Option<&str>, words: &str, fatal: bool) -> Trouble {
+pub(crate) fn trouble(cause: Cause, object: &str, container: Option<&str>, words: &str, fatal: bool) -> Trouble {
     let text: String = redact(words.trim()).chars().take(TEXT_LIMIT).collect();
     Trouble { cause, object: object.to_owned(), container: container.map(str::to_owned), text, fatal }
 }

@@ -4,9 +4,9 @@
 use crate::manifest::InvalidManifest;
 use crate::object::ObjectName;
 use crate::ownership::Conflict;
+use crate::rights::{RoleRule, role};
 use crate::target::InvalidTarget;
 use crate::ticket::Executed;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,31 +41,6 @@ pub enum Class {
     Forbidden,
 }
 
-/// The rule of a Role that would have allowed a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RoleRule {
-    /// `patch`
-    pub verb: String,
-    /// The API group; empty for the core group.
-    pub group: String,
-    /// `deployments`, `pods/log`
-    pub resource: String,
-    /// Where; `None` asks for a ClusterRole.
-    pub namespace: Option<String>,
-}
-
-impl fmt::Display for RoleRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.namespace.is_some() { "Role" } else { "ClusterRole" };
-        let place = self.namespace.as_ref().map(|namespace| format!(", namespace: {namespace:?}")).unwrap_or_default();
-        write!(
-            f,
-            "apiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata: {{name: lighter{place}}}\nrules:\n"
-        )?;
-        write!(f, "- {{apiGroups: [{:?}], resources: [{:?}], verbs: [{:?}]}}", self.group, self.resource, self.verb)
-    }
-}
-
 /// Why something could not be done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -73,6 +48,14 @@ pub enum Error {
     /// A manifest cannot be printed.
     #[error("the manifest cannot be printed as YAML: {0}")]
     Render(String),
+    /// The image cannot be put into the text of a manifest.
+    #[error("cannot write the image into {source_name}: {reason}")]
+    Rewrite {
+        /// The file.
+        source_name: String,
+        /// Why not.
+        reason: String,
+    },
     /// No kubeconfig and no pod to be in: a normal case for somebody who has no cluster.
     #[error("there is no Kubernetes cluster: no kubeconfig was found, and this is no pod")]
     NoCluster,
@@ -120,12 +103,36 @@ pub enum Error {
         message: String,
     },
     /// The API server knows us and does not let us.
-    #[error("not allowed: {message}\nThis rule in a role bound to you would allow it:\n{rule}")]
+    #[error("not allowed: {message}\nThis role, bound to you, would allow it:\n{}", role("lighter", std::slice::from_ref(rule.as_ref())).trim_end())]
     Forbidden {
         /// The server's words.
         message: String,
         /// What is missing.
         rule: Box<RoleRule>,
+    },
+    /// The API server would not let us do all that is needed; nothing was written.
+    #[error("not allowed; nothing was written. This role, bound to you, would allow what is missing:\n{}", role("lighter", rules).trim_end())]
+    MissingRights {
+        /// What is missing.
+        rules: Vec<RoleRule>,
+    },
+    /// Nodes could not pull the image.
+    #[error("the pods of {object} could not pull {image}: {why}")]
+    NotPullable {
+        /// The workload.
+        object: Box<ObjectName>,
+        /// The image.
+        image: String,
+        /// What the registry said.
+        why: String,
+    },
+    /// A guard does not hold: somebody else was faster.
+    #[error("{object} is not written: {why}")]
+    Overtaken {
+        /// The object.
+        object: Box<ObjectName>,
+        /// Who, or what.
+        why: String,
     },
     /// There is no such version to go back to.
     #[error("{object} has no version {goal}; there {}", listed_lines(known))]
@@ -151,6 +158,16 @@ pub enum Error {
     /// There is nothing to do at all.
     #[error("nothing to deploy: name at least one target or manifest")]
     NoTargets,
+    /// A selector selects nothing.
+    #[error("no {kinds} in namespace {namespace} has the labels {selector}")]
+    NothingSelected {
+        /// The kinds that were looked at.
+        kinds: String,
+        /// Where.
+        namespace: String,
+        /// The selector.
+        selector: String,
+    },
     /// An image is needed.
     #[error("a target needs an image to run; name it with its digest")]
     NoImage,
@@ -162,7 +179,7 @@ pub enum Error {
     Missing(Box<ObjectName>),
     /// The kind's pods cannot be changed in place.
     #[error(
-        "{object}: the image of this kind cannot be changed in place; deployments, statefulsets, daemonsets and cronjobs can"
+        "{object}: the image of this kind cannot be changed in place; a Job can be deleted and made anew (--replace-jobs), a custom resource needs to be told where its image is (--image-path)"
     )]
     Unpatchable {
         /// The object.
@@ -276,7 +293,7 @@ impl Error {
             | Error::NoTargets
             | Error::NoImage => Class::Usage,
             Error::Login(_) | Error::Unauthorized { .. } | Error::Forbidden { .. } => Class::Forbidden,
-            Error::Manifest(_) | Error::Namespace { .. } | Error::Render(_) => Class::Manifest,
+            Error::Manifest(_) | Error::Namespace { .. } | Error::Render(_) | Error::Rewrite { .. } => Class::Manifest,
             Error::UnknownKind(_)
             | Error::Missing(_)
             | Error::Unpatchable { .. }
@@ -286,11 +303,22 @@ impl Error {
             | Error::WhichContainer { .. }
             | Error::NoImageFits { .. }
             | Error::Platform { .. }
+            | Error::NothingSelected { .. }
+            | Error::NotPullable { .. }
             | Error::Rejected { .. } => Class::Refused,
+            Error::MissingRights { .. } => Class::Forbidden,
+            Error::Overtaken { .. } => Class::Superseded,
             Error::Conflict { .. } => Class::Ownership,
             Error::Changed { .. } | Error::Server { .. } => Class::Transient,
             Error::Halfway { source, .. } => source.class(),
         }
+    }
+}
+
+impl Error {
+    /// Whether a write that ended so may have been done all the same.
+    pub(crate) fn is_lost_answer(&self) -> bool {
+        matches!(self, Error::Unreachable { .. } | Error::Timeout { .. } | Error::Server { .. })
     }
 }
 

@@ -6,7 +6,7 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::image::{CHANGE_CAUSE, OUR_ANNOTATIONS};
 use crate::object::{ObjectName, Resource};
-use crate::plan::{Action, Change, ImageChange, Step};
+use crate::plan::{Action, Change, ImageChange};
 use crate::ticket::{Ticket, VERIFIED, verified};
 use crate::undo::{ATTEMPT_PAUSE, ATTEMPTS};
 use crate::workload::{template_containers, text};
@@ -275,13 +275,7 @@ fn going(object: &ObjectName, live: &Value, revision: &Revision) -> Action {
         to: to.clone(),
         digests: Vec::new(),
     };
-    Action {
-        object: object.clone(),
-        uid: None,
-        change: Change::Update,
-        step: Step::Nothing,
-        images: revision.images.iter().map(change).collect(),
-    }
+    Action::written(object.clone(), Change::Update, revision.images.iter().map(change).collect())
 }
 
 #[cfg(test)]

@@ -78,6 +78,8 @@ pub struct Provenance {
 
 pub(crate) const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
 pub(crate) const OUR_ANNOTATIONS: &str = "lighter.dev/";
+/// The number of the pipeline that deployed last: GitLab counts them per project.
+pub(crate) const PIPELINE_IID: &str = "lighter.dev/pipeline-iid";
 
 impl Provenance {
     /// The annotations to write, by their full names.

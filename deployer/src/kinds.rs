@@ -7,20 +7,56 @@ use crate::object::{Resource, segment};
 use crate::workload::text;
 use serde_json::Value;
 use std::collections::HashMap;
+use std::str::FromStr;
 use tokio::sync::Mutex;
 
 /// Groups that are asked first, because the words of most targets are theirs.
 const ASKED_FIRST: [&str; 3] = ["apps", "batch", ""];
 
+/// Where a custom kind keeps its pod spec or its image: `argoproj.io/Rollout=.spec.template.spec`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImagePath {
+    group: String,
+    kind: String,
+    pointer: String,
+}
+
+impl FromStr for ImagePath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ImagePath, String> {
+        let wrong = || {
+            format!(
+                "{text:?} is no place of an image; write GROUP/KIND=.spec.template.spec, the place of the pod spec or of the image"
+            )
+        };
+        let (name, path) = text.split_once('=').ok_or_else(wrong)?;
+        let (group, kind) = name.split_once('/').ok_or_else(wrong)?;
+        let parts: Vec<&str> = path.strip_prefix('.').ok_or_else(wrong)?.split('.').collect();
+        let is_word =
+            |word: &&str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+        if group.is_empty() || kind.is_empty() || !parts.iter().all(is_word) {
+            return Err(wrong());
+        }
+        Ok(ImagePath { group: group.into(), kind: kind.into(), pointer: format!("/{}", parts.join("/")) })
+    }
+}
+
 /// The kinds of one server.
 #[derive(Default)]
 pub(crate) struct Kinds {
+    /// Where images are in kinds that nobody knows.
+    image_paths: Vec<ImagePath>,
     /// Resource lists by group version; `None` for those that the server does not serve.
     lists: Mutex<HashMap<String, Option<Value>>>,
     groups: Mutex<Option<Value>>,
 }
 
 impl Kinds {
+    pub(crate) fn new(image_paths: Vec<ImagePath>) -> Kinds {
+        Kinds { image_paths, ..Kinds::default() }
+    }
+
     /// Finds a kind by what people call it: `deployment`, `deploy`, `deployments.apps`, `cronjobs.v1beta1.batch`.
     pub(crate) async fn find(&self, api: &Api, word: &str) -> Result<Resource, Error> {
         let (name, wanted) = word.split_once('.').map_or((word, None), |(name, group)| (name, Some(group)));
@@ -37,7 +73,7 @@ impl Kinds {
                 };
                 let found = list.and_then(|list| named(&list, &group, &version, |entry| is_called(entry, name)));
                 if let Some(resource) = found {
-                    return Ok(resource);
+                    return Ok(self.with_path(resource));
                 }
             }
         }
@@ -49,7 +85,27 @@ impl Kinds {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let list = self.list(api, group, version).await?;
         let found = list.and_then(|list| named(&list, group, version, |entry| entry["kind"] == kind));
+        let found = found.map(|resource| self.with_path(resource));
         found.ok_or_else(|| Error::UnknownKind(format!("{kind} of {api_version}")))
+    }
+
+    /// Finds a kind in whatever version the server prefers.
+    pub(crate) async fn of_group(&self, api: &Api, group: &str, kind: &str) -> Result<Resource, Error> {
+        let groups = self.groups(api).await?;
+        for version in groups.iter().filter(|(name, _)| name == group).flat_map(|(_, versions)| versions) {
+            let list = self.list(api, group, version).await?;
+            if let Some(found) = list.and_then(|list| named(&list, group, version, |entry| entry["kind"] == kind)) {
+                return Ok(self.with_path(found));
+            }
+        }
+        Err(Error::UnknownKind(format!("{kind} of {group}")))
+    }
+
+    /// The same kind, told where its image is.
+    pub(crate) fn with_path(&self, resource: Resource) -> Resource {
+        let is_it = |path: &&ImagePath| path.group == resource.group && path.kind == resource.kind;
+        let image_path = self.image_paths.iter().find(is_it).map(|path| path.pointer.clone());
+        Resource { image_path, ..resource }
     }
 
     /// All groups, each with its versions, the preferred one first.
@@ -86,6 +142,29 @@ impl Kinds {
     }
 }
 
+/// The kinds that everybody has, by what people call them; of others, `PLURAL.GROUP`. For what is written about
+/// rights without asking a server; the version does not matter there.
+pub(crate) fn presumed(word: &str) -> Option<Resource> {
+    const KNOWN: [(&str, &str, &[&str]); 8] = [
+        ("apps", "Deployment", &["deployment", "deployments", "deploy"]),
+        ("apps", "StatefulSet", &["statefulset", "statefulsets", "sts"]),
+        ("apps", "DaemonSet", &["daemonset", "daemonsets", "ds"]),
+        ("apps", "ReplicaSet", &["replicaset", "replicasets", "rs"]),
+        ("batch", "CronJob", &["cronjob", "cronjobs", "cj"]),
+        ("batch", "Job", &["job", "jobs"]),
+        ("", "Pod", &["pod", "pods", "po"]),
+        ("", "ReplicationController", &["replicationcontroller", "replicationcontrollers", "rc"]),
+    ];
+    let (name, group) = word.split_once('.').map_or((word, None), |(name, group)| (name, Some(group)));
+    let fits =
+        |(own, _, words): &&(&str, &str, &[&str])| words.contains(&name) && group.is_none_or(|group| group == *own);
+    match (KNOWN.iter().find(fits), group) {
+        (Some((group, kind, words)), _) => Some(Resource::new(group, "v1", kind, words[1])),
+        (None, Some(group)) => Some(Resource::new(group, "v1", name, name)),
+        (None, None) => None,
+    }
+}
+
 fn named(list: &Value, group: &str, version: &str, is_it: impl Fn(&Value) -> bool) -> Option<Resource> {
     let entries = list["resources"].as_array().into_iter().flatten();
     let mut whole = entries.filter(|entry| !text(&entry["name"]).contains('/')); // no subresources
@@ -96,6 +175,7 @@ fn named(list: &Value, group: &str, version: &str, is_it: impl Fn(&Value) -> boo
         kind: text(&entry["kind"]).to_owned(),
         plural: text(&entry["name"]).to_owned(),
         namespaced: entry["namespaced"] == true,
+        image_path: None,
     })
 }
 
@@ -109,6 +189,15 @@ fn is_called(entry: &Value, word: &str) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_place_of_an_image_is_a_path() {
+        let path: ImagePath = "argoproj.io/Rollout=.spec.template.spec".parse().unwrap();
+        assert_eq!(path.pointer, "/spec/template/spec");
+        for bad in ["", "Rollout=.spec", "a/B", "a/B=spec", "a/B=.", "a/B=.spec..x", "/B=.spec", "a/B=.spec[0]"] {
+            assert!(bad.parse::<ImagePath>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_kind_has_many_names_and_subresources_have_none() {

@@ -59,8 +59,13 @@ impl Manifest {
         if manifests.is_empty() {
             return Err(wrong(1, "there is no object in it".into()));
         }
-        manifests.sort_by_key(|manifest| rank(manifest.kind())); // stable: the file's order within a rank
+        Manifest::sort(&mut manifests);
         Ok(manifests)
+    }
+
+    /// Puts manifests, of several files perhaps, in the order in which they are to be applied.
+    pub fn sort(manifests: &mut [Manifest]) {
+        manifests.sort_by_key(|manifest| rank(manifest.kind())); // stable: the files' order within a rank
     }
 
     /// `apps/v1`
@@ -124,7 +129,7 @@ fn checked(mut object: Value) -> Result<Value, String> {
 }
 
 /// What others need comes first: kapp's order, which is also that of people who write one file.
-fn rank(kind: &str) -> usize {
+pub(crate) fn rank(kind: &str) -> usize {
     const ORDER: [&[&str]; 8] = [
         &["Namespace"],
         &["CustomResourceDefinition", "PriorityClass", "StorageClass", "PersistentVolume"],

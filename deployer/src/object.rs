@@ -16,9 +16,34 @@ pub struct Resource {
     pub plural: String,
     /// Whether its objects live in namespaces.
     pub namespaced: bool,
+    /// Of a custom kind: where its pod spec is, or its image, as a JSON pointer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_path: Option<String>,
 }
 
 impl Resource {
+    /// A kind of the core group, which has been `v1` since ever.
+    pub(crate) fn core(kind: &str, plural: &str) -> Resource {
+        Resource::new("", "v1", kind, plural)
+    }
+
+    /// A kind whose objects live in namespaces.
+    pub(crate) fn new(group: &str, version: &str, kind: &str, plural: &str) -> Resource {
+        Resource {
+            group: group.into(),
+            version: version.into(),
+            kind: kind.into(),
+            plural: plural.into(),
+            namespaced: true,
+            image_path: None,
+        }
+    }
+
+    /// Whether it is this kind.
+    pub(crate) fn is(&self, group: &str, kinds: &[&str]) -> bool {
+        self.group == group && kinds.contains(&self.kind.as_str())
+    }
+
     /// `apps/v1`, or `v1` for the core group.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
@@ -92,13 +117,7 @@ mod tests {
 
     #[test]
     fn a_name_stays_in_its_place() {
-        let deployments = Resource {
-            group: "apps".into(),
-            version: "v1".into(),
-            kind: "Deployment".into(),
-            plural: "deployments".into(),
-            namespaced: true,
-        };
+        let deployments = Resource::new("apps", "v1", "Deployment", "deployments");
         let path = |name: &str| ObjectName::new(deployments.clone(), "demo", name).path();
         assert_eq!(path("web"), "/apis/apps/v1/namespaces/demo/deployments/web");
         assert_eq!(path("../x?y#z"), "/apis/apps/v1/namespaces/demo/deployments/..%2Fx%3Fy%23z");

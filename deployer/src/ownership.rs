@@ -29,6 +29,34 @@ impl fmt::Display for Conflict {
     }
 }
 
+/// Which fields of others we may take.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Force {
+    /// None.
+    #[default]
+    Nothing,
+    /// Any.
+    All,
+    /// These and what is below them: `spec.replicas`.
+    Fields(Vec<String>),
+}
+
+impl Force {
+    fn covers(&self, field: &str) -> bool {
+        let bare = |field: &str| field.trim_start_matches('.').to_owned();
+        let is_below = |wanted: &String| match bare(field).strip_prefix(bare(wanted).as_str()) {
+            Some(rest) => rest.is_empty() || rest.starts_with(['.', '[']),
+            None => false,
+        };
+        match self {
+            Force::Nothing => false,
+            Force::All => true,
+            Force::Fields(fields) => fields.iter().any(is_below),
+        }
+    }
+}
+
 /// Reads the causes of a 409: `conflict with "kubectl" using apps/v1` on a field.
 pub(crate) fn conflicts<'a>(causes: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> Vec<Conflict> {
     causes
@@ -45,24 +73,43 @@ pub(crate) fn conflicts<'a>(causes: impl Iterator<Item = (&'a str, &'a str, &'a 
 pub(crate) enum Yield {
     /// All fields belong to managers whose fields become ours before we write.
     Adopted,
-    /// All were set by `kubectl` commands; the fields and who set them.
+    /// All were set by `kubectl` commands, or may be taken; the fields and who set them.
     Taken(Vec<String>),
     /// These do not.
     No(Vec<Conflict>),
 }
 
 /// Judges conflicts: a file may overrule another file applied by kubectl and imperative commands, and
-/// nobody else.
-pub(crate) fn judge(conflicts: Vec<Conflict>) -> Yield {
+/// nobody else, unless somebody allows it.
+pub(crate) fn judge(conflicts: Vec<Conflict>, force: &Force) -> Yield {
     let is_of = |managers: &[&str], conflict: &Conflict| managers.contains(&conflict.owner.as_str());
+    let yields = |conflict: &Conflict| is_of(&IMPERATIVE, conflict) || force.covers(&conflict.field);
     let remaining: Vec<Conflict> = conflicts.into_iter().filter(|conflict| !is_of(&ADOPTED, conflict)).collect();
     if remaining.is_empty() {
         Yield::Adopted
-    } else if remaining.iter().all(|conflict| is_of(&IMPERATIVE, conflict)) {
+    } else if remaining.iter().all(yields) {
         Yield::Taken(remaining.iter().map(|conflict| format!("{} ({})", conflict.field, conflict.owner)).collect())
     } else {
-        Yield::No(remaining.into_iter().filter(|conflict| !is_of(&IMPERATIVE, conflict)).collect())
+        Yield::No(remaining.into_iter().filter(|conflict| !yields(conflict)).collect())
     }
+}
+
+/// Who owns what an autoscaler decides after we let go of it: without an owner, the server would set it
+/// back to its default (kubernetes#67135).
+const HANDED_OVER: &str = "lighter-autoscaled";
+
+/// Takes `spec.replicas` away from us and gives it to somebody who never writes; `None` if it is not ours.
+pub(crate) fn hand_over_replicas(object: &Value, adopted: Option<Value>) -> Option<Value> {
+    let fields = adopted.unwrap_or_else(|| object["metadata"]["managedFields"].clone());
+    let mut entries = fields.as_array()?.clone();
+    let ours = entries.iter_mut().find(|entry| entry["manager"] == MANAGER && entry["operation"] == "Apply")?;
+    let version = ours["apiVersion"].clone();
+    ours["fieldsV1"]["f:spec"].as_object_mut()?.remove("f:replicas")?;
+    entries.retain(|entry| entry["manager"] != HANDED_OVER);
+    entries
+        .push(json!({"manager": HANDED_OVER, "operation": "Update", "apiVersion": version, "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:spec": {"f:replicas": {}}}}));
+    Some(Value::Array(entries))
 }
 
 /// Computes the owners after client-side apply's fields, and those that we patched, became fields that
@@ -128,6 +175,21 @@ mod tests {
     }
 
     #[test]
+    fn replicas_keep_an_owner_when_we_let_go() {
+        let fields = json!({"f:spec": {"f:replicas": {}, "f:paused": {}}});
+        let object = json!({"metadata": {"managedFields": [entry("lighter", "Apply", fields)]}});
+        let handed = hand_over_replicas(&object, None).unwrap();
+        assert_eq!(handed[0]["fieldsV1"], json!({"f:spec": {"f:paused": {}}}));
+        assert_eq!(
+            (&handed[1]["manager"], &handed[1]["fieldsV1"]),
+            (&json!(HANDED_OVER), &json!({"f:spec": {"f:replicas": {}}}))
+        );
+        let mut after = object.clone();
+        after["metadata"]["managedFields"] = handed;
+        assert_eq!(hand_over_replicas(&after, None), None, "once is enough");
+    }
+
+    #[test]
     fn nothing_to_fold_is_nothing() {
         assert_eq!(adopt(&json!({"metadata": {"managedFields": [entry("kubectl", "Apply", json!({}))]}})), None);
         assert_eq!(adopt(&json!({"metadata": {}})), None);
@@ -139,10 +201,18 @@ mod tests {
         let message = "conflict with \"kubectl-set\" using apps/v1 at 2026-11-23T04:00:00Z";
         let conflicts = conflicts([("FieldManagerConflict", field, message), ("Other", "x", "y")].into_iter());
         assert_eq!(conflicts, [Conflict { field: field.into(), owner: "kubectl-set".into() }]);
-        assert!(matches!(judge(conflicts.clone()), Yield::Taken(fields) if fields[0].ends_with("(kubectl-set)")));
+        assert!(
+            matches!(judge(conflicts.clone(), &Force::Nothing), Yield::Taken(fields) if fields[0].ends_with("(kubectl-set)"))
+        );
         let with =
             |owner: &str| [conflicts.clone(), vec![Conflict { field: field.into(), owner: owner.into() }]].concat();
-        assert_eq!(judge(with("kubectl-client-side-apply")[1..].to_vec()), Yield::Adopted);
-        assert_eq!(judge(with("argocd")), Yield::No(vec![Conflict { field: field.into(), owner: "argocd".into() }]));
+        assert_eq!(judge(with("kubectl-client-side-apply")[1..].to_vec(), &Force::Nothing), Yield::Adopted);
+        let theirs = Yield::No(vec![Conflict { field: field.into(), owner: "argocd".into() }]);
+        let fields = |field: &str| Force::Fields(vec![field.into()]);
+        assert_eq!(judge(with("argocd"), &Force::Nothing), theirs);
+        assert_eq!(judge(with("argocd"), &fields("spec.temp")), theirs, "half a name is another name");
+        for force in [Force::All, fields("spec.template"), fields(".spec.template.spec.containers")] {
+            assert!(matches!(judge(with("argocd"), &force), Yield::Taken(fields) if fields.len() == 2), "{force:?}");
+        }
     }
 }

@@ -1,13 +1,17 @@
 //! Plans: what would be written, and why, before anything is. Pure: from live objects and a request to
 //! actions; `lighter deploy --dry-run` prints one. The declarative half (`-f`) is in [`crate::apply`].
 
-use crate::image::{Image, Likeness, Provenance};
-use crate::object::ObjectName;
-use crate::workload::{self, Container, List};
-use crate::{Error, Target};
+use crate::api::Patch;
+use crate::guard::Guard;
+use crate::image::{Image, Likeness, PIPELINE_IID, Provenance};
+use crate::object::{ObjectName, Resource};
+use crate::ownership::Force;
+use crate::preflight::Pull;
+use crate::workload::{self, Container, List, text};
+use crate::{Error, Target, Which};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// What will happen, in this order.
@@ -17,6 +21,12 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// What people should know before they agree.
     pub findings: Vec<Finding>,
+    /// What must still be true when it is written.
+    #[serde(default)]
+    pub guard: Guard,
+    /// Which fields of others may be taken.
+    #[serde(default)]
+    pub force: Force,
 }
 
 /// What happens to one object.
@@ -26,12 +36,18 @@ pub struct Action {
     pub object: ObjectName,
     /// Its `metadata.uid`, where it exists: a namesake that comes later is another object.
     pub uid: Option<String>,
+    /// Its `metadata.generation` when it was looked at.
+    #[serde(default)]
+    pub generation: Option<i64>,
     /// What this means for the object.
     pub change: Change,
     /// The request that does it.
     pub step: Step,
     /// The images that change, and those of ours that are there already.
     pub images: Vec<ImageChange>,
+    /// What its pods pull images with.
+    #[serde(default)]
+    pub pull: Pull,
 }
 
 /// What an action means for its object.
@@ -42,6 +58,10 @@ pub enum Change {
     Create,
     /// It exists and changes.
     Update,
+    /// It exists, and is deleted and made anew: its pod template cannot change.
+    Replace,
+    /// It is of our set, no manifest speaks of it any more, and it is deleted.
+    Delete,
     /// It is as wanted already; nothing is written.
     Nothing,
 }
@@ -52,8 +72,12 @@ pub enum Change {
 pub enum Step {
     /// None.
     Nothing,
-    /// One strategic merge patch.
+    /// One strategic merge patch; of a custom resource, one merge patch with whole lists in it.
     Patch(Value),
+    /// The object is deleted, and created anew from this body.
+    Replace(Value),
+    /// The object is deleted.
+    Delete,
     /// One server-side apply, after taking over the fields of client-side apply where it owned some.
     Apply {
         /// The body: the manifest with the images in it.
@@ -72,6 +96,9 @@ pub struct Adoption {
     pub managed_fields: Value,
     /// The `metadata.resourceVersion` it was computed from.
     pub resource_version: String,
+    /// Whether it lets go of `spec.replicas`, which an autoscaler decides.
+    #[serde(default)]
+    pub hands_over: bool,
 }
 
 /// One container's image.
@@ -118,6 +145,13 @@ impl Finding {
     }
 }
 
+impl Action {
+    /// An action that only says what was written, of which a ticket can be made.
+    pub(crate) fn written(object: ObjectName, change: Change, images: Vec<ImageChange>) -> Action {
+        Action { object, uid: None, generation: None, change, step: Step::Nothing, images, pull: Pull::default() }
+    }
+}
+
 impl Plan {
     /// Whether anything would be written.
     pub fn changes_anything(&self) -> bool {
@@ -142,6 +176,8 @@ impl fmt::Display for Action {
         let verb = match self.change {
             Change::Create => "create",
             Change::Update => "change",
+            Change::Replace => "delete and make anew",
+            Change::Delete => "delete",
             Change::Nothing => "unchanged",
         };
         write!(f, "{verb} {}", self.object)?;
@@ -178,60 +214,75 @@ pub struct Live {
     pub object: Value,
 }
 
+/// How targets are planned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Where the change comes from.
+    pub provenance: Provenance,
+    /// What must be true of the objects.
+    pub guard: Guard,
+    /// Whether a Job may be deleted and made anew: its template cannot change.
+    pub replace_jobs: bool,
+}
+
 /// Plans to run `image` in each target: one patch per object, none where it runs already.
 ///
 /// # Errors
 ///
 /// Fails if a kind cannot be changed in place, a container does not exist, or none can be chosen; the
-/// error lists the containers that there are. A container is never added.
-pub fn plan_images(live: &[(Target, Live)], image: &Image, provenance: &Provenance) -> Result<Plan, Error> {
+/// error lists the containers that there are. A container is never added. Fails, too, if a guard does not hold.
+pub fn plan_images(live: &[(Target, Live)], image: &Image, options: &Options) -> Result<Plan, Error> {
     let mut chosen: Vec<(&Live, Vec<Container>)> = Vec::new();
     for (target, live) in live {
-        if !workload::is_patchable(&live.name.resource) {
+        if !workload::is_patchable(&live.name.resource) && !(options.replace_jobs && is_job(&live.name.resource)) {
             return Err(Error::Unpatchable { object: live.name.clone().into() });
         }
+        options.guard.check(&live.name, &live.object, None)?;
         let all = workload::containers(&live.name.resource, &live.object);
-        let more = choose(&live.name, &all, target.container.as_deref(), image)?;
+        let more = choose(&live.name, &all, &target.which, image)?;
         // Two containers of one object are one write, and one rollout.
         match chosen.iter_mut().find(|(other, _)| other.name == live.name) {
             Some((_, containers)) => containers.extend(more),
             None => chosen.push((live, more)),
         }
     }
-    let mut plan = Plan::default();
+    let mut plan = Plan { guard: options.guard.clone(), ..Plan::default() };
     for (live, mut containers) in chosen {
         let mut seen = BTreeSet::new();
         containers.retain(|container| seen.insert(container.name.clone()));
         plan.findings.extend(findings(live));
-        plan.actions.push(patch_action(live, &containers, image, provenance));
+        plan.actions.push(patch_action(live, &containers, image, options));
     }
     Ok(plan)
 }
 
-/// Chooses the containers that are meant: the named one, else those whose image is the same repository,
+pub(crate) fn is_job(resource: &Resource) -> bool {
+    resource.is("batch", &["Job"])
+}
+
+/// Chooses the containers that are meant: the named one, all, or those whose image is the same repository,
 /// else the only one.
 pub(crate) fn choose(
     object: &ObjectName,
     all: &[Container],
-    named: Option<&str>,
+    which: &Which,
     image: &Image,
 ) -> Result<Vec<Container>, Error> {
     let names = || all.iter().map(|container| container.name.clone()).collect();
-    if let Some(named) = named {
-        let found: Vec<Container> = all.iter().filter(|container| container.name == named).cloned().collect();
-        return if found.is_empty() {
-            Err(Error::UnknownContainer { object: object.clone().into(), container: named.to_owned(), known: names() })
-        } else {
-            Ok(found)
-        };
+    let found: Vec<Container> = match which {
+        Which::Named(named) => all.iter().filter(|container| container.name == *named).cloned().collect(),
+        Which::All => all.iter().filter(|container| container.list != List::Volumes).cloned().collect(),
+        Which::Fitting => best_fits(all, image),
+    };
+    if !found.is_empty() {
+        return Ok(found);
     }
-    let fitting = best_fits(all, image);
-    if !fitting.is_empty() {
-        return Ok(fitting);
-    }
-    let mut regular = all.iter().filter(|container| container.list == List::Containers);
-    match (regular.next(), regular.next()) {
-        (Some(only), None) => Ok(vec![only.clone()]),
+    let mut regular = all.iter().filter(|container| matches!(container.list, List::Containers | List::Field));
+    match (which, regular.next(), regular.next()) {
+        (Which::Fitting, Some(only), None) => Ok(vec![only.clone()]),
+        (Which::Named(named), ..) => {
+            Err(Error::UnknownContainer { object: object.clone().into(), container: named.clone(), known: names() })
+        }
         _ => Err(Error::WhichContainer {
             object: object.clone().into(),
             image: image.pinned().to_string(),
@@ -246,24 +297,79 @@ pub(crate) fn best_fits(all: &[Container], image: &Image) -> Vec<Container> {
     all.iter().filter(|container| best != Likeness::None && image.likeness(&container.image) == best).cloned().collect()
 }
 
-fn patch_action(live: &Live, chosen: &[Container], image: &Image, provenance: &Provenance) -> Action {
+fn patch_action(live: &Live, chosen: &[Container], image: &Image, options: &Options) -> Action {
     let to = image.pinned().to_string();
     let images: Vec<ImageChange> =
         chosen.iter().map(|container| image_change(container, Some(&container.image), image)).collect();
-    let changing: Vec<&Container> = chosen.iter().filter(|container| container.image != to).collect();
-    let uid = live.object["metadata"]["uid"].as_str().map(str::to_owned);
-    let (change, step) = if changing.is_empty() {
+    let changing: Vec<(&Container, &str)> =
+        chosen.iter().filter(|container| container.image != to).map(|container| (container, to.as_str())).collect();
+    let annotations = options.provenance.annotations();
+    let (change, step) = if changing.is_empty() && !is_newer(live, options) {
         (Change::Nothing, Step::Nothing)
+    } else if is_job(&live.name.resource) {
+        (Change::Replace, Step::Replace(annotated(new_job(live, &changing), &annotations)))
     } else {
-        let images: Vec<(&Container, &str)> = changing.iter().map(|container| (*container, to.as_str())).collect();
-        let mut body = images_body(live, &images);
-        let annotations = provenance.annotations();
-        if !annotations.is_empty() {
-            body["metadata"]["annotations"] = json!(annotations);
+        let mut body = annotated(images_body(live, &changing), &annotations);
+        if options.guard.is_set() {
+            body["metadata"]["resourceVersion"] = live.object["metadata"]["resourceVersion"].clone();
         }
         (Change::Update, Step::Patch(body))
     };
-    Action { object: live.name.clone(), uid, change, step, images }
+    let uid = live.object["metadata"]["uid"].as_str().map(str::to_owned);
+    let generation = live.object["metadata"]["generation"].as_i64();
+    let pull = Pull::of(workload::pod_spec(&live.name.resource, &live.object));
+    Action { object: live.name.clone(), uid, generation, change, step, images, pull }
+}
+
+/// Whether the number of our pipeline must be written although nothing else changes: else a pipeline between
+/// the two could take its older image for newer.
+fn is_newer(live: &Live, options: &Options) -> bool {
+    let theirs = text(&live.object["metadata"]["annotations"][PIPELINE_IID]).parse::<u64>().ok();
+    options.guard.newer_than_live.is_some_and(|ours| theirs.is_none_or(|theirs| theirs < ours))
+        && !is_job(&live.name.resource)
+}
+
+pub(crate) fn annotated(mut body: Value, annotations: &BTreeMap<String, String>) -> Value {
+    if !annotations.is_empty() && !body["metadata"]["annotations"].is_object() {
+        body["metadata"]["annotations"] = json!({});
+    }
+    for (key, value) in annotations {
+        body["metadata"]["annotations"][key] = json!(value);
+    }
+    body
+}
+
+/// A Job like the one that exists, with other images. What the server and the controller wrote into it
+/// goes: the selector and its labels name the old one.
+fn new_job(live: &Live, images: &[(&Container, &str)]) -> Value {
+    let mut job = live.object.clone();
+    set_images(&live.name.resource, &mut job, images);
+    job["apiVersion"] = json!(live.name.resource.api_version());
+    job["kind"] = json!(live.name.resource.kind);
+    forget_identity(&mut job);
+    job
+}
+
+/// Removes what only the server writes, so that the object can be created anew.
+pub(crate) fn forget_identity(job: &mut Value) {
+    const GENERATED: [&str; 4] =
+        ["controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"];
+    let remove = |value: &mut Value, fields: &[&str]| {
+        if let Some(object) = value.as_object_mut() {
+            fields.iter().for_each(|field| drop(object.remove(*field)));
+        }
+    };
+    remove(job, &["status"]);
+    let server = ["uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink"];
+    remove(&mut job["metadata"], &server);
+    if job["spec"]["manualSelector"] != true {
+        remove(&mut job["spec"], &["selector"]);
+        for pointer in ["/metadata/labels", "/spec/template/metadata/labels"] {
+            if let Some(labels) = job.pointer_mut(pointer) {
+                remove(labels, &GENERATED);
+            }
+        }
+    }
 }
 
 pub(crate) fn image_change(container: &Container, from: Option<&str>, image: &Image) -> ImageChange {
@@ -275,25 +381,77 @@ pub(crate) fn image_change(container: &Container, from: Option<&str>, image: &Im
     }
 }
 
+/// Puts images into a whole object.
+pub(crate) fn set_images(resource: &Resource, object: &mut Value, images: &[(&Container, &str)]) {
+    let pod_spec = workload::pod_spec_pointer(resource).unwrap_or_default();
+    for (container, image) in images {
+        let pointer = container.image_pointer(&pod_spec);
+        // The field may be missing; its holder was seen.
+        if let Some((holder, field)) = pointer.rsplit_once('/')
+            && let Some(Value::Object(holder)) = object.pointer_mut(holder)
+        {
+            holder.insert(field.to_owned(), json!(image));
+        }
+    }
+}
+
+/// What kind of patch puts images into an object of this kind.
+pub(crate) fn images_patch(resource: &Resource) -> Patch {
+    if workload::is_custom(resource) { Patch::Plain } else { Patch::Merge }
+}
+
 /// The patch that puts images into containers; annotations go into the same one, since each write of its
 /// own would be a generation of its own. The uid makes the server refuse it for a namesake that was
 /// created in between.
 pub(crate) fn images_body(live: &Live, images: &[(&Container, &str)]) -> Value {
-    let mut pod_spec = json!({});
+    let resource = &live.name.resource;
+    let pointer = workload::pod_spec_pointer(resource).unwrap_or_default();
+    let custom = workload::is_custom(resource);
+    let mut body = nested(&pointer, if custom { custom_spec(live, images) } else { merged_spec(images) });
+    body["metadata"] = json!({"uid": live.object["metadata"]["uid"]});
+    if custom {
+        // Whole lists are written: nobody may have changed another entry meanwhile.
+        body["metadata"]["resourceVersion"] = live.object["metadata"]["resourceVersion"].clone();
+    }
+    body
+}
+
+/// A strategic merge: entries of lists are known by their name.
+fn merged_spec(images: &[(&Container, &str)]) -> Value {
+    let mut spec = json!({});
     for (container, image) in images {
-        let entry = json!({"name": container.name, "image": image});
-        match pod_spec[container.list.field()].as_array_mut() {
+        let entry = match container.list {
+            List::Volumes => json!({"name": container.bare_name(), "image": {"reference": image}}),
+            _ => json!({"name": container.name, "image": image}),
+        };
+        match spec[container.list.field()].as_array_mut() {
             Some(list) => list.push(entry),
-            None => pod_spec[container.list.field()] = json!([entry]),
+            None => spec[container.list.field()] = json!([entry]),
         }
     }
-    let pointer = workload::template_pointer(&live.name.resource).unwrap_or_default();
-    let mut body = pointer
-        .rsplit('/')
-        .filter(|part| !part.is_empty())
-        .fold(json!({"spec": pod_spec}), |inner, part| json!({part: inner}));
-    body["metadata"] = json!({"uid": live.object["metadata"]["uid"]});
-    body
+    spec
+}
+
+/// A custom resource's lists have no merge keys for a patch: those that change are written as a whole.
+fn custom_spec(live: &Live, images: &[(&Container, &str)]) -> Value {
+    let mut object = live.object.clone();
+    set_images(&live.name.resource, &mut object, images);
+    let Some(spec) = workload::pod_spec(&live.name.resource, &object) else { return json!({}) };
+    if spec.is_string() {
+        return spec.clone();
+    }
+    let mut fields: Vec<&str> = images.iter().map(|(container, _)| container.list.field()).collect();
+    fields.dedup();
+    fields.into_iter().map(|field| (field.to_owned(), spec[field].clone())).collect()
+}
+
+/// Wraps a value so that it stands at a JSON pointer.
+fn nested(pointer: &str, value: Value) -> Value {
+    let parts = pointer.rsplit('/').filter(|part| !part.is_empty());
+    parts.fold(value, |inner, part| {
+        let key = part.replace("~1", "/").replace("~0", "~");
+        json!({key: inner})
+    })
 }
 
 /// What the live object itself says about how a rollout will go.
@@ -315,6 +473,16 @@ pub(crate) fn findings(live: &Live) -> Vec<Finding> {
             &about,
             "its update strategy is OnDelete: pods keep running the old image until somebody deletes them",
         ));
+    }
+    if live.name.resource.kind == "ReplicaSet" || live.name.resource.kind == "ReplicationController" {
+        let owner = &live.object["metadata"]["ownerReferences"][0];
+        let text = match text(&owner["kind"]) {
+            "" => "its pods keep running the old image until somebody deletes them".to_owned(),
+            kind => {
+                format!("it belongs to {kind} {}, which will undo the change: change that one", text(&owner["name"]))
+            }
+        };
+        findings.push(Finding::warning(&about, text));
     }
     findings
 }

@@ -6,7 +6,8 @@ use crate::plan::tests::{image, resource};
 use crate::redact::redact;
 use crate::world::{Kind, World};
 use crate::{
-    Evidence, Manifest, ObjectName, Policy, Provenance, Target, Ticket, Verdict, classify, plan_apply, render,
+    Evidence, Manifest, ObjectName, Options, Policy, Provenance, Surroundings, Target, Ticket, Verdict, Which,
+    classify, plan_apply, render,
 };
 use jiff::{SignedDuration, Timestamp};
 use oci::Digest;
@@ -167,8 +168,10 @@ proptest! {
         let name = ObjectName::new(resource(group, kind), "demo", "web");
         let provenance = Provenance { change_cause: Some("x".into()), ..Provenance::default() };
         // Either is right; that it ends is the property.
-        let _ = plan_apply(&[(name, manifest.clone(), live)], Some(&image()), container.as_deref(), &provenance);
-        let _ = render(&[manifest], &image(), container.as_deref());
+        let which = container.map_or(Which::Fitting, Which::Named);
+        let options = Options { provenance, ..Options::default() };
+        let _ = plan_apply(&[(name, manifest.clone(), live)], Some(&image()), &which, &options, &Surroundings::default());
+        let _ = render(&[manifest], &image(), &which);
     }
 
     #[test]

@@ -2,23 +2,23 @@
 
 use serde_json::Value;
 
+use crate::apply::Surroundings;
 use crate::object::{ObjectName, Resource};
 use crate::plan::Step;
-use crate::{Error, Image, Manifest, Provenance, plan_apply};
+use crate::{Error, Image, Manifest, Options, Which, plan_apply};
 
 /// Prints manifests as YAML, in the order in which they would be applied, the image pinned in them.
-/// `container` is the one that takes the image; `None` for those whose image is most like it.
 ///
 /// # Errors
 ///
 /// Fails if there is no container for the image.
-pub fn render(manifests: &[Manifest], image: &Image, container: Option<&str>) -> Result<String, Error> {
+pub fn render(manifests: &[Manifest], image: &Image, which: &Which) -> Result<String, Error> {
     let documents: Vec<(ObjectName, Manifest, Option<Value>)> =
         manifests.iter().map(|manifest| (presumed_name(manifest), manifest.clone(), None)).collect();
-    let plan = plan_apply(&documents, Some(image), container, &Provenance::default())?;
+    let plan = plan_apply(&documents, Some(image), which, &Options::default(), &Surroundings::default())?;
     let bodies = plan.actions.iter().filter_map(|action| match &action.step {
         Step::Apply { body, .. } => Some(body),
-        Step::Nothing | Step::Patch(_) => None,
+        Step::Nothing | Step::Patch(_) | Step::Replace(_) | Step::Delete => None,
     });
     let texts = bodies.map(|body| serde_norway::to_string(body).map_err(|error| Error::Render(error.to_string())));
     Ok(texts.collect::<Result<Vec<_>, _>>()?.join("---\n"))
@@ -26,7 +26,7 @@ pub fn render(manifests: &[Manifest], image: &Image, container: Option<&str>) ->
 
 /// The name of an object as far as its manifest tells; without a server nobody knows the rest, and
 /// nothing here asks for it.
-fn presumed_name(manifest: &Manifest) -> ObjectName {
+pub(crate) fn presumed_name(manifest: &Manifest) -> ObjectName {
     let (group, version) = manifest.api_version().rsplit_once('/').unwrap_or(("", manifest.api_version()));
     let resource = Resource {
         group: group.to_owned(),
@@ -34,6 +34,7 @@ fn presumed_name(manifest: &Manifest) -> ObjectName {
         kind: manifest.kind().to_owned(),
         plural: format!("{}s", manifest.kind().to_lowercase()),
         namespaced: manifest.namespace().is_some(),
+        image_path: None,
     };
     ObjectName::new(resource, manifest.namespace().unwrap_or_default(), manifest.name())
 }
@@ -50,12 +51,14 @@ mod tests {
         let manifests = Manifest::parse_all("test", text).unwrap();
         let reference: oci::Reference = "127.0.0.1:5000/hello:latest".parse().unwrap();
         let image = Image::new(reference.pin(oci::Digest::of(b"x")), [], vec![]);
-        let printed = render(&manifests, &image, None).unwrap();
+        let printed = render(&manifests, &image, &Which::Fitting).unwrap();
         assert!(printed.contains(&format!("image: {}", image.pinned())), "{printed}");
         assert!(printed.contains("image: other") && !printed.contains("namespace"), "{printed}");
         let again = Manifest::parse_all("printed", &printed).unwrap();
         assert_eq!(again.len(), 2);
         let stranger: oci::Reference = "127.0.0.1:5000/stranger".parse().unwrap();
-        assert!(render(&manifests, &Image::new(stranger.pin(oci::Digest::of(b"x")), [], vec![]), None).is_err());
+        assert!(
+            render(&manifests, &Image::new(stranger.pin(oci::Digest::of(b"x")), [], vec![]), &Which::Fitting).is_err()
+        );
     }
 }

@@ -4,7 +4,7 @@ use crate::api::Patch;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::object::ObjectName;
-use crate::plan::{Action, Change, Step};
+use crate::plan::{Action, Change};
 use crate::target::Target;
 use crate::ticket::Ticket;
 use jiff::Timestamp;
@@ -58,7 +58,7 @@ impl Cluster {
 
 fn ticket(object: ObjectName, live: &Value, changed: bool) -> Result<Ticket, Error> {
     let change = if changed { Change::Update } else { Change::Nothing };
-    let action = Action { object, uid: None, change, step: Step::Nothing, images: Vec::new() };
+    let action = Action::written(object, change, Vec::new());
     let ticket = Ticket::of(&action, live, changed, Timestamp::now());
     ticket.ok_or_else(|| Error::Unfit { object: action.object.into(), what: "has no pods".into() })
 }

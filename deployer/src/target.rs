@@ -19,6 +19,49 @@ pub enum InvalidTarget {
     Name(String),
 }
 
+/// Which containers of a workload, or of manifests, take an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Which {
+    /// Those whose image is of the same repository; else the only one.
+    #[default]
+    Fitting,
+    /// All of them, init containers too: `*`, as kubectl has it.
+    All,
+    /// The one with this name; `volume:NAME` is an image volume.
+    Named(String),
+}
+
+impl FromStr for Which {
+    type Err = InvalidTarget;
+
+    /// Reads `*`, the name of a container, or `volume:NAME`.
+    fn from_str(text: &str) -> Result<Which, InvalidTarget> {
+        if text == "*" {
+            return Ok(Which::All);
+        }
+        let name = text.strip_prefix(VOLUME).unwrap_or(text);
+        if is_name(name) {
+            Ok(Which::Named(text.to_owned()))
+        } else {
+            Err(InvalidTarget::Name(text.chars().take(100).collect()))
+        }
+    }
+}
+
+impl Which {
+    /// The name, if it is one.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Which::Named(name) => Some(name),
+            Which::Fitting | Which::All => None,
+        }
+    }
+}
+
+/// What stands before the name of an image volume, which may be that of a container, too.
+pub(crate) const VOLUME: &str = "volume:";
+
 /// A workload, and which of its containers is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
@@ -26,8 +69,8 @@ pub struct Target {
     pub kind: String,
     /// The object's name.
     pub name: String,
-    /// The container; `None` (also written `*`) for the one that fits the image.
-    pub container: Option<String>,
+    /// Its containers.
+    pub which: Which,
 }
 
 impl FromStr for Target {
@@ -45,13 +88,11 @@ impl FromStr for Target {
         if kind.is_empty() || kind.len() > NAME_LIMIT || !kind.chars().all(is_kind) {
             return Err(shape());
         }
-        for name in [Some(name), container.filter(|container| *container != "*")].into_iter().flatten() {
-            if !is_name(name) {
-                return Err(InvalidTarget::Name(name.chars().take(100).collect()));
-            }
+        if !is_name(name) {
+            return Err(InvalidTarget::Name(name.chars().take(100).collect()));
         }
-        let container = container.filter(|container| *container != "*").map(str::to_owned);
-        Ok(Target { kind: kind.to_lowercase(), name: name.to_owned(), container })
+        let which = container.map_or(Ok(Which::Fitting), str::parse)?;
+        Ok(Target { kind: kind.to_lowercase(), name: name.to_owned(), which })
     }
 }
 
@@ -67,9 +108,10 @@ fn is_name(name: &str) -> bool {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.kind, self.name)?;
-        match &self.container {
-            Some(container) => write!(f, "/{container}"),
-            None => Ok(()),
+        match &self.which {
+            Which::Fitting => Ok(()),
+            Which::All => f.write_str("/*"),
+            Which::Named(name) => write!(f, "/{name}"),
         }
     }
 }
@@ -84,7 +126,8 @@ mod tests {
             ("deployment/web", "deployment/web"),
             ("Deployment/web/app", "deployment/web/app"),
             ("deployments.apps/web", "deployments.apps/web"),
-            ("sts/db/*", "sts/db"),
+            ("sts/db/*", "sts/db/*"),
+            ("sts/db/volume:model", "sts/db/volume:model"),
         ] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), printed);
         }
@@ -98,6 +141,8 @@ mod tests {
             "deployment/..",
             "deployment/web/",
             "de ploy/x",
+            "sts/db/volume:",
+            "sts/db/**",
         ] {
             assert!(bad.parse::<Target>().is_err(), "{bad}");
         }

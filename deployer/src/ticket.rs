@@ -62,7 +62,7 @@ impl Executed {
 impl Ticket {
     /// Makes the ticket of an action from the object as the server answered it; `None` for kinds that roll nothing out.
     pub(crate) fn of(action: &Action, answer: &Value, changed: bool, now: jiff::Timestamp) -> Option<Ticket> {
-        workload::template_pointer(&action.object.resource)?;
+        workload::pod_spec_pointer(&action.object.resource)?;
         let images = action.images.iter();
         Some(Ticket {
             object: action.object.clone(),
@@ -70,7 +70,11 @@ impl Ticket {
             generation: answer["metadata"]["generation"].as_i64().unwrap_or_default(),
             changed,
             created: action.change == Change::Create,
-            want: images.clone().map(|image| (image.container.clone(), image.digests.clone())).collect(),
+            want: images
+                .clone()
+                .filter(|image| workload::is_reported(&image.container))
+                .map(|image| (image.container.clone(), image.digests.clone()))
+                .collect(),
             images: images.clone().map(|image| (image.container.clone(), image.to.clone())).collect(),
             before: images.filter_map(|image| Some((image.container.clone(), image.from.clone()?))).collect(),
             template: workload::fingerprint(&action.object.resource, answer),

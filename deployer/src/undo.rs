@@ -7,7 +7,7 @@ use crate::error::{Class, Error};
 use crate::image::{CHANGE_CAUSE, OUR_ANNOTATIONS};
 use crate::object::ObjectName;
 use crate::outcome::{End, Outcome, TargetOutcome};
-use crate::plan::{Action, Change, ImageChange, Live, Step, images_body};
+use crate::plan::{self, Action, Change, ImageChange, Live, images_body};
 use crate::ticket::{Ticket, VERIFIED};
 use crate::watch::{Event, Policy};
 use crate::workload::{self, Container};
@@ -223,14 +223,15 @@ impl Cluster {
                 Way::Back { body, images } => (body, images),
                 Way::None(back) => return Ok((Err(back), None)),
             };
-            let answer = match self.api.patch(&ticket.object, Patch::Merge, &body, false).await {
-                Err(Error::Changed { .. }) if attempts < ATTEMPTS => {
-                    attempts += 1;
-                    tokio::time::sleep(ATTEMPT_PAUSE).await;
-                    continue;
-                }
-                answer => answer?,
-            };
+            let answer =
+                match self.api.patch(&ticket.object, plan::images_patch(&ticket.object.resource), &body, false).await {
+                    Err(Error::Changed { .. }) if attempts < ATTEMPTS => {
+                        attempts += 1;
+                        tokio::time::sleep(ATTEMPT_PAUSE).await;
+                        continue;
+                    }
+                    answer => answer?,
+                };
             let new = Ticket::of(&undoing(ticket, &images), &answer, true, Timestamp::now());
             return Ok((Ok(images), new));
         }
@@ -265,13 +266,7 @@ fn undoing(ticket: &Ticket, images: &BTreeMap<String, String>) -> Action {
         to: to.clone(),
         digests: Vec::new(),
     };
-    Action {
-        object: ticket.object.clone(),
-        uid: Some(ticket.uid.clone()),
-        change: Change::Update,
-        step: Step::Nothing,
-        images: images.iter().map(change).collect(),
-    }
+    Action::written(ticket.object.clone(), Change::Update, images.iter().map(change).collect())
 }
 
 fn undecided(why: &str) -> End {

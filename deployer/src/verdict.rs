@@ -3,7 +3,9 @@
 //! is believed before our generation was observed, and pods must report the digest that was asked for.
 
 use crate::diagnose::{Cause, Trouble, diagnose, pod_name};
+use crate::finite;
 use crate::object::Resource;
+use crate::require::Require;
 use crate::ticket::Ticket;
 use crate::watch::Policy;
 use crate::workload::{self, text};
@@ -12,6 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use oci::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// What can be said about a ticket now.
@@ -60,6 +63,18 @@ pub enum Waiting {
         /// Of so many.
         want: i64,
     },
+    /// A Job is at work.
+    Working {
+        /// So many of its pods have done their work.
+        have: i64,
+        /// Of so many.
+        want: i64,
+    },
+    /// All is well, and must stay so for a while.
+    Soaking {
+        /// So many seconds.
+        seconds: i64,
+    },
 }
 
 impl fmt::Display for Waiting {
@@ -70,6 +85,8 @@ impl fmt::Display for Waiting {
             Waiting::OldPods(count) => write!(f, "{count} old pods are ending"),
             Waiting::Available { have, want } => write!(f, "{have} of {want} new pods available"),
             Waiting::Reported { have, want } => write!(f, "{have} of {want} new pods have reported their image"),
+            Waiting::Working { have, want } => write!(f, "{have} of {want} pods have done their work"),
+            Waiting::Soaking { seconds } => write!(f, "all is well, and watched for {seconds} s without a restart"),
         }
     }
 }
@@ -88,6 +105,15 @@ pub enum Evidence {
         /// So many.
         pods: i64,
     },
+    /// As many pods as were required run the image that was asked for; the others do not yet.
+    Partial {
+        /// So many.
+        pods: i64,
+        /// Of so many.
+        want: i64,
+    },
+    /// A Job has done its work.
+    Completed,
     /// It is to have zero replicas: nothing runs, nothing is verified.
     NoReplicas,
     /// A DaemonSet that no node fits: nothing runs, nothing is verified.
@@ -96,12 +122,18 @@ pub enum Evidence {
     OnDelete,
     /// A kind that starts pods at another time.
     NoRollout,
+    /// A kind of which nobody here knows how it is rolled out.
+    Unknown,
 }
 
 impl Evidence {
     /// Whether pods were seen to run.
     pub fn has_pods(&self) -> bool {
-        matches!(self, Evidence::Verified { pods } | Evidence::Available { pods } if *pods > 0)
+        match self {
+            Evidence::Verified { pods } | Evidence::Available { pods } => *pods > 0,
+            // Some of them may be failing at this moment.
+            _ => false,
+        }
     }
 }
 
@@ -116,6 +148,13 @@ impl fmt::Display for Evidence {
             Evidence::NoNodes => f.write_str("applied; no node fits it, so nothing runs and nothing is verified"),
             Evidence::OnDelete => f.write_str("applied; its pods are replaced when somebody deletes them (OnDelete)"),
             Evidence::NoRollout => f.write_str("applied; its pods start at another time"),
+            Evidence::Unknown => {
+                f.write_str("applied; how its kind is rolled out is not known here, so nothing is verified")
+            }
+            Evidence::Partial { pods, want } => {
+                write!(f, "{pods} of {want} pods run the image that was asked for, which is as many as were required")
+            }
+            Evidence::Completed => f.write_str("it has done its work"),
         }
     }
 }
@@ -130,8 +169,11 @@ pub fn classify(snapshot: &Snapshot<'_>, ticket: &Ticket, policy: &Policy, now: 
     if let Some(by) = superseded(workload, ticket) {
         return Verdict::Superseded(by);
     }
+    if workload::is_finite(&ticket.object.resource) {
+        return finite::classify(workload, snapshot, ticket, policy, now);
+    }
     let Some(rollout) = Rollout::of(&ticket.object.resource, workload) else {
-        return Verdict::Done(Evidence::NoRollout);
+        return Verdict::Done(without_rollout(&ticket.object.resource));
     };
     if workload["spec"]["paused"] == true {
         return Verdict::Paused;
@@ -145,7 +187,14 @@ pub fn classify(snapshot: &Snapshot<'_>, ticket: &Ticket, policy: &Policy, now: 
         let object = ticket.object.short();
         troubles.push(Trouble { cause: Cause::Deadline, object, container: None, text, fatal: true });
     }
-    if troubles.iter().any(|trouble| trouble.fatal) {
+    let need = policy.require.of(rollout.verifiable, workload);
+    if policy.require != Require::Full
+        && rollout.want > 0
+        && let Some(evidence) = enough(snapshot, ticket, need, rollout.verifiable)
+    {
+        return Verdict::Done(evidence);
+    }
+    if is_hopeless(&troubles, rollout.verifiable - need) {
         return Verdict::Failed(troubles);
     }
     if let Some(evidence) = rollout.nothing_to_verify() {
@@ -155,6 +204,35 @@ pub fn classify(snapshot: &Snapshot<'_>, ticket: &Ticket, policy: &Policy, now: 
         Some(waiting) => Verdict::Waiting(waiting),
         None => verify(snapshot, ticket, rollout.verifiable),
     }
+}
+
+/// What can be said of kinds that are not watched.
+pub(crate) fn without_rollout(resource: &Resource) -> Evidence {
+    match resource.kind.as_str() {
+        _ if workload::is_custom(resource) => Evidence::Unknown,
+        "ReplicaSet" | "ReplicationController" => Evidence::OnDelete,
+        _ => Evidence::NoRollout,
+    }
+}
+
+/// Whether more pods have failed than may.
+fn is_hopeless(troubles: &[Trouble], may_fail: i64) -> bool {
+    let fatal = || troubles.iter().filter(|trouble| trouble.fatal);
+    let pods: BTreeSet<&str> =
+        fatal().filter(|trouble| trouble.object.starts_with("pod/")).map(|trouble| trouble.object.as_str()).collect();
+    fatal().any(|trouble| !trouble.object.starts_with("pod/"))
+        || i64::try_from(pods.len()).unwrap_or(i64::MAX) > may_fail
+}
+
+/// Whether so many ready pods as are needed report the right image.
+fn enough(snapshot: &Snapshot<'_>, ticket: &Ticket, need: i64, want: i64) -> Option<Evidence> {
+    let is_right = |pod: &&&Value| is_ready(pod) && matches!(report(pod, ticket), Report::Right | Report::Unknown);
+    let pods = i64::try_from(snapshot.pods.iter().filter(is_right).count()).unwrap_or(i64::MAX);
+    (pods >= need && need > 0).then_some(Evidence::Partial { pods, want })
+}
+
+pub(crate) fn is_ready(pod: &Value) -> bool {
+    condition(pod, "Ready").is_some_and(|condition| condition["status"] == "True")
 }
 
 /// Whether the version before ran well, by the server's answer to a write: its status is still the old one.
@@ -290,10 +368,9 @@ impl Rollout {
 
 /// Asks the pods themselves.
 fn verify(snapshot: &Snapshot<'_>, ticket: &Ticket, want: i64) -> Verdict {
-    let is_ready = |pod: &&&Value| condition(pod, "Ready").is_some_and(|condition| condition["status"] == "True");
     let mut have = 0;
     let mut comparable = true;
-    for pod in snapshot.pods.iter().filter(is_ready) {
+    for pod in snapshot.pods.iter().filter(|pod| is_ready(pod)) {
         match report(pod, ticket) {
             Report::Missing => {}
             Report::Right => have += 1,
@@ -324,7 +401,7 @@ fn verify(snapshot: &Snapshot<'_>, ticket: &Ticket, want: i64) -> Verdict {
 }
 
 /// What a pod says about the images that it runs.
-enum Report {
+pub(crate) enum Report {
     /// Not yet for every container.
     Missing,
     Right,
@@ -333,7 +410,7 @@ enum Report {
     Wrong(String, String),
 }
 
-fn report(pod: &Value, ticket: &Ticket) -> Report {
+pub(crate) fn report(pod: &Value, ticket: &Ticket) -> Report {
     let mut unknown = false;
     for (container, digests) in &ticket.want {
         let status = container_statuses(pod).find(|status| status["name"] == container.as_str());
@@ -361,7 +438,7 @@ fn generation(object: &Value) -> i64 {
     number(&object["metadata"]["generation"])
 }
 
-fn number(value: &Value) -> i64 {
+pub(crate) fn number(value: &Value) -> i64 {
     value.as_i64().unwrap_or_default()
 }
 

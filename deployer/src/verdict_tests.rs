@@ -22,6 +22,7 @@ fn resource(kind: &str) -> Resource {
         kind: kind.into(),
         plural: format!("{}s", kind.to_lowercase()),
         namespaced: true,
+        image_path: None,
     }
 }
 

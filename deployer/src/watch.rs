@@ -11,8 +11,11 @@ use crate::error::Error;
 use crate::object::{ObjectName, Resource};
 use crate::outcome::{End, LogTail, Outcome, TargetOutcome};
 use crate::redact::redact;
+use crate::require::Require;
+use crate::soak::Soak;
 use crate::ticket::Ticket;
-use crate::verdict::{Evidence, Verdict, Waiting, classify};
+use crate::verdict::{self, Verdict, Waiting, classify};
+use crate::workload;
 use crate::world::World;
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -46,6 +49,10 @@ pub struct Policy {
     pub refusal_patience: Duration,
     /// How many lines of a failed container's log to show.
     pub log_lines: usize,
+    /// How many of the pods must run.
+    pub require: Require,
+    /// How long they must run on, without a restart, before it counts.
+    pub soak: Duration,
 }
 
 impl Default for Policy {
@@ -57,6 +64,8 @@ impl Default for Policy {
             config_patience: Duration::from_secs(30),
             refusal_patience: Duration::from_secs(10),
             log_lines: 20,
+            require: Require::Full,
+            soak: Duration::ZERO,
         }
     }
 }
@@ -141,6 +150,7 @@ struct Watch<'a, F> {
     on_event: F,
     world: World,
     ends: BTreeMap<usize, End>,
+    soaks: BTreeMap<usize, Soak>,
     told: Vec<Told>,
     /// Why a stream has no connection now.
     broken: HashMap<usize, String>,
@@ -157,6 +167,7 @@ impl<'a, F: FnMut(Event)> Watch<'a, F> {
             on_event,
             world: World::default(),
             ends: BTreeMap::new(),
+            soaks: BTreeMap::new(),
             told: vec![Told::default(); tickets.len()],
             broken: HashMap::new(),
             once: false,
@@ -196,8 +207,8 @@ impl<'a, F: FnMut(Event)> Watch<'a, F> {
 
     fn end_what_rolls_nothing_out(&mut self) {
         for (index, ticket) in self.tickets.iter().enumerate() {
-            if !stream::is_watched(ticket) {
-                self.end(index, End::Done { evidence: Evidence::NoRollout });
+            if !workload::is_watched(&ticket.object.resource) {
+                self.end(index, End::Done { evidence: verdict::without_rollout(&ticket.object.resource) });
             }
         }
     }
@@ -243,7 +254,9 @@ impl<'a, F: FnMut(Event)> Watch<'a, F> {
             }
             let snapshot = self.world.snapshot(ticket);
             let troubles = diagnose(&snapshot, ticket, self.policy, now);
-            match classify(&snapshot, ticket, self.policy, now) {
+            let verdict = classify(&snapshot, ticket, self.policy, now);
+            let verdict = self.soaks.entry(index).or_default().judge(verdict, &snapshot, self.policy.soak, now);
+            match verdict {
                 Verdict::Waiting(waiting) => {
                     // Before our generation was observed, pods are those of the version before.
                     let troubles = if waiting == Waiting::Observed { Vec::new() } else { troubles };
@@ -343,5 +356,5 @@ async fn log(api: &Api, ticket: &Ticket, pod: &str, container: &str, lines: usiz
 
 /// Pods are a core kind, `v1` since ever.
 pub(crate) fn pods() -> Resource {
-    Resource { group: String::new(), version: "v1".into(), kind: "Pod".into(), plural: "pods".into(), namespaced: true }
+    Resource::core("Pod", "pods")
 }

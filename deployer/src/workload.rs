@@ -1,41 +1,84 @@
-//! Where each kind of workload keeps its pod template and its containers, on JSON values. Typed structs
+//! Where each kind of workload keeps its pod template and its images, on JSON values. Typed structs
 //! are not used for bodies: they write fields that nobody set, and would claim or change them.
 
 use crate::object::Resource;
+use crate::target::VOLUME;
 use oci::Digest;
 use serde_json::Value;
+use std::borrow::Cow;
 
-/// Which of the two container lists of a pod a container stands in.
+/// Where in a pod spec an image stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum List {
     Containers,
+    /// Sidecars are among them.
     InitContainers,
+    /// Volumes whose content is an image.
+    Volumes,
+    /// No pod spec at all: a custom resource's field that holds the image itself.
+    Field,
 }
 
 impl List {
-    pub(crate) const ALL: [List; 2] = [List::Containers, List::InitContainers];
+    /// The lists of containers.
+    pub(crate) const CONTAINERS: [List; 2] = [List::Containers, List::InitContainers];
+    const ALL: [List; 3] = [List::Containers, List::InitContainers, List::Volumes];
 
     /// The field of the pod spec.
     pub(crate) fn field(self) -> &'static str {
         match self {
             List::Containers => "containers",
             List::InitContainers => "initContainers",
+            List::Volumes => "volumes",
+            List::Field => "",
         }
     }
 }
 
-/// One container of a template; names are unique over both lists.
+/// One place for an image; names are unique over all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Container {
     pub(crate) list: List,
     pub(crate) index: usize,
+    /// Of a volume, `volume:` and its name: a container may be called the same.
     pub(crate) name: String,
     /// Empty if the template names none.
     pub(crate) image: String,
 }
 
-/// Where the pod (template) of this kind is, as a JSON pointer; `None` for kinds without pods.
-pub(crate) fn template_pointer(resource: &Resource) -> Option<&'static str> {
+impl Container {
+    /// Its name in its own list.
+    pub(crate) fn bare_name(&self) -> &str {
+        self.name.strip_prefix(VOLUME).unwrap_or(&self.name)
+    }
+
+    /// Where its image is, as a JSON pointer.
+    pub(crate) fn image_pointer(&self, pod_spec: &str) -> String {
+        let entry = format!("{pod_spec}/{}/{}", self.list.field(), self.index);
+        match self.list {
+            List::Containers | List::InitContainers => entry + "/image",
+            List::Volumes => entry + "/image/reference",
+            List::Field => pod_spec.to_owned(),
+        }
+    }
+}
+
+/// Whether pods report the digest of what is called so: they do not of volumes.
+pub(crate) fn is_reported(name: &str) -> bool {
+    !name.starts_with(VOLUME)
+}
+
+/// Kinds of others whose pod spec is where a Deployment's is.
+const CUSTOM: [(&str, &str); 5] = [
+    ("argoproj.io", "Rollout"),
+    ("serving.knative.dev", "Service"),
+    ("apps.kruise.io", "CloneSet"),
+    ("apps.kruise.io", "StatefulSet"),
+    ("apps.kruise.io", "DaemonSet"),
+];
+
+/// Where the pod (template) of this kind is, as a JSON pointer; `None` for kinds without pods that we know.
+fn template_pointer(resource: &Resource) -> Option<&'static str> {
     match (resource.group.as_str(), resource.kind.as_str()) {
         ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet") => Some("/spec/template"),
         ("batch", "Job") | ("", "ReplicationController") => Some("/spec/template"),
@@ -45,41 +88,87 @@ pub(crate) fn template_pointer(resource: &Resource) -> Option<&'static str> {
     }
 }
 
+/// Whether the kind is none of Kubernetes' own: its lists have no merge keys.
+pub(crate) fn is_custom(resource: &Resource) -> bool {
+    template_pointer(resource).is_none()
+}
+
+/// Where the pod spec of this kind is, or its image, as a JSON pointer; `None` for kinds without images.
+pub(crate) fn pod_spec_pointer(resource: &Resource) -> Option<Cow<'_, str>> {
+    if let Some(path) = &resource.image_path {
+        return Some(Cow::Borrowed(path));
+    }
+    if CUSTOM.contains(&(resource.group.as_str(), resource.kind.as_str())) {
+        return Some(Cow::Borrowed("/spec/template/spec"));
+    }
+    template_pointer(resource).map(|template| Cow::Owned(format!("{template}/spec")))
+}
+
 /// Whether the image of a live object of this kind can be changed in place.
 pub(crate) fn is_patchable(resource: &Resource) -> bool {
-    matches!(
-        (resource.group.as_str(), resource.kind.as_str()),
-        ("apps", "Deployment" | "StatefulSet" | "DaemonSet") | ("batch", "CronJob")
-    )
+    match (resource.group.as_str(), resource.kind.as_str()) {
+        ("batch", "Job") => false,
+        _ => pod_spec_pointer(resource).is_some(),
+    }
 }
 
-/// The pod template of an object.
-pub(crate) fn template<'a>(resource: &Resource, object: &'a Value) -> Option<&'a Value> {
-    object.pointer(template_pointer(resource)?)
+/// Whether anything is to be seen of the rollout of this kind.
+pub(crate) fn is_watched(resource: &Resource) -> bool {
+    resource.is("apps", &["Deployment", "StatefulSet", "DaemonSet"]) || is_finite(resource)
 }
 
-/// All containers of an object's template: regular ones first.
+/// Pods themselves, and Jobs: nobody counts new pods for them.
+pub(crate) fn is_finite(resource: &Resource) -> bool {
+    resource.is("", &["Pod"]) || resource.is("batch", &["Job"])
+}
+
+/// The pod spec of an object; of a custom resource, what stands where its image is.
+pub(crate) fn pod_spec<'a>(resource: &Resource, object: &'a Value) -> Option<&'a Value> {
+    object.pointer(&pod_spec_pointer(resource)?)
+}
+
+/// All places for images in an object: regular containers first.
 pub(crate) fn containers(resource: &Resource, object: &Value) -> Vec<Container> {
-    template(resource, object).map(template_containers).unwrap_or_default()
+    match pod_spec(resource, object) {
+        Some(Value::String(image)) => {
+            let pointer = pod_spec_pointer(resource).unwrap_or_default();
+            let name = pointer.rsplit('/').next().unwrap_or_default().to_owned();
+            vec![Container { list: List::Field, index: 0, name, image: image.clone() }]
+        }
+        Some(spec) => spec_containers(spec),
+        None => Vec::new(),
+    }
 }
 
-/// All containers of a template: regular ones first.
+/// All places for images in a template: regular containers first.
 pub(crate) fn template_containers(template: &Value) -> Vec<Container> {
+    spec_containers(&template["spec"])
+}
+
+fn spec_containers(spec: &Value) -> Vec<Container> {
     let of_list = |list: List| {
-        let entries = template["spec"][list.field()].as_array();
-        entries.into_iter().flatten().enumerate().map(move |(index, container)| Container {
-            list,
-            index,
-            name: text(&container["name"]).to_owned(),
-            image: text(&container["image"]).to_owned(),
-        })
+        let entries = spec[list.field()].as_array();
+        entries.into_iter().flatten().enumerate().filter_map(move |(index, entry)| place(list, index, entry))
     };
     List::ALL.into_iter().flat_map(of_list).collect()
 }
 
+fn place(list: List, index: usize, entry: &Value) -> Option<Container> {
+    let name = text(&entry["name"]);
+    let (name, image) = match list {
+        List::Volumes => (format!("{VOLUME}{name}"), entry["image"].get("reference")?),
+        _ => (name.to_owned(), &entry["image"]),
+    };
+    Some(Container { list, index, name, image: text(image).to_owned() })
+}
+
 /// A fingerprint of the template: the same as long as nobody changes it.
 pub(crate) fn fingerprint(resource: &Resource, object: &Value) -> Option<Digest> {
-    template(resource, object).map(|template| Digest::of(canonical(template).as_bytes()))
+    let template = match template_pointer(resource) {
+        Some(pointer) => object.pointer(pointer),
+        None => pod_spec(resource, object),
+    };
+    Some(Digest::of(canonical(template?).as_bytes()))
 }
 
 /// JSON with sorted keys, whatever order the parser keeps.

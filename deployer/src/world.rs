@@ -74,10 +74,11 @@ impl World {
         if let Some(metadata) = object["metadata"].as_object_mut() {
             metadata.remove("managedFields"); // half of the bytes, and nobody here reads it
         }
-        match self.streams[stream].kind {
+        match self.streams[stream].kind.clone() {
             Kind::Pod => self.notice_pod(&object, now),
             Kind::ReplicaSet => self.notice_condition(&object, now),
             Kind::Event => drop(self.first_seen.entry((uid_of(&object).to_owned(), "Event".to_owned())).or_insert(now)),
+            Kind::Workload(ref resource) if resource.is("", &["Pod"]) => self.notice_pod(&object, now),
             Kind::Workload(_) => {}
         }
         let uid = uid_of(&object).to_owned();
@@ -129,9 +130,16 @@ impl World {
         let replica_sets = self.objects(namespace, |kind| *kind == Kind::ReplicaSet);
         snapshot.replica_set =
             newest_replica_set(replica_sets.into_iter().filter(|set| is_owned(set, workload)), workload);
+        if ticket.object.resource.is("", &["Pod"]) {
+            snapshot.pods = vec![workload];
+            snapshot.events = self.objects(namespace, |kind| *kind == Kind::Event);
+            return snapshot;
+        }
+        let is_job = ticket.object.resource.is("batch", &["Job"]);
         let is_new: &dyn Fn(&Value) -> bool = match (ticket.object.resource.kind.as_str(), snapshot.replica_set) {
             ("Deployment", Some(replica_set)) => &|pod| is_owned(pod, replica_set),
             ("Deployment", None) => &|_| false,
+            _ if is_job => &|pod| is_owned(pod, workload),
             _ => &|pod| is_owned(pod, workload) && is_of_newest_revision(pod, workload),
         };
         let is_living = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
@@ -234,7 +242,7 @@ fn is_of_newest_revision(pod: &Value, workload: &Value) -> bool {
 
 fn runs_the_same_images(pod: &Value, workload: &Value) -> bool {
     let images = |spec: &Value| -> Vec<String> {
-        workload::List::ALL
+        workload::List::CONTAINERS
             .iter()
             .flat_map(|list| spec[list.field()].as_array().into_iter().flatten())
             .map(|container| text(&container["image"]).to_owned())

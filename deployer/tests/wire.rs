@@ -187,7 +187,7 @@ fn list(objects: &[Value]) -> Reply {
 
 fn request() -> Request {
     let provenance = Provenance { change_cause: Some("commit abc".into()), ..Provenance::default() };
-    Request { image: Some(image()), what: What::Targets(vec!["deploy/web".parse().unwrap()]), provenance }
+    Request { provenance, ..Request::new(Some(image()), What::Targets(vec!["deploy/web".parse().unwrap()])) }
 }
 
 fn policy(seconds: u64) -> Policy {
@@ -207,7 +207,7 @@ async fn an_image_is_one_patch_of_few_requests() {
 
     let urls: Vec<String> = server.asked("GET").into_iter().map(|asked| asked.url).collect();
     let web = "/apis/apps/v1/namespaces/demo/deployments/web";
-    assert_eq!(urls, ["/version", "/apis", "/apis/apps/v1", web, "/api/v1/nodes"]);
+    assert_eq!(urls, ["/version", "/apis", "/apis/apps/v1", web, "/api/v1/nodes?limit=500"]);
     let patches = server.asked("PATCH");
     assert_eq!(patches.len(), 1);
     assert_eq!(patches[0].url, format!("{web}?fieldManager=lighter&fieldValidation=Strict"));
@@ -221,8 +221,9 @@ async fn an_image_is_one_patch_of_few_requests() {
     );
 }
 
+/// After 429 the same bytes are sent again; after anything that may hide a success, the object is looked at.
 #[tokio::test]
-async fn a_busy_server_is_asked_again_and_a_refusal_is_not() {
+async fn a_busy_server_is_asked_again_but_not_for_ever() {
     let server = Server::start(|asked, times| match (asked.method.as_str(), times) {
         ("PATCH", 1) => refusal(429, "too many requests", json!({"details": {"retryAfterSeconds": 1}})),
         ("PATCH", 2) => refusal(503, "starting", json!({})),
@@ -231,10 +232,62 @@ async fn a_busy_server_is_asked_again_and_a_refusal_is_not() {
     });
     let cluster = server.cluster().await.unwrap();
     let plan = cluster.plan(&request()).await.unwrap();
+    let looks = server.asked("GET").len();
     let error = cluster.execute(&plan).await.unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error:?}");
     assert_eq!(error.class(), Class::Transient);
-    assert_eq!(server.asked("PATCH").len(), 3);
+    assert_eq!(server.asked("PATCH").len(), 6, "five attempts, the first of them twice");
+    assert_eq!(server.asked("GET").len() - looks, 5, "a look before each new attempt");
+}
+
+/// The answer of a write is lost: if it was done, it is found, and if not, it is done once more.
+#[tokio::test]
+async fn a_lost_answer_is_looked_for_and_not_sent_again_blindly() {
+    for (was_done, lost) in [(true, 0), (true, 504), (false, 0), (false, 504)] {
+        let pinned = image().pinned().to_string();
+        let server = Server::start(move |asked, times| match (asked.method.as_str(), times) {
+            ("PATCH", 1) if lost == 0 => Reply::Nothing,
+            ("PATCH", 1) => refusal(lost, "timed out", json!({})),
+            ("PATCH", _) => Reply::Json(200, deployment(&pinned, 3, 1)),
+            ("GET", 2) if was_done && asked.url.ends_with("/deployments/web") => {
+                let mut done = deployment(&pinned, 2, 1);
+                done["metadata"]["annotations"] = json!({"kubernetes.io/change-cause": "commit abc"});
+                Reply::Json(200, done)
+            }
+            _ => quiet(asked).unwrap_or(Reply::Nothing),
+        });
+        let cluster = server.cluster().await.unwrap();
+        let plan = cluster.plan(&request()).await.unwrap();
+        let executed = cluster.execute(&plan).await.unwrap();
+        let ticket = &executed.tickets[0];
+        assert!(ticket.changed);
+        assert_eq!(ticket.generation, if was_done { 2 } else { 3 }, "{lost}");
+        assert_eq!(server.asked("PATCH").len(), if was_done { 1 } else { 2 }, "{lost}");
+    }
+}
+
+/// A plan made anew is made from what is there: the object that changed meanwhile has its containers elsewhere.
+#[tokio::test]
+async fn a_guarded_write_carries_the_version_that_was_checked() {
+    let pinned = image().pinned().to_string();
+    let server = Server::start(move |asked, times| match (asked.method.as_str(), times) {
+        ("PATCH", 1) => refusal(409, "the object has been modified", json!({"reason": "Conflict"})),
+        ("PATCH", _) => Reply::Json(200, deployment(&pinned, 3, 1)),
+        ("GET", 2) if asked.url.ends_with("/deployments/web") => {
+            let mut moved = deployment("registry.test/shop/web:1", 2, 2);
+            moved["metadata"]["resourceVersion"] = json!("99");
+            Reply::Json(200, moved)
+        }
+        _ => quiet(asked).unwrap_or(Reply::Nothing),
+    });
+    let cluster = server.cluster().await.unwrap();
+    let mut asked = request();
+    asked.guard.newer_than_live = Some(5);
+    let plan = cluster.plan(&asked).await.unwrap();
+    cluster.execute(&plan).await.unwrap();
+    let versions: Vec<Value> =
+        server.asked("PATCH").iter().map(|asked| asked.body["metadata"]["resourceVersion"].clone()).collect();
+    assert_eq!(versions, [json!("11"), json!("99")]);
 }
 
 async fn ticket(server: &Server, cluster: &Cluster) -> Ticket {

@@ -1,16 +1,22 @@
 //! deploy: from a tag to a plan. Resolves to a digest, looks, shows what would be written; the rest is in
 //! [`super::wait`].
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use content::remote::Client;
 use content::{Source, collect};
-use deployer::{Class, Cluster, ConnectOptions, Error, Image, Manifest, Plan, Provenance, Request, What};
+use deployer::{
+    Change, Checks, Class, Cluster, ConnectOptions, Error, Force, Guard, Image, Manifest, Plan, Provenance, Request,
+    Set, Target, What, Which,
+};
 use oci::{ManifestKind, Pinned, Platform, Reference};
 
+use super::probe::Prober;
+use super::report::Report;
 use super::wait;
-use crate::args::{ClusterArgs, DeployArgs};
+use crate::args::{ClusterArgs, DeployArgs, DeployCommand, DryRun, HowArgs, RbacArgs, RegistryArgs, SubjectArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
@@ -23,79 +29,233 @@ const CONFIG_LIMIT: usize = 8 << 20;
 const MANIFEST_LIMIT: u64 = 16 << 20;
 
 pub async fn deploy(args: &DeployArgs) -> Outcome<()> {
-    let (cluster, plan, image) = interrupt::until_signal(plan(args)).await?;
-    if !args.dry_run {
-        wait::roll_out(&cluster, &plan, &args.wait).await?;
+    if let Some(DeployCommand::Rbac(args)) = &args.command {
+        return rbac(args);
     }
-    out(&image.pinned().to_string());
+    let report = Report::new(&args.report)?;
+    let outcome = deploy_and_report(args, &report).await;
+    report.finish(outcome)
+}
+
+async fn deploy_and_report(args: &DeployArgs, report: &Report) -> Outcome<()> {
+    let planned = interrupt::until_signal(async {
+        let planned =
+            plan(&args.subject, &args.how, &args.cluster, &args.registry, args.dry_run != Some(DryRun::Client)).await?;
+        report.planned(&planned.plans, planned.image.as_ref());
+        if args.diff {
+            for diff in diffs(&planned).await? {
+                tell(&diff.to_string());
+            }
+        }
+        check(&planned, args, report).await?;
+        Ok(planned)
+    })
+    .await?;
+    if args.dry_run.is_none() {
+        wait::roll_out(&planned.cluster, &planned.plans, &args.wait, report).await?;
+        if args.write {
+            write(args, &planned)?;
+        }
+    }
     Ok(())
 }
 
-/// Everything up to the first write.
-async fn plan(args: &DeployArgs) -> Outcome<(Cluster, Plan, Image)> {
-    let client = settings::client(&args.registry)?;
-    let (container, reference) = image(&args.image)?;
-    let what = what(args, container)?;
-    let cluster = Cluster::connect(&connect_options(&args.cluster)).await.map_err(|error| told(&error))?;
-    let image = resolve(&client, &reference).await?;
-    let request = Request { image: Some(image.clone()), what, provenance: provenance() };
-    let plan = cluster.plan(&request).await.map_err(|error| told(&error))?;
-    tell(plan.to_string().trim_end());
-    if args.dry_run {
-        cluster.dry_run(&plan).await.map_err(|error| told(&error))?;
-        tell(if plan.changes_anything() {
-            "dry run: the server would take this; nothing was written"
-        } else {
-            "dry run: nothing would change"
-        });
+/// What is to be done, before anything is.
+pub struct Planned {
+    pub cluster: Cluster,
+    /// One per wave.
+    pub plans: Vec<Plan>,
+    pub image: Option<Image>,
+}
+
+/// Looks and plans; writes nothing.
+pub async fn plan(
+    subject: &SubjectArgs,
+    how: &HowArgs,
+    cluster: &ClusterArgs,
+    registry: &RegistryArgs,
+    rehearse: bool,
+) -> Outcome<Planned> {
+    let client = settings::client(registry)?;
+    let named = subject.image.as_deref().map(image).transpose()?;
+    let which = named.as_ref().map(|(which, _)| which.clone()).unwrap_or_default();
+    let waves = waves(subject, &which)?;
+    let options = ConnectOptions { image_paths: how.image_path.clone(), ..connect_options(cluster)? };
+    let cluster = Cluster::connect(&options).await.map_err(|error| told(&error))?;
+    let image = match &named {
+        Some((_, reference)) => Some(resolve(&client, reference).await?),
+        None => None,
+    };
+    let mut plans = Vec::new();
+    for what in waves {
+        let request = Request { rehearse, ..request(how, image.clone(), what)? };
+        plans.push(cluster.plan(&request).await.map_err(|error| told(&error))?);
     }
-    Ok((cluster, plan, image))
+    Ok(Planned { cluster, plans, image })
+}
+
+fn request(how: &HowArgs, image: Option<Image>, what: What) -> Outcome<Request> {
+    let provenance = provenance();
+    let newer_than_live = if how.newer_than_live {
+        let ours = settings::variable("CI_PIPELINE_IID").and_then(|text| text.parse().ok());
+        let none = || {
+            Failure::new(Exit::Usage, "--newer-than-live needs the number of this pipeline")
+                .hint("set CI_PIPELINE_IID, as GitLab does")
+        };
+        Some(ours.ok_or_else(none)?)
+    } else {
+        None
+    };
+    let force = match &how.force_conflicts {
+        None => Force::Nothing,
+        Some(fields) if fields.iter().all(String::is_empty) => Force::All,
+        Some(fields) => Force::Fields(fields.iter().filter(|field| !field.is_empty()).cloned().collect()),
+    };
+    let set =
+        how.set.as_ref().map(|name| Set { name: name.clone(), prune: how.prune, prune_precious: how.prune_precious });
+    let guard = Guard { if_unchanged: how.if_unchanged, newer_than_live };
+    Ok(Request { provenance, guard, replace_jobs: how.replace_jobs, force, set, ..Request::new(image, what) })
+}
+
+/// Everything that can be known before the first write.
+async fn check(planned: &Planned, args: &DeployArgs, report: &Report) -> Outcome<()> {
+    let prober = Prober::new(&args.registry)?;
+    let checks = Checks { registry: Some(&prober), nodes_log_in: args.how.nodes_log_in };
+    for plan in &planned.plans {
+        let findings =
+            planned.cluster.preflight(plan, planned.image.as_ref(), checks).await.map_err(|error| told(&error))?;
+        report.found(&findings);
+        if args.dry_run == Some(DryRun::Server) {
+            planned.cluster.dry_run(plan).await.map_err(|error| told(&error))?;
+        }
+    }
+    let changes = planned.plans.iter().any(Plan::changes_anything);
+    match args.dry_run {
+        Some(_) if !changes => tell("dry run: nothing would change"),
+        Some(DryRun::Server) => tell("dry run: the server would take this; nothing was written"),
+        Some(DryRun::Client) => {
+            tell("dry run: nothing was written, and the server was not asked whether it would take this")
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// What each object would become.
+pub async fn diffs(planned: &Planned) -> Outcome<Vec<deployer::ObjectDiff>> {
+    let mut diffs = Vec::new();
+    for plan in &planned.plans {
+        diffs.extend(planned.cluster.diff(plan).await.map_err(|error| told(&error))?);
+    }
+    diffs.retain(|diff| diff.change == Change::Delete || !diff.differences.is_empty());
+    Ok(diffs)
+}
+
+/// Writes the pinned image into the files that were applied.
+fn write(args: &DeployArgs, planned: &Planned) -> Outcome<()> {
+    let (Some(image), Some(named)) = (&planned.image, &args.subject.image) else { return Ok(()) };
+    let (which, _) = self::image(named)?;
+    let mut texts = BTreeMap::new();
+    let mut manifests = Vec::new();
+    for path in args.subject.file.iter().filter(|path| *path != Path::new("-")) {
+        for (name, text) in manifest_texts(path)? {
+            manifests.extend(parse(&name, &text)?);
+            texts.insert(name, text);
+        }
+    }
+    let written = deployer::rewrite(&manifests, image, &which, &texts)
+        .map_err(|error| failed("it runs, and the manifest is as it was", &error))?;
+    for (name, text) in written {
+        let failed = |error: std::io::Error| Failure::io(format!("it runs, and {name} cannot be written"), &error);
+        let path = Path::new(&name).canonicalize().map_err(failed)?; // through a link, into the file itself
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let mut new = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
+        std::io::Write::write_all(&mut new, text.as_bytes()).map_err(failed)?;
+        new.as_file().set_permissions(std::fs::metadata(&path).map_err(failed)?.permissions()).map_err(failed)?;
+        new.persist(&path).map_err(|error| failed(error.error))?;
+        tell(&format!("{name}: the image is written into it"));
+    }
+    Ok(())
+}
+
+fn rbac(args: &RbacArgs) -> Outcome<()> {
+    let targets = args.target.iter().map(|text| target(text, &Which::Fitting)).collect::<Outcome<Vec<_>>>()?;
+    let rules = deployer::rules(&targets, &args.namespace, !args.minimal).map_err(|error| {
+        failed("cannot name the rules", &error)
+            .hint("write kinds beyond Kubernetes' own as PLURAL.GROUP: rollouts.argoproj.io/api")
+    })?;
+    out(deployer::role(&args.name, &rules).trim_end());
+    Ok(())
 }
 
 /// `[CONTAINER=]REFERENCE`.
-fn image(text: &str) -> Outcome<(Option<String>, Reference)> {
+fn image(text: &str) -> Outcome<(Which, Reference)> {
     let wrong = |error: oci::InvalidReference| {
         Failure::because(Exit::Usage, format!("--image `{text}` names no image"), &error)
             .hint("an unset variable in a CI job ends up here")
     };
-    let (container, reference) = match text.split_once('=') {
-        Some((container, reference)) => (Some(container.to_owned()), reference),
-        None => (None, text),
-    };
-    Ok((container, reference.parse().map_err(wrong)?))
+    let (container, reference) = text.split_once('=').map_or((None, text), |(name, reference)| (Some(name), reference));
+    let which = container.map_or(Ok(Which::Fitting), str::parse);
+    let which = which.map_err(|error| Failure::because(Exit::Usage, format!("--image `{text}`"), &error))?;
+    Ok((which, reference.parse().map_err(wrong)?))
 }
 
-fn what(args: &DeployArgs, container: Option<String>) -> Outcome<What> {
+/// What is to be done, wave by wave.
+fn waves(args: &SubjectArgs, which: &Which) -> Outcome<Vec<What>> {
+    if let Some(selector) = &args.selector {
+        return Ok(vec![What::Selected { kinds: args.kind.clone(), selector: selector.clone(), which: which.clone() }]);
+    }
     if !args.file.is_empty() {
         let mut manifests = Vec::new();
         for path in &args.file {
             manifests.extend(read_manifests(path)?);
         }
-        return Ok(What::Manifests { manifests, container });
+        Manifest::sort(&mut manifests); // over all files
+        return Ok(vec![What::Manifests { manifests, which: which.clone() }]);
     }
-    let mut targets = Vec::new();
-    for text in &args.target {
-        let mut target: deployer::Target =
-            text.parse().map_err(|error| Failure::because(Exit::Usage, format!("--target `{text}`"), &error))?;
-        target.container = target.container.or_else(|| container.clone());
-        targets.push(target);
+    let targets = |texts: &mut dyn Iterator<Item = &str>| -> Outcome<What> {
+        Ok(What::Targets(texts.map(|text| target(text, which)).collect::<Outcome<Vec<_>>>()?))
+    };
+    if args.wave.is_empty() {
+        return Ok(vec![targets(&mut args.target.iter().map(String::as_str))?]);
     }
-    Ok(What::Targets(targets))
+    args.wave.iter().map(|wave| targets(&mut wave.split(','))).collect()
+}
+
+fn target(text: &str, which: &Which) -> Outcome<Target> {
+    let mut target: Target =
+        text.parse().map_err(|error| Failure::because(Exit::Usage, format!("--target `{text}`"), &error))?;
+    if target.which == Which::Fitting {
+        target.which = which.clone();
+    }
+    Ok(target)
 }
 
 /// The manifests of a file, of all files in a directory by name, or of stdin.
 pub fn read_manifests(path: &Path) -> Outcome<Vec<Manifest>> {
-    let parse = |name: &str, text: &str| {
-        Manifest::parse_all(name, text)
-            .map_err(|error| Failure::because(Exit::BadInput, "cannot read the manifest", &error))
-    };
+    let mut manifests = Vec::new();
+    for (name, text) in manifest_texts(path)? {
+        manifests.extend(parse(&name, &text)?);
+    }
+    Ok(manifests)
+}
+
+fn parse(name: &str, text: &str) -> Outcome<Vec<Manifest>> {
+    Manifest::parse_all(name, text)
+        .map_err(|error| Failure::because(Exit::BadInput, "cannot read the manifest", &error))
+}
+
+/// The texts of manifests, each with the name of where it is from.
+fn manifest_texts(path: &Path) -> Outcome<Vec<(String, String)>> {
     if path == Path::new("-") {
-        return parse("stdin", &read_text(&mut std::io::stdin().lock(), "stdin")?);
+        return Ok(vec![("stdin".to_owned(), read_text(&mut std::io::stdin().lock(), "stdin")?)]);
     }
     let failed = |error: std::io::Error| Failure::io(format!("cannot read {}", path.display()), &error);
     if !std::fs::metadata(path).map_err(failed)?.is_dir() {
         let mut file = std::fs::File::open(path).map_err(failed)?;
-        return parse(&path.display().to_string(), &read_text(&mut file, &path.display().to_string())?);
+        let name = path.display().to_string();
+        let text = read_text(&mut file, &name)?;
+        return Ok(vec![(name, text)]);
     }
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(failed)? {
@@ -108,11 +268,11 @@ pub fn read_manifests(path: &Path) -> Outcome<Vec<Manifest>> {
     if files.is_empty() {
         return Err(Failure::new(Exit::NoInput, format!("{} holds no .yaml, .yml or .json file", path.display())));
     }
-    let mut manifests = Vec::new();
-    for file in files {
-        manifests.extend(read_manifests(&file)?);
+    let mut texts = Vec::new();
+    for file in files.iter().filter(|file| !file.is_dir()) {
+        texts.extend(manifest_texts(file)?);
     }
-    Ok(manifests)
+    Ok(texts)
 }
 
 fn read_text(from: &mut dyn Read, name: &str) -> Outcome<String> {
@@ -149,7 +309,7 @@ pub async fn resolve(client: &Client, reference: &Reference) -> Outcome<Image> {
 }
 
 /// The kubeconfig of the flag, of KUBECONFIG, or of the home directory; inside a pod, its own account.
-pub fn connect_options(args: &ClusterArgs) -> ConnectOptions {
+pub fn connect_options(args: &ClusterArgs) -> Outcome<ConnectOptions> {
     let listed = settings::variable("KUBECONFIG")
         .map(|list| std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect::<Vec<_>>());
     let home =
@@ -158,13 +318,22 @@ pub fn connect_options(args: &ClusterArgs) -> ConnectOptions {
         Some(path) => vec![path.clone()],
         None => listed.unwrap_or_else(home),
     };
-    ConnectOptions {
+    let unset = |name: &String| {
+        Failure::new(Exit::Usage, format!("--token-env: the variable {name} is not set"))
+            .hint("in GitLab, name it below `id_tokens:` of the job")
+    };
+    let token = args.token_env.as_ref().map(|name| settings::variable(name).ok_or_else(|| unset(name))).transpose()?;
+    Ok(ConnectOptions {
         kubeconfig,
         must_exist: args.kubeconfig.is_some(),
         context: args.context.clone(),
         namespace: args.namespace.clone(),
         in_cluster: settings::variable("KUBERNETES_SERVICE_HOST").is_some(),
-    }
+        server: args.server.clone(),
+        token,
+        certificate_authority: args.certificate_authority.clone(),
+        image_paths: Vec::new(),
+    })
 }
 
 /// Which commit and pipeline a deploy comes from, where CI says so.
@@ -173,7 +342,7 @@ pub fn provenance() -> Provenance {
     let commit = first(&["CI_COMMIT_SHA", "GITHUB_SHA", "CI_COMMIT"]);
     let pipeline = first(&["CI_PIPELINE_URL", "CI_PIPELINE_ID", "GITHUB_RUN_ID", "BUILD_URL"]);
     let cause = commit.as_ref().map(|commit| format!("lighter deploy of commit {commit}"));
-    let facts = [("commit", commit), ("pipeline", pipeline)];
+    let facts = [("commit", commit), ("pipeline", pipeline), ("pipeline-iid", first(&["CI_PIPELINE_IID"]))];
     let facts = facts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
     Provenance { change_cause: cause, facts }
 }
@@ -213,6 +382,13 @@ pub fn failed(what: &str, error: &Error) -> Failure {
         Error::Kubeconfig { .. } => failure.hint("`kubectl config view` shows what is in it"),
         Error::NoImageFits { .. } => {
             failure.hint("write `image: NAME` with the image's own name in the manifest, or name the container")
+        }
+        Error::NotPullable { .. } => {
+            failure.hint("`lighter pull-secret ensure` gives the pods a login; --nodes-log-in if the nodes have one")
+        }
+        Error::Conflict { .. } => failure.hint("take them with --force-conflicts, or --force-conflicts=FIELD"),
+        Error::Rejected { message, .. } if message.contains("field is immutable") && message.contains("Job") => {
+            failure.hint("a Job cannot be changed; --replace-jobs deletes it and makes it anew")
         }
         _ => failure,
     }

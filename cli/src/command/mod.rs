@@ -7,6 +7,8 @@ mod check;
 pub mod credential_provider;
 #[cfg(feature = "deploy")]
 pub mod deploy;
+#[cfg(feature = "deploy")]
+pub mod diff;
 #[cfg(feature = "serve")]
 pub mod init;
 pub mod inspect;
@@ -14,6 +16,12 @@ pub mod login;
 pub mod manual;
 #[cfg(feature = "build")]
 mod output;
+#[cfg(feature = "deploy")]
+mod probe;
+#[cfg(feature = "deploy")]
+pub mod pull_secret;
+#[cfg(feature = "deploy")]
+mod report;
 #[cfg(feature = "serve")]
 pub mod robot;
 #[cfg(feature = "deploy")]
@@ -24,6 +32,8 @@ mod run_options;
 pub mod serve;
 #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
 pub mod ship;
+#[cfg(feature = "deploy")]
+mod table;
 pub mod transfer;
 #[cfg(feature = "deploy")]
 pub mod wait;

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use deployer::{Class, Cluster, Error, Policy, Steer, Target, Ticket};
+use deployer::{Class, Cluster, Error, Policy, Steer, Target, Ticket, Which};
 
 use super::deploy::{connect_options, failed};
+use super::report::Report;
 use super::wait::{self, TicketFile};
 use crate::args::{
     ClusterArgs, HistoryArgs, OnFailure, RolloutCommand, RolloutWaitArgs, StatusArgs, UndoArgs, WaitArgs,
@@ -50,8 +51,8 @@ async fn go_on(args: &RolloutWaitArgs) -> Outcome<()> {
         Ok((cluster, tickets))
     })
     .await?;
-    let how = WaitArgs { timeout: args.timeout, on_failure: args.on_failure, ticket: args.ticket.clone() };
-    wait::wait(&cluster, &tickets, &how, &mut signals).await
+    let how = WaitArgs { on_failure: args.on_failure, ticket: args.ticket.clone(), ..patient(args.timeout) };
+    wait::wait(&cluster, &tickets, &how, &mut signals, &Report::quiet()).await
 }
 
 /// The tickets of a file, if they are of this cluster.
@@ -95,7 +96,7 @@ async fn undo(args: &UndoArgs) -> Outcome<()> {
         return Ok(());
     }
     let ticket = cluster.go_to(&history, revision).await.map_err(told)?;
-    wait::wait(&cluster, &[ticket], &patient(args.timeout), &mut signals).await
+    wait::wait(&cluster, &[ticket], &patient(args.timeout), &mut signals, &Report::quiet()).await
 }
 
 async fn pause(args: &ClusterArgs, targets: &[String]) -> Outcome<()> {
@@ -116,16 +117,18 @@ async fn steer(args: &ClusterArgs, targets: &[String], steer: Steer, timeout: Du
         let what = format!("cannot {} {target}", if steer == Steer::Restart { "restart" } else { "resume" });
         tickets.push(cluster.steer(target, steer).await.map_err(|error| failed(&what, &error))?);
     }
-    wait::wait(&cluster, &tickets, &patient(timeout), &mut signals).await
+    wait::wait(&cluster, &tickets, &patient(timeout), &mut signals, &Report::quiet()).await
 }
 
 /// Somebody decided by hand what is to run: nothing decides otherwise.
 fn patient(timeout: Duration) -> WaitArgs {
-    WaitArgs { timeout, on_failure: OnFailure::Keep, ticket: None }
+    let usual = Policy::default();
+    let (require, soak, logs) = (usual.require, usual.soak, usual.log_lines);
+    WaitArgs { timeout, on_failure: OnFailure::Keep, ticket: None, require, soak, logs }
 }
 
 async fn connect(args: &ClusterArgs) -> Outcome<Cluster> {
-    let connected = Cluster::connect(&connect_options(args)).await;
+    let connected = Cluster::connect(&connect_options(args)?).await;
     connected.map_err(|error| failed("cannot talk to the cluster", &error))
 }
 
@@ -146,8 +149,8 @@ fn read_all(targets: &[String]) -> Outcome<Vec<Target>> {
 fn target(text: &str) -> Outcome<Target> {
     let target: Target =
         text.parse().map_err(|error| Failure::because(Exit::Usage, format!("`{text}` is no workload"), &error))?;
-    match &target.container {
-        Some(_) => Err(Failure::new(Exit::Usage, format!("`{text}` names a container; name the workload, KIND/NAME"))),
-        None => Ok(target),
+    match target.which != Which::Fitting {
+        true => Err(Failure::new(Exit::Usage, format!("`{text}` names a container; name the workload, KIND/NAME"))),
+        false => Ok(target),
     }
 }

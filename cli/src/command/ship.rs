@@ -7,12 +7,13 @@ use builder::Built;
 use builder::build::LayerOrigin;
 use content::remote::{Client, Repository};
 use content::{Copied, Source};
-use deployer::{Cluster, Image, Plan, Request, What};
+use deployer::{Cluster, Image, Plan, Request, What, Which};
 use futures_util::StreamExt;
 use oci::{Host, Pinned, Reference, RepoName, Selector, Tag, Verifier};
 use tokio::runtime::Runtime;
 
 use super::build::{Job, Prepared};
+use super::report::Report;
 use super::{build, deploy, serve, transfer, wait};
 use crate::args::ShipArgs;
 use crate::embedded::Embedded;
@@ -153,7 +154,7 @@ async fn roll_out(
         Planned::NoCluster(text) => return Ok(Deployed::NoCluster(text)),
     };
     tell(plan.to_string().trim_end());
-    let changed = wait::roll_out(&cluster, &plan, &args.wait).await?;
+    let changed = wait::roll_out(&cluster, &[plan], &args.wait, &Report::quiet()).await?;
     Ok(Deployed::Runs { server: cluster.server().to_owned(), changed })
 }
 
@@ -170,20 +171,17 @@ async fn plan(
     documents: Vec<deployer::Manifest>,
 ) -> Outcome<Planned> {
     let image: Image = deploy::resolve(client, pinned.reference()).await?;
-    let cluster = match Cluster::connect(&deploy::connect_options(&args.cluster)).await {
+    let cluster = match Cluster::connect(&deploy::connect_options(&args.cluster)?).await {
         Ok(cluster) => cluster,
         Err(deployer::Error::NoCluster) => {
-            let text = deployer::render(&documents, &image, None).map_err(|error| deploy::told(&error))?;
+            let text = deployer::render(&documents, &image, &Which::Fitting).map_err(|error| deploy::told(&error))?;
             return Ok(Planned::NoCluster(text));
         }
         Err(error) => return Err(deploy::told(&error)),
     };
     warn_of_distance(&cluster, pinned);
-    let request = Request {
-        image: Some(image),
-        what: What::Manifests { manifests: documents, container: None },
-        provenance: deploy::provenance(),
-    };
+    let what = What::Manifests { manifests: documents, which: Which::Fitting };
+    let request = Request { provenance: deploy::provenance(), ..Request::new(Some(image), what) };
     let plan = cluster.plan(&request).await.map_err(|error| deploy::told(&error))?;
     Ok(Planned::Plan(Box::new(cluster), plan))
 }

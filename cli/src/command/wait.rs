@@ -4,10 +4,13 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use deployer::{Class, Cluster, End, Error, Event, Executed, Outcome as Rollout, Plan, Policy, Ticket, Undone};
+use std::time::Instant;
+
+use deployer::{Class, Cluster, End, Error, Outcome as Rollout, Plan, Policy, Ticket, Undone};
 use serde::{Deserialize, Serialize};
 
 use super::deploy::{exit, told};
+use super::report::Report;
 use crate::args::{OnFailure, WaitArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -48,47 +51,128 @@ impl TicketFile {
     }
 }
 
-/// Writes a plan and waits until it came true. Says whether anything was written.
-pub async fn roll_out(cluster: &Cluster, plan: &Plan, args: &WaitArgs) -> Outcome<bool> {
+/// Writes plans and waits until they came true, one after the other, with one deadline for all of them. Says
+/// whether anything was written.
+pub async fn roll_out(cluster: &Cluster, plans: &[Plan], args: &WaitArgs, report: &Report) -> Outcome<bool> {
     if let Some(path) = &args.ticket {
         keep(path, cluster, &[])?; // a place that cannot be written is found out before anything is changed
     }
     let mut signals = Signals::listen(); // a signal during the writes waits for their end: they take moments
-    match cluster.execute(plan).await {
-        Ok(executed) => {
-            if let Some(path) = &args.ticket {
-                keep(path, cluster, &executed.tickets)?;
+    let mut run = Run { cluster, args, report, signals: &mut signals, start: Instant::now(), tickets: Vec::new() };
+    let mut rollout = Rollout { targets: Vec::new() };
+    for plan in plans {
+        let written = run.tickets.len();
+        match cluster.execute(plan).await {
+            Ok(executed) => run.tickets.extend(executed.tickets),
+            Err(Error::Halfway { executed, source }) => {
+                run.tickets.extend(executed.tickets.iter().cloned());
+                let told_as = Error::Halfway { executed, source };
+                return Err(run.halfway(&told_as, told(&told_as)).await);
             }
-            wait(cluster, &executed.tickets, args, &mut signals).await?;
-            Ok(plan.changes_anything())
+            Err(error) => return Err(run.halfway(&error, told(&error)).await),
         }
-        Err(Error::Halfway { executed, source }) => Err(halfway(cluster, *executed, *source, args, &mut signals).await),
-        Err(error) => Err(told(&error)),
+        if let Some(path) = &args.ticket {
+            keep(path, cluster, &run.tickets)?;
+        }
+        rollout.targets.extend(run.watch(written).await?.targets);
+        if rollout.class() != Class::Success {
+            break;
+        }
     }
+    run.conclude(&rollout).await?;
+    Ok(plans.iter().any(Plan::changes_anything))
 }
 
 /// Waits until tickets came true, and goes back from them if they do not.
-pub async fn wait(cluster: &Cluster, tickets: &[Ticket], args: &WaitArgs, signals: &mut Signals) -> Outcome<()> {
-    let policy = Policy { timeout: args.timeout, ..Policy::default() };
-    let rollout = tokio::select! {
-        rollout = cluster.watch(tickets, &policy, |event| show(&event)) => rollout.map_err(|error| told(&error))?,
-        exit = signals.next() => return Err(interrupted(exit, tickets, args)),
-    };
-    if rollout.class() == Class::Success {
-        succeed(cluster, &rollout).await;
-        return Ok(());
+pub async fn wait(
+    cluster: &Cluster,
+    tickets: &[Ticket],
+    args: &WaitArgs,
+    signals: &mut Signals,
+    report: &Report,
+) -> Outcome<()> {
+    let mut run = Run { cluster, args, report, signals, start: Instant::now(), tickets: tickets.to_vec() };
+    let rollout = run.watch(0).await?;
+    run.conclude(&rollout).await
+}
+
+/// One rollout on its way.
+struct Run<'a> {
+    cluster: &'a Cluster,
+    args: &'a WaitArgs,
+    report: &'a Report,
+    signals: &'a mut Signals,
+    start: Instant,
+    /// Of everything that was written so far.
+    tickets: Vec<Ticket>,
+}
+
+impl Run<'_> {
+    fn policy(&self) -> Policy {
+        Policy {
+            timeout: self.args.timeout,
+            require: self.args.require,
+            soak: self.args.soak,
+            log_lines: self.args.logs,
+            ..Policy::default()
+        }
     }
-    if args.on_failure == OnFailure::Keep || !rollout.is_undoable() {
-        return Err(left(&rollout, "the rollout did not succeed"));
+
+    /// Waits for the tickets from number `first` on, for what is left of the time.
+    async fn watch(&mut self, first: usize) -> Outcome<Rollout> {
+        let timeout = self.args.timeout.saturating_sub(self.start.elapsed());
+        let policy = Policy { timeout, ..self.policy() };
+        tokio::select! {
+            rollout = self.cluster.watch(&self.tickets[first..], &policy, |event| self.report.show(&event)) => {
+                rollout.map_err(|error| told(&error))
+            }
+            exit = self.signals.next() => Err(interrupted(exit, &self.tickets, self.args)),
+        }
     }
-    for target in rollout.targets.iter().filter(|target| target.end.class() != Class::Success) {
-        tell(&format!("{}: {}", target.ticket.object, target.end));
+
+    async fn conclude(&mut self, rollout: &Rollout) -> Outcome<()> {
+        self.report.ended(rollout);
+        if rollout.class() == Class::Success {
+            succeed(self.cluster, rollout).await;
+            return Ok(());
+        }
+        if self.args.on_failure == OnFailure::Keep || !rollout.is_undoable() {
+            return Err(left(rollout, "the rollout did not succeed"));
+        }
+        for target in rollout.targets.iter().filter(|target| target.end.class() != Class::Success) {
+            tell(&format!("{}: {}", target.ticket.object, target.end));
+        }
+        let reasons = rollout
+            .targets
+            .iter()
+            .filter_map(|target| reason(&target.end).map(|reason| format!("{}: {reason}", target.ticket.object)));
+        Err(self.go_back(reasons.collect()).await)
     }
-    let reasons = rollout
-        .targets
-        .iter()
-        .filter_map(|target| reason(&target.end).map(|reason| format!("{}: {reason}", target.ticket.object)));
-    Err(go_back(cluster, tickets, reasons.collect(), &policy, signals).await)
+
+    async fn go_back(&mut self, mut causes: Vec<String>) -> Failure {
+        tell("the rollout did not succeed; going back to what ran before");
+        // What ran before is to be well again as a whole, and need not prove itself for long.
+        let policy = Policy { soak: std::time::Duration::ZERO, ..self.policy() };
+        let undone = tokio::select! {
+            undone = self.cluster.undo(&self.tickets, &policy, |event| self.report.show(&event)) => undone,
+            exit = self.signals.next() => {
+                let failure = Failure::new(exit, "interrupted while going back to what ran before");
+                return failure.hint(status_hint(&self.tickets));
+            }
+        };
+        self.report.undone(&undone);
+        causes.extend(undone.targets.iter().map(ToString::to_string));
+        Failure { causes, ..Failure::new(exit(undone.class()), sentence(&undone)) }
+    }
+
+    /// Some objects were written, and then the server refused one.
+    async fn halfway(&mut self, error: &Error, failure: Failure) -> Failure {
+        if self.args.on_failure == OnFailure::Keep || !self.tickets.iter().any(|ticket| ticket.changed) {
+            return failure;
+        }
+        let source = if let Error::Halfway { source, .. } = error { source.to_string() } else { error.to_string() };
+        self.go_back(vec![source]).await
+    }
 }
 
 async fn succeed(cluster: &Cluster, rollout: &Rollout) {
@@ -119,25 +203,6 @@ fn reason(end: &End) -> Option<String> {
     }
 }
 
-async fn go_back(
-    cluster: &Cluster,
-    tickets: &[Ticket],
-    mut causes: Vec<String>,
-    policy: &Policy,
-    signals: &mut Signals,
-) -> Failure {
-    tell("the rollout did not succeed; going back to what ran before");
-    let undone = tokio::select! {
-        undone = cluster.undo(tickets, policy, |event| show(&event)) => undone,
-        exit = signals.next() => {
-            let failure = Failure::new(exit, "interrupted while going back to what ran before");
-            return failure.hint(status_hint(tickets));
-        }
-    };
-    causes.extend(undone.targets.iter().map(ToString::to_string));
-    Failure { causes, ..Failure::new(exit(undone.class()), sentence(&undone)) }
-}
-
 fn sentence(undone: &Undone) -> &'static str {
     match undone.class() {
         Class::RolledBack => "the rollout failed; what ran before is back, and well",
@@ -145,21 +210,6 @@ fn sentence(undone: &Undone) -> &'static str {
         Class::Superseded => "the rollout failed, and was overtaken by another change",
         _ => "the rollout failed; the new version is left in place",
     }
-}
-
-/// Some objects were written, and then the server refused one.
-async fn halfway(
-    cluster: &Cluster,
-    executed: Executed,
-    source: Error,
-    args: &WaitArgs,
-    signals: &mut Signals,
-) -> Failure {
-    if args.on_failure == OnFailure::Keep || !executed.tickets.iter().any(|ticket| ticket.changed) {
-        return told(&Error::Halfway { executed: Box::new(executed), source: Box::new(source) });
-    }
-    let policy = Policy { timeout: args.timeout, ..Policy::default() };
-    go_back(cluster, &executed.tickets, vec![source.to_string()], &policy, signals).await
 }
 
 fn interrupted(exit: Exit, tickets: &[Ticket], args: &WaitArgs) -> Failure {
@@ -173,20 +223,6 @@ fn interrupted(exit: Exit, tickets: &[Ticket], args: &WaitArgs) -> Failure {
 fn status_hint(tickets: &[Ticket]) -> String {
     let Some(ticket) = tickets.first() else { return "nothing was written".to_owned() };
     format!("see how it goes with `{}`", ticket.command("status"))
-}
-
-fn show(event: &Event) {
-    match event {
-        Event::Progress { object, waiting } => tell(&format!("{object}: {waiting}")),
-        Event::Trouble { object, trouble } => tell(&format!("{object}: {trouble}")),
-        Event::Undoing { object, images } => {
-            for (container, image) in images {
-                tell(&format!("{object}: going back to {container}: {image}"));
-            }
-        }
-        Event::Note { text } => tell(text),
-        Event::Ended { .. } => {} // the verdict tells all of them
-    }
 }
 
 /// Replaces the ticket file as a whole: a reader never sees half of one.

@@ -5,6 +5,7 @@ use super::pods;
 use crate::api::Api;
 use crate::object::Resource;
 use crate::ticket::Ticket;
+use crate::workload;
 use crate::world::{Kind, World};
 use futures_util::stream::{BoxStream, SelectAll, select_all};
 use futures_util::{StreamExt, future};
@@ -43,15 +44,9 @@ pub(super) enum Change {
     Broken(kube::Error),
 }
 
-/// Whether anything is to be seen of a ticket's rollout.
-pub(super) fn is_watched(ticket: &Ticket) -> bool {
-    let resource = &ticket.object.resource;
-    resource.group == "apps" && matches!(resource.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet")
-}
-
 /// The sources that tickets need: at most one per kind and namespace.
 pub(super) fn sources(tickets: &[Ticket], world: &mut World) -> Vec<Source> {
-    let watched: Vec<&Ticket> = tickets.iter().filter(|ticket| is_watched(ticket)).collect();
+    let watched: Vec<&Ticket> = tickets.iter().filter(|ticket| workload::is_watched(&ticket.object.resource)).collect();
     let namespace_of = |ticket: &Ticket| ticket.object.namespace.clone().unwrap_or_default();
     let namespaces: BTreeSet<String> = watched.iter().map(|ticket| namespace_of(ticket)).collect();
     let mut sources = Vec::new();
@@ -141,13 +136,7 @@ fn plain(object: &DynamicObject) -> Option<Value> {
 }
 
 fn events() -> Resource {
-    Resource {
-        group: String::new(),
-        version: "v1".into(),
-        kind: "Event".into(),
-        plural: "events".into(),
-        namespaced: true,
-    }
+    Resource::core("Event", "events")
 }
 
 /// Doubles from attempt to attempt; kube's own starts at 0.8 s, and we promise to tell within a second.

@@ -2,7 +2,9 @@
 //! a Deployment to change, and images of numbered versions.
 #![allow(dead_code)] // each test file uses a part
 
-use deployer::{Cluster, ConnectOptions, Error, Image, Manifest, Outcome, Plan, Policy, Provenance, Request, What};
+use deployer::{
+    Cluster, ConnectOptions, Error, Image, Manifest, Outcome, Plan, Policy, Provenance, Request, What, Which,
+};
 use fixtures::kubernetes::kubelet::{Fate, Kubelet};
 use fixtures::kubernetes::{self, Api, RESTRICTED_USER, User};
 use oci::{Digest, Reference};
@@ -105,7 +107,7 @@ impl Stage {
 
     pub fn request(&self, targets: &[&str], image: Image) -> Request {
         let targets = targets.iter().map(|target| target.parse().expect("a target")).collect();
-        Request { image: Some(image), what: What::Targets(targets), provenance: provenance("test") }
+        Request { provenance: provenance("test"), ..Request::new(Some(image), What::Targets(targets)) }
     }
 
     pub async fn plan_image(&self, target: &str, image: Image) -> Result<Plan, Error> {
@@ -118,9 +120,8 @@ impl Stage {
 
     pub async fn plan_manifests(&self, text: &str, image: Option<Image>, cause: &str) -> Result<Plan, Error> {
         let manifests = Manifest::parse_all("web.yaml", text)?;
-        let request =
-            Request { image, what: What::Manifests { manifests, container: None }, provenance: provenance(cause) };
-        self.cluster.plan(&request).await
+        let what = What::Manifests { manifests, which: Which::Fitting };
+        self.cluster.plan(&Request { provenance: provenance(cause), ..Request::new(image, what) }).await
     }
 
     /// Plans, writes and waits.

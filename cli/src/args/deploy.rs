@@ -1,0 +1,470 @@
+//! What can be typed about deploying and looking after rollouts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use deployer::{ImagePath, Require};
+
+use super::RegistryArgs;
+
+/// Roll an image out, and wait until it runs
+#[derive(Debug, Args)]
+#[command(visible_alias = "apply", args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "\
+Examples:
+  lighter deploy --image vm2:5000/shop/api:v2 --target deployment/api
+  lighter deploy --image vm2:5000/shop/api:v2 --target deployment/api/web -n shop --timeout 5m
+  lighter deploy --image vm2:5000/shop/api:v2 -l app=api
+  lighter deploy --image vm2:5000/shop/api:v2 --wave job/migrate --wave deployment/api,deployment/web --replace-jobs
+  lighter deploy --image vm2:5000/shop/api:v2 -f deployment.yaml --dry-run
+  lighter apply -f manifests/ --set shop --prune
+
+stdout carries the pinned image, or with -o what is done, for machines; all else goes to stderr.")]
+pub struct DeployArgs {
+    #[command(subcommand)]
+    pub command: Option<DeployCommand>,
+    #[command(flatten)]
+    pub subject: SubjectArgs,
+    #[command(flatten)]
+    pub how: HowArgs,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+    /// Do nothing, but say what would be done; server: and ask the server whether it would take it
+    #[arg(long, value_enum, value_name = "WHO", num_args = 0..=1, require_equals = true, default_missing_value = "server")]
+    pub dry_run: Option<DryRun>,
+    /// Show each field that changes before anything is written
+    #[arg(long)]
+    pub diff: bool,
+    /// When it runs, write the pinned image into the manifests of -f; comments stay
+    #[arg(long, requires = "file", requires = "image")]
+    pub write: bool,
+    #[command(flatten)]
+    pub report: ReportArgs,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// What belongs to deploying and is no deploy.
+#[derive(Debug, Subcommand)]
+pub enum DeployCommand {
+    Rbac(RbacArgs),
+}
+
+/// Print the smallest Role that lets somebody deploy to targets
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  lighter deploy rbac --target deployment/api --target cronjob/report -n shop | kubectl apply -f -
+
+No cluster is asked. Kinds beyond Kubernetes' own are written as PLURAL.GROUP: rollouts.argoproj.io/api.")]
+pub struct RbacArgs {
+    /// The workloads [repeatable]
+    #[arg(long, value_name = "KIND/NAME", required = true)]
+    pub target: Vec<String>,
+    /// Their namespace
+    #[arg(short, long, value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+    /// The name of the Role
+    #[arg(long, value_name = "NAME", default_value = "lighter-deployer")]
+    pub name: String,
+    /// Leave out what only makes checks and explanations better: events, logs, nodes, pull secrets
+    #[arg(long)]
+    pub minimal: bool,
+}
+
+/// Say what a deploy would change, field by field
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lighter diff -f deployment.yaml --image vm2:5000/shop/api:v2
+  lighter diff --image vm2:5000/shop/api:v2 --target deployment/api -n shop
+
+Exits with 0 if nothing would change, 1 if something would, and more if that cannot be said.
+The content of Secrets is never shown.")]
+pub struct DiffArgs {
+    #[command(flatten)]
+    pub subject: SubjectArgs,
+    #[command(flatten)]
+    pub how: HowArgs,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// How stdout says it
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// Which image, and where it goes.
+#[derive(Debug, Args, Clone)]
+#[group(skip)]
+pub struct SubjectArgs {
+    /// The image; a tag is resolved to the digest that it means now. CONTAINER may be * for all
+    #[arg(long, value_name = "[CONTAINER=]HOST/NAME[:TAG][@DIGEST]", required_unless_present = "file")]
+    pub image: Option<String>,
+    /// What to patch: deployment, statefulset, daemonset, cronjob, job, pod … CONTAINER may be * or volume:NAME [repeatable]
+    #[arg(long, value_name = "KIND/NAME[/CONTAINER]", required_unless_present_any = ["file", "selector", "wave"], conflicts_with_all = ["file", "selector", "wave"])]
+    pub target: Vec<String>,
+    /// Patch everything with these labels
+    #[arg(short = 'l', long, value_name = "LABEL=VALUE,…", conflicts_with_all = ["file", "wave"])]
+    pub selector: Option<String>,
+    /// The kinds to look through for --selector [default: deployment,statefulset,daemonset]
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',', requires = "selector")]
+    pub kind: Vec<String>,
+    /// Targets that are rolled out before those of the next --wave [repeatable]
+    #[arg(long, value_name = "KIND/NAME[/CONTAINER],…", conflicts_with = "file")]
+    pub wave: Vec<String>,
+    /// Manifests to apply with the image put in: a file, a directory or - for stdin [repeatable]
+    #[arg(short, long, value_name = "FILE|DIR|-")]
+    pub file: Vec<PathBuf>,
+}
+
+/// How things may be changed.
+#[derive(Debug, Args, Clone)]
+#[group(skip)]
+pub struct HowArgs {
+    /// Write nothing to what somebody changes while we look (exit code 12)
+    #[arg(long)]
+    pub if_unchanged: bool,
+    /// Write nothing to what a later pipeline deployed (exit code 12); this one's number is CI_PIPELINE_IID
+    #[arg(long)]
+    pub newer_than_live: bool,
+    /// Delete a Job and make it anew: its image cannot be changed
+    #[arg(long)]
+    pub replace_jobs: bool,
+    /// Where a custom kind has its pod spec, or its image: argoproj.io/Rollout=.spec.template.spec [repeatable]
+    #[arg(long, value_name = "GROUP/KIND=PATH")]
+    pub image_path: Vec<ImagePath>,
+    /// Take fields that belong to others: all, or these and what is below them
+    #[arg(long, value_name = "FIELD,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "", requires = "file")]
+    pub force_conflicts: Option<Vec<String>>,
+    /// The set that the manifests are the whole of; its members are labelled
+    #[arg(long, value_name = "NAME", requires = "file")]
+    pub set: Option<String>,
+    /// Delete what is of the set and in no manifest any more
+    #[arg(long, requires = "set")]
+    pub prune: bool,
+    /// Delete, with --prune, also namespaces, volume claims, volumes and definitions of kinds
+    #[arg(long, requires = "prune")]
+    pub prune_precious: bool,
+    /// Nodes have registry logins of their own: a refusal of the pods' logins is only warned of
+    #[arg(long)]
+    pub nodes_log_in: bool,
+}
+
+/// Who says what a dry run would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DryRun {
+    /// Only what can be known by looking
+    Client,
+    /// The server is shown every write, and checks it
+    Server,
+}
+
+/// How it is told to machines.
+#[derive(Debug, Args, Clone, Default)]
+#[group(skip)]
+pub struct ReportArgs {
+    /// What stdout carries: the pinned image, one JSON document at the end, or one line of JSON per event
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+    /// Write the JSON document to a file, too
+    #[arg(long, value_name = "FILE")]
+    pub output_json: Option<PathBuf>,
+    /// Write a JUnit report, one test per target
+    #[arg(long, value_name = "FILE")]
+    pub report_junit: Option<PathBuf>,
+}
+
+/// What stdout carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
+pub enum OutputFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON document
+    Json,
+    /// JSON, one event per line
+    Ndjson,
+}
+
+/// Look after the logins that pods pull images with
+#[derive(Debug, Subcommand)]
+pub enum PullSecretCommand {
+    Ensure(EnsureArgs),
+}
+
+/// Make a pull secret or bring it up to date, and let a service account use it
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lighter pull-secret ensure --repo vm2:5000/shop -n shop
+  printf %s \"$TOKEN\" | lighter pull-secret ensure --repo vm2:5000/shop -n shop --username robot --password-stdin
+
+Without --username, the login is the one that lighter itself has for the repository. Nothing is
+written where it is so already, so it can run in every pipeline.")]
+pub struct EnsureArgs {
+    /// The registry, or the repositories below a path, that the login is for
+    #[arg(long, value_name = "HOST[:PORT][/PATH]")]
+    pub repo: String,
+    /// The service account whose pods pull with it
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub service_account: String,
+    /// The name of the Secret
+    #[arg(long, value_name = "NAME", default_value = "lighter-pull")]
+    pub name: String,
+    /// The user
+    #[arg(short, long, value_name = "USER", requires = "password_stdin")]
+    pub username: Option<String>,
+    /// Read the password from stdin
+    #[arg(long, requires = "username")]
+    pub password_stdin: bool,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// Which cluster.
+#[derive(Debug, Args, Clone)]
+#[group(skip)]
+pub struct ClusterArgs {
+    /// The namespace [default: the context's]
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// The context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The kubeconfig [default: KUBECONFIG, ~/.kube/config, or the pod's own]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The API server, instead of a kubeconfig
+    #[arg(long, value_name = "URL", conflicts_with_all = ["kubeconfig", "context"])]
+    pub server: Option<String>,
+    /// The variable that holds the token for --server: an id_token of the CI job
+    #[arg(long, value_name = "NAME", requires = "server")]
+    pub token_env: Option<String>,
+    /// The certificate (PEM) that the one of --server is signed by
+    #[arg(long, value_name = "FILE", requires = "server")]
+    pub certificate_authority: Option<PathBuf>,
+}
+
+/// How long to wait for a rollout, and what to do if it fails.
+#[derive(Debug, Args, Clone)]
+#[group(skip)]
+pub struct WaitArgs {
+    /// How long to wait until everything runs; going back may take as long again
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub timeout: std::time::Duration,
+    /// What to do with the new version if it does not come to run in time
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "rollback")]
+    pub on_failure: OnFailure,
+    /// Keep in a file what is waited for; `lighter rollout wait --ticket FILE` goes on after an interruption
+    #[arg(long, value_name = "FILE")]
+    pub ticket: Option<PathBuf>,
+    /// How many of the pods must run: full, maxUnavailable (as many as a rollout may leave), or a percentage
+    #[arg(long, value_name = "full|N%|maxUnavailable", default_value = "full")]
+    pub require: Require,
+    /// How long they must run on, without a restart, before it counts
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration_or_none)]
+    pub soak: std::time::Duration,
+    /// How many lines of a failed container's log to show
+    #[arg(long, value_name = "LINES", default_value = "20")]
+    pub logs: usize,
+}
+
+/// What becomes of a version that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnFailure {
+    /// Put the images back that ran before, in all targets of the run
+    Rollback,
+    /// Leave it in place
+    Keep,
+}
+
+/// Look after rollouts: see, wait, go back, pause, restart
+#[derive(Debug, Subcommand)]
+pub enum RolloutCommand {
+    Status(StatusArgs),
+    Wait(RolloutWaitArgs),
+    History(HistoryArgs),
+    Undo(UndoArgs),
+    Pause(PauseArgs),
+    Resume(ResumeArgs),
+    Restart(RestartArgs),
+}
+
+/// Say how workloads are doing now, and why
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  lighter rollout status deployment/api deployment/web -n shop
+
+Exits with 0 if all are well, 20 if one has failed, 23 if one is under way or paused.")]
+pub struct StatusArgs {
+    /// The workloads
+    #[arg(value_name = "KIND/NAME", required = true)]
+    pub target: Vec<String>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Wait until workloads run what they are to run
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lighter rollout wait deployment/api -n shop --timeout 5m
+  lighter rollout wait --ticket deploy.json
+
+With the ticket of a deploy that was interrupted, that deploy goes on: a version that fails is taken
+back unless --on-failure keep is given. Of workloads that are only named, nothing is taken back.
+A version that runs well is noted on the workload (lighter.dev/verified), for a later undo.")]
+pub struct RolloutWaitArgs {
+    /// The workloads
+    #[arg(value_name = "KIND/NAME", required_unless_present = "ticket", conflicts_with = "ticket")]
+    pub target: Vec<String>,
+    /// What an interrupted deploy waited for
+    #[arg(long, value_name = "FILE")]
+    pub ticket: Option<PathBuf>,
+    /// How long to wait until everything runs; going back may take as long again
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub timeout: std::time::Duration,
+    /// What to do with the new version of a ticket if it does not come to run in time
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "rollback")]
+    pub on_failure: OnFailure,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// List the versions of a workload, and which of them ran well
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  lighter rollout history deployment/api -n shop
+
+stdout carries one line per version, with tabs between: number, marks, images, cause.")]
+pub struct HistoryArgs {
+    /// The workload
+    #[arg(value_name = "KIND/NAME")]
+    pub target: String,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Go back to an earlier version, and wait until it runs
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lighter rollout undo deployment/api -n shop
+  lighter rollout undo deployment/api --to 3
+  lighter rollout undo deployment/api --to sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+
+The whole pod template goes back, not the image alone. A version that does not run is not taken back again.")]
+pub struct UndoArgs {
+    /// The workload
+    #[arg(value_name = "KIND/NAME")]
+    pub target: String,
+    /// The version: last-good (the newest other one that was seen to run well), a number of `history`, or a digest
+    #[arg(long, value_name = "last-good|REVISION|DIGEST", default_value = "last-good")]
+    pub to: deployer::Goal,
+    /// Say which version it would be, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long to wait until everything runs
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub timeout: std::time::Duration,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Record changes of a deployment without replacing pods
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lighter rollout pause deployment/api -n shop")]
+pub struct PauseArgs {
+    /// The deployments
+    #[arg(value_name = "KIND/NAME", required = true)]
+    pub target: Vec<String>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Act on the recorded changes of a paused deployment, and wait until they run
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lighter rollout resume deployment/api -n shop")]
+pub struct ResumeArgs {
+    /// The deployments
+    #[arg(value_name = "KIND/NAME", required = true)]
+    pub target: Vec<String>,
+    /// How long to wait until everything runs
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub timeout: std::time::Duration,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Replace all pods by new ones of the same version, and wait until they run
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lighter rollout restart deployment/api statefulset/db -n shop")]
+pub struct RestartArgs {
+    /// The workloads
+    #[arg(value_name = "KIND/NAME", required = true)]
+    pub target: Vec<String>,
+    /// How long to wait until everything runs
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub timeout: std::time::Duration,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// A time as kubectl writes it: 90s, 5m, 1h30m; a bare number means seconds.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || format!("{text:?} is not a time; write it as 90s, 5m or 1h30m");
+    let mut seconds: u64 = 0;
+    let mut digits = String::new();
+    for char in text.chars() {
+        if char.is_ascii_digit() {
+            digits.push(char);
+            continue;
+        }
+        let factor = match char {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = digits.parse().map_err(|_| wrong())?;
+        seconds = number.checked_mul(factor).and_then(|part| seconds.checked_add(part)).ok_or_else(wrong)?;
+        digits.clear();
+    }
+    if !digits.is_empty() {
+        let bare: u64 = digits.parse().map_err(|_| wrong())?;
+        seconds = seconds.checked_add(bare).ok_or_else(wrong)?;
+    }
+    if text.is_empty() || seconds == 0 || seconds > 7 * 24 * 3600 {
+        Err(wrong())
+    } else {
+        Ok(std::time::Duration::from_secs(seconds))
+    }
+}
+
+/// The same, and none at all.
+fn duration_or_none(text: &str) -> Result<std::time::Duration, String> {
+    if matches!(text, "0" | "0s") { Ok(std::time::Duration::ZERO) } else { duration(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_kubectl_writes_them() {
+        for (text, seconds) in [("90s", 90), ("5m", 300), ("1h30m", 5400), ("45", 45)] {
+            assert_eq!(duration(text), Ok(std::time::Duration::from_secs(seconds)));
+        }
+        for bad in ["", "0", "s", "5d", "-1s", "99999999999999999999h", "10000h", "1.5h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}
