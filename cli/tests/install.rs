@@ -6,8 +6,9 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use fixtures::clients::Lighter;
+use fixtures::clients::{Containerd, Lighter, Podman};
 use fixtures::den::Den;
 use serde_json::{Value, json};
 
@@ -153,6 +154,59 @@ fn a_new_registry_gets_certificates_that_hold_and_files_for_its_clients() {
         assert!(told.contains("--port 5000"), "{wrong}: {told}");
         assert!(!home.home().join("other").exists());
     }
+}
+
+/// Everything below comes out of `registry init` alone; only the address is made one of loopback, for the
+/// length of a test.
+#[test]
+fn privileged_podman_and_containerd_pull_from_a_registry_that_was_set_up_by_init() {
+    let mut den = Den::new("init");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let home = home();
+    let (out, data) = (den.path().join("out"), den.path().join("data"));
+    let mut init = home.command(&["registry", "init", "--host", "127.0.0.1", "--port", &port]);
+    ends(init.arg("--data").arg(&data).arg(&out), "", 0);
+    let mut create = home.command(&["registry", "token", "create", "ci", "--allow", "pull,push,overwrite"]);
+    let (token, _) = ends(create.arg("--data").arg(&data), "", 0);
+
+    let mut serve = Command::new(LIGHTER);
+    serve.args(["registry", "serve", "--config"]).arg(out.join("registry.toml"));
+    serve.env("LIGHTER_REGISTRY_ADDR", format!("127.0.0.1:{port}")).env("HOME", den.path());
+    den.start("registry", &mut serve);
+    den.wait("registry", Duration::from_secs(60), |den| {
+        den.log("registry").contains("lighter registry on https://").then_some(())
+    });
+
+    let host = format!("127.0.0.1:{port}");
+    let (image, name) = (fixtures::images::Image::small(23), format!("{host}/shop/api:v1"));
+    let source = format!("oci:{}:v1", image.layout().display());
+    let lighter = |arguments: &[&str]| {
+        let mut command = home.command(arguments);
+        command.env("LIGHTER_REGISTRY_CA", out.join("authority/ca.crt"));
+        command
+    };
+    ends(&mut lighter(&["login", &host, "-u", "ci", "--password-stdin"]), token.trim(), 0);
+    ends(&mut lighter(&["push", &source, &name]), "", 0);
+    ends(&mut lighter(&["logout", &host]), "", 0);
+    ends(&mut lighter(&["pull", &name]), "", 0);
+
+    // podman looks for docker's form of these files below its own directory too.
+    let certificates = den.path().join(".config/containers/certs.d");
+    fs::create_dir_all(certificates.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(out.join("docker"), &certificates).unwrap();
+    let podman = Podman::new();
+    let policy = den.path().join("policy.json");
+    fs::write(&policy, r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
+    let policy = format!("--signature-policy={}", policy.display());
+    let pull = ["pull", "--quiet", "--tls-verify=true", &policy, &name];
+    let (_, told) = ends(&mut podman.command(&pull), "", 125);
+    assert!(told.contains("certificate signed by unknown authority"), "podman does not know it yet: {told}");
+    ends(podman.command(&pull).env("HOME", den.path()), "", 0);
+
+    let containerd = Containerd::start();
+    let hosts = out.join("containerd");
+    let pull = ["images", "pull", "--hosts-dir", hosts.to_str().unwrap(), &name];
+    ends(&mut containerd.command(&pull), "", 0);
 }
 
 /// Runs a script in a root file system that is this machine's own with a writable layer in memory above it,

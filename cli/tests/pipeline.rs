@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fixtures::den::Den;
+use fixtures::issuer::Issuer;
 use fixtures::kubernetes::kubelet::{Fate, Kubelet};
 use fixtures::kubernetes::{Cluster, User};
 use fixtures::registry::Registry;
@@ -54,11 +55,13 @@ struct Project {
     den: Den,
     registry: String,
     kubeconfig: PathBuf,
+    /// What GitLab would have set: its token for the jobs of this project.
+    token: String,
 }
 
 impl Project {
-    fn new(registry: &Registry, kubeconfig: PathBuf) -> Self {
-        let project = Self { den: Den::new("pipeline"), registry: registry.address().to_string(), kubeconfig };
+    fn new(registry: &Registry, kubeconfig: PathBuf, token: String) -> Self {
+        let project = Self { den: Den::new("pipeline"), registry: registry.address().to_string(), kubeconfig, token };
         fs::create_dir_all(project.den.path().join("bin")).unwrap();
         std::os::unix::fs::symlink(LIGHTER, project.den.path().join("bin/lighter")).unwrap();
         let copy = |from: &str| succeeds(Command::new("cp").arg("-rT").arg(self::project(from)).arg(project.clone()));
@@ -82,6 +85,12 @@ impl Project {
         succeeds(git.args(arguments))
     }
 
+    /// What a job of the last pipeline left behind.
+    fn artifact(&self, job: &str, name: &str) -> String {
+        let path = self.clone().join(".gitlab-ci-local/artifacts").join(job).join(name);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
     /// Commits a page with this text, and runs the pipeline of the commit: whether it passed, and its log.
     fn push(&self, page: &str) -> (bool, String) {
         fs::write(self.clone().join("site/index.html"), page).unwrap();
@@ -93,9 +102,11 @@ impl Project {
         pipeline.args(["--force-shell-executor", "--shell-isolation", "--no-color"]);
         pipeline.args(["--max-job-name-padding", "0"]).arg("--cwd").arg(self.clone());
         pipeline.arg("--home").arg(self.den.path()).env_clear().env("PATH", path).env("HOME", self.den.path());
-        for (name, value) in
-            [("LIGHTER_REGISTRY_HOST", self.registry.as_str()), ("KUBECONFIG", self.kubeconfig.to_str().unwrap())]
-        {
+        for (name, value) in [
+            ("LIGHTER_REGISTRY_HOST", self.registry.as_str()),
+            ("KUBECONFIG", self.kubeconfig.to_str().unwrap()),
+            ("LIGHTER_ID_TOKEN", &self.token), // gitlab-ci-local knows `id_tokens`, and signs none
+        ] {
             pipeline.arg("--variable").arg(format!("{name}={value}"));
         }
         let (code, told) = finished(&mut pipeline);
@@ -103,12 +114,47 @@ impl Project {
     }
 }
 
+/// What the registry is set up with, as its port is not known yet.
+const AUDIENCE: &str = "https://registry.example.test";
+
+/// A registry where everybody pulls, and jobs on protected branches push to their own project.
+fn registry(issuer: &Issuer) -> Registry {
+    let den = Den::new("registry");
+    let rules = format!(
+        r#"
+        [[access.issuers]]
+        name = "gitlab"
+        issuer = "{}"
+        audiences = ["{AUDIENCE}"]
+        [[access.rules]]
+        subjects = ["anonymous"]
+        repositories = ["**"]
+        rights = ["pull"]
+        [[access.rules]]
+        subjects = ["issuer:gitlab"]
+        claims = {{ ref_protected = "true" }}
+        repositories = ["{{project_path}}"]
+        rights = ["pull", "push", "overwrite"]
+        "#,
+        issuer.url()
+    );
+    fs::write(den.path().join("registry.toml"), rules).unwrap();
+    Registry::start_in(den, LIGHTER.into())
+}
+
+/// What GitLab signs for a job of a project.
+fn token(issuer: &Issuer, registry: &Registry, path: &str, is_protected: bool) -> String {
+    issuer.token(&json!({"aud": [AUDIENCE, format!("https://{}", registry.address())], "project_path": path,
+        "project_id": "7", "ref_protected": is_protected.to_string()}))
+}
+
 /// The image that everything of the consumer is built on: the lower stage of the toolchain's Dockerfile.
-fn push_base(registry: &Registry, den: &Den) {
+fn push_base(registry: &Registry, den: &Den, token: &str) -> (Option<i32>, String) {
     let mut build = Command::new(LIGHTER);
     build.args(["build", "--target", "base", "--push", "-t", &registry.reference("base/busybox:1")]);
     build.args(["--build-context", "system=/usr", "--build-context", "certificates=/etc/ssl/certs"]);
-    succeeds(build.arg(project("fixtures/toolchain")).env("HOME", den.path()));
+    build.env("LIGHTER_ID_TOKEN", token).env("HOME", den.path());
+    finished(build.arg(project("fixtures/toolchain")))
 }
 
 #[test]
@@ -135,9 +181,17 @@ fn the_gitlab_pipeline_runs() {
     let live = || admin.object(&format!("{path}/web"));
     let image = |object: &Value| object["spec"]["template"]["spec"]["containers"][0]["image"].clone();
 
-    let registry = Registry::start(LIGHTER);
-    let project = Project::new(&registry, cluster.kubeconfig(User::Admin, NAMESPACE));
-    push_base(&registry, &project.den);
+    let issuer = Issuer::start();
+    let registry = registry(&issuer);
+    let job = token(&issuer, &registry, "Shop/web", true);
+    let project = Project::new(&registry, cluster.kubeconfig(User::Admin, NAMESPACE), job.clone());
+    // Neither a job of another project nor one on an unprotected branch may push here.
+    for stranger in [job, token(&issuer, &registry, "base/busybox", false)] {
+        let (code, told) = push_base(&registry, &project.den, &stranger);
+        assert_eq!(code, Some(77), "{told}");
+    }
+    let (code, told) = push_base(&registry, &project.den, &token(&issuer, &registry, "base/busybox", true));
+    assert_eq!(code, Some(0), "{told}");
 
     // What is pushed is built, and what was built runs: the digest goes from job to job.
     let (passed, told) = project.push("<html>one</html>\n");
@@ -149,6 +203,10 @@ fn the_gitlab_pipeline_runs() {
     assert!(running.starts_with(&registry.reference("shop/web:")) && running.ends_with(&digest), "{running}");
     assert!(running.contains(&commit[..8]), "the tag is the commit's: {running}");
     assert_eq!(live()["status"]["availableReplicas"], 1);
+    let report = project.artifact("lighter-deploy", "deploy-report.xml");
+    assert!(report.contains("<testcase") && report.contains("deployment/web"), "{report}");
+    let document: Value = serde_json::from_str(&project.artifact("lighter-deploy", "deploy.json")).expect("JSON");
+    assert!(document.to_string().contains(&digest), "{document}");
     first.set(running.clone()).expect("set once");
     is_broken.store(true, Ordering::Relaxed);
 

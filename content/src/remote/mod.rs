@@ -6,11 +6,13 @@
 
 mod auth;
 mod client;
+mod distrust;
 mod repository;
 mod transport;
 mod upload;
 mod web;
 
 pub use client::{Client, Settings};
+pub use distrust::Distrust;
 pub use repository::Repository;
 pub use web::Web;

@@ -34,11 +34,14 @@ pub fn pieces(plan: &Plan, certificates: &Certificates) -> Vec<Piece> {
 
 fn configuration(plan: &Plan) -> String {
     let quoted_path = |path: &std::path::Path| quoted(&path.display().to_string());
+    // Not every machine has IPv6; one that is to be reached by it has.
+    let everywhere = if plan.names.iter().any(|name| name.contains(':')) { "[::]" } else { "0.0.0.0" };
     let audience = quoted(&format!("https://{}", plan.hosts[0]));
     let mut text = format!(
         "# Settings of the registry. docs/registry.md has all keys; an unknown one is an error.\n\
          # `lighter registry check-config` says what this file means.\n\
-         addr = \"[::]:{}\"\ndata = {}\n\n[tls] # read again when the files change\ncertificate = {}\nkey = {}\n",
+         addr = \"{}:{}\"\ndata = {}\n\n[tls] # read again when the files change\ncertificate = {}\nkey = {}\n",
+        everywhere,
         plan.port,
         quoted_path(&plan.data),
         quoted_path(&plan.home.join("tls/server.crt")),
@@ -67,11 +70,11 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// The [host] table has to be there: containerd 1.6 refuses a file without one.
+/// The [host] table has to be there: containerd 1.6 refuses a file without one. The certificate lies beside it.
 fn hosts_toml(host: &Host) -> String {
     format!(
         "server = \"https://{host}\"\n\n[host.\"https://{host}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  \
-         ca = \"/etc/containerd/certs.d/{host}/ca.crt\"\n"
+         ca = \"ca.crt\"\n"
     )
 }
 
