@@ -6,6 +6,9 @@ mod install;
 #[cfg(feature = "serve")]
 mod registry;
 
+#[cfg(feature = "serve")]
+mod upkeep;
+
 #[cfg(feature = "deploy")]
 pub use deploy::*;
 
@@ -18,6 +21,8 @@ pub use self::registry::{
     CheckConfigArgs, RegistryCommand, ServeArgs, TokenCommand, TokenCreateArgs, TokenFileArgs, TokenRevokeArgs,
 };
 use crate::exit;
+#[cfg(feature = "serve")]
+pub use upkeep::{BackupArgs, ExportArgs, FsckArgs, GcArgs, ImportArgs, RegistryDataArgs, RetentionArgs};
 
 #[cfg(feature = "serve")]
 pub use install::InitArgs;

@@ -73,11 +73,7 @@ fn run(command: Command) -> Outcome<()> {
         #[cfg(feature = "serve")]
         Command::Registry(args::RegistryCommand::Init(args)) => command::init::init(&args),
         #[cfg(feature = "serve")]
-        Command::Registry(args::RegistryCommand::Serve(args)) => runtime()?.block_on(command::serve::serve(&args)),
-        #[cfg(feature = "serve")]
-        Command::Registry(args::RegistryCommand::Token(command)) => command::robot::run(&command),
-        #[cfg(feature = "serve")]
-        Command::Registry(args::RegistryCommand::CheckConfig(args)) => command::serve::check_config(&args),
+        Command::Registry(command) => registry(command),
         #[cfg(feature = "deploy")]
         Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(&args)),
         #[cfg(feature = "deploy")]
@@ -88,6 +84,22 @@ fn run(command: Command) -> Outcome<()> {
         Command::Rollout(command) => runtime()?.block_on(command::rollout::run(&command)),
         #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
         Command::Ship(args) => command::ship::run(&args),
+    }
+}
+
+#[cfg(feature = "serve")]
+fn registry(command: args::RegistryCommand) -> Outcome<()> {
+    use args::RegistryCommand as Registry;
+    match command {
+        Registry::Serve(args) => runtime()?.block_on(command::serve::serve(&args)),
+        Registry::Token(command) => command::robot::run(&command),
+        Registry::CheckConfig(args) => command::serve::check_config(&args),
+        Registry::Gc(args) => command::upkeep::gc(&args),
+        Registry::Retention(args) => command::upkeep::retention(&args),
+        Registry::Fsck(args) => command::upkeep::fsck(&args),
+        Registry::Export(args) => waiting(command::upkeep::export(&args)),
+        Registry::Import(args) => waiting(command::upkeep::import(&args)),
+        Registry::Backup(args) => command::upkeep::backup(&args),
     }
 }
 
@@ -104,7 +116,7 @@ pub fn runtime() -> Outcome<tokio::runtime::Runtime> {
 
 fn start_logging(cli: &Cli) {
     let default = match cli.verbose {
-        0 if matches!(cli.command, Command::Registry(_)) => "info",
+        0 if matches!(cli.command, Command::Registry(args::RegistryCommand::Serve(_))) => "info",
         0 => "warn",
         1 => "info",
         2 => "debug",

@@ -94,6 +94,7 @@ fn assert_nothing_half_done(home: &Lighter) {
 #[test]
 fn every_command_has_help_with_an_example() {
     let mut commands = vec!["push", "pull", "copy", "inspect", "images", "login", "logout", "registry serve"];
+    commands.extend(["registry token create", "registry token list", "registry token revoke", "registry check-config"]);
     if cfg!(feature = "build") {
         commands.push("build");
     }

@@ -123,6 +123,44 @@ impl Shelf {
         sync_directory(directory)
     }
 
+    /// Moves content out of its place, for good or until it is moved back. False if it is not here.
+    pub fn remove_to(&self, digest: &Digest, to: &Path) -> io::Result<bool> {
+        renamed(std::fs::rename(self.path(digest), to))
+    }
+
+    /// Moves content back to its place, durably; false if it is not there any more. Only for what
+    /// [`Shelf::remove_to`] took from here: it is not hashed again.
+    pub fn bring_back(&self, from: &Path, digest: &Digest) -> io::Result<bool> {
+        let target = self.path(digest);
+        let directory = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        if !directory.is_dir() {
+            self.make(directory)?;
+        }
+        let _made_and_durable = self.directories.read().unwrap_or_else(PoisonError::into_inner);
+        let moved = renamed(std::fs::rename(from, &target))?;
+        if moved {
+            sync_directory(directory)?;
+        }
+        Ok(moved)
+    }
+
+    /// The digests in one of the 256 parts of a sharded shelf, for one algorithm. Files with other
+    /// names are not ours.
+    pub fn part(&self, algorithm: Algorithm, part: u8) -> io::Result<Vec<Digest>> {
+        let directory = self.directory(algorithm).join(format!("{part:02x}"));
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            found.extend(name.to_str().and_then(|hex| format!("{algorithm}:{hex}").parse::<Digest>().ok()));
+        }
+        Ok(found)
+    }
+
     /// Makes a directory when its first content comes, so that a store of nothing opens at once.
     fn make(&self, directory: &Path) -> io::Result<()> {
         let _nobody_files = self.directories.write().unwrap_or_else(PoisonError::into_inner);
@@ -151,6 +189,15 @@ impl Shelf {
 
     fn directory(&self, algorithm: Algorithm) -> PathBuf {
         self.root.join("blobs").join(algorithm.as_str())
+    }
+}
+
+/// Whether a file was moved; that it is not there is no error.
+fn renamed(outcome: io::Result<()>) -> io::Result<bool> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -3,7 +3,9 @@
 //! ```text
 //! Server ─▶ api (HTTP) ─▶ store (content, uploads, commits) ─▶ state (what is allowed, pure)
 //!                               │                                 journal (the truth, on disk)
-//!                               └▶ content::place (files)         index (sled: rows for reading)
+//!                               │                                 index (sled: rows for reading)
+//!                               ├▶ keeping (policies, pure)
+//!                               └▶ content::place (files)
 //! ```
 //!
 //! An answer of success means durable. A push that fails changes nothing that was visible. Bytes
@@ -16,6 +18,7 @@ pub mod config;
 mod hooks;
 mod index;
 mod journal;
+pub mod keeping;
 mod limit;
 mod metrics;
 mod server;
@@ -27,8 +30,12 @@ mod watched;
 pub use api::{Front, InvalidNetwork, Network};
 pub use hooks::{Format, HookSettings};
 pub use journal::JournalError;
+pub use keeping::Keeping;
 pub use limit::Rate;
 pub use server::{BindError, Limits, Server, Settings};
-pub use store::{OpenError, Refusal, Repository, Store, StoreError};
+pub use store::{
+    BackedUp, BackupError, Checked, Explanation, Finding, GcStatus, JudgedTag, Moved, OpenError, Pass, Planned,
+    PortableError, Refusal, Repository, Store, StoreError, backup,
+};
 pub use tls::{ClientAuthority, TlsSettings};
 pub use watched::ReadError;

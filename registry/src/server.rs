@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::access::{Access, AccessSettings, Gate};
 use crate::api::{self, Api, Front, Peer};
 use crate::hooks::{HookSettings, Hooks};
+use crate::keeping::Keeping;
 use crate::limit::{Limiter, Rate};
 use crate::metrics::Metrics;
 use crate::store::{OpenError, Store};
@@ -81,6 +82,8 @@ pub struct Settings {
     pub hooks: Vec<HookSettings>,
     /// Bounds.
     pub limits: Limits,
+    /// What is kept, and for how long.
+    pub keeping: Keeping,
 }
 
 impl Settings {
@@ -98,6 +101,7 @@ impl Settings {
             public_metrics: false,
             hooks: Vec::new(),
             limits: Limits::default(),
+            keeping: Keeping::default(),
         }
     }
 }
@@ -220,7 +224,7 @@ async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError
 /// Opens everything that lies on disk.
 fn open(settings: Settings, addr: SocketAddr) -> Result<(Api, Option<Tls>), BindError> {
     let tls = settings.tls.map(Tls::open).transpose().map_err(BindError::Prepare)?;
-    let store = Store::open(&settings.data)?;
+    let store = Store::open_keeping(&settings.data, settings.keeping)?;
     let gate = match settings.access {
         Some(access) => Gate::Guarded(Box::new(Access::open(access, &settings.data).map_err(BindError::Prepare)?)),
         None => Gate::Open,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::{BackupArgs, ExportArgs, FsckArgs, GcArgs, ImportArgs, RetentionArgs};
+
 /// Run and look after a registry
 #[derive(Debug, Subcommand)]
 pub enum RegistryCommand {
@@ -12,6 +14,12 @@ pub enum RegistryCommand {
     #[command(subcommand)]
     Token(TokenCommand),
     CheckConfig(CheckConfigArgs),
+    Gc(GcArgs),
+    Retention(RetentionArgs),
+    Fsck(FsckArgs),
+    Export(ExportArgs),
+    Import(ImportArgs),
+    Backup(BackupArgs),
 }
 
 /// Serve images over the OCI Distribution API
@@ -70,7 +78,7 @@ pub struct TokenCreateArgs {
     pub repository: Vec<registry::access::Pattern>,
     /// When it ends [default: never]
     #[arg(long, value_name = "TIME")]
-    pub expires: Option<registry::config::Time>,
+    pub expires: Option<registry::keeping::Period>,
     #[command(flatten)]
     pub file: TokenFileArgs,
 }

@@ -35,5 +35,7 @@ pub mod ship;
 #[cfg(feature = "deploy")]
 mod table;
 pub mod transfer;
+#[cfg(feature = "serve")]
+pub mod upkeep;
 #[cfg(feature = "deploy")]
 pub mod wait;

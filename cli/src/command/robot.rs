@@ -24,7 +24,7 @@ fn create(args: &TokenCreateArgs) -> Outcome<()> {
     let data = data(&args.file)?;
     let now = Timestamp::now();
     let expires = match args.expires {
-        Some(time) => Some(after(now, time.0)?),
+        Some(time) => Some(after(now, time.duration())?),
         None => None,
     };
     let mut repositories = args.repository.clone();

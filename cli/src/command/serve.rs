@@ -86,7 +86,7 @@ fn has_robots(data: &Path) -> Outcome<bool> {
 }
 
 /// Reads the file, if there is one, with the environment on top.
-fn read(path: Option<&Path>) -> Outcome<Config> {
+pub(super) fn read(path: Option<&Path>) -> Outcome<Config> {
     let text = match path {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|error| Failure::io(format!("cannot read the configuration in {}", path.display()), &error))?,

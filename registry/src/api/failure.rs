@@ -146,6 +146,10 @@ fn refused(refusal: &Refusal) -> Failure {
             let detail = json!({"tag": tag, "right": "overwrite"});
             Failure::new(StatusCode::FORBIDDEN, Code::Denied, message).with_detail(detail)
         }
+        Refusal::Immutable { tag, digest, pattern } => {
+            let detail = json!({"tag": tag, "digest": digest, "pattern": pattern});
+            Failure::new(StatusCode::FORBIDDEN, Code::Denied, message).with_detail(detail)
+        }
         Refusal::Referenced { parent } => {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, Code::Denied, message).with_detail(json!({"parent": parent}))
         }

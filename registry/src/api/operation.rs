@@ -14,6 +14,7 @@ use super::query::Query;
 use super::{Answer, Api, guard, json, response};
 use crate::access::{Caller, Right, Target, Verdict};
 use crate::metrics::Gauge;
+use crate::store::GcStatus;
 
 /// Most repositories of a page of usage: each costs a look at all its blobs.
 const PAGE: usize = 1000;
@@ -48,7 +49,20 @@ pub(super) fn metrics(api: &Api) -> Response {
         gauges.push(Gauge::now("lighter_disk_free_bytes", "Room on the disk of the data directory.", free as f64));
         gauges.push(Gauge::now("lighter_disk_size_bytes", "Size of the disk of the data directory.", size as f64));
     }
+    let gc = api.store.gc_status();
+    gauges.extend([
+        Gauge::now("lighter_gc_backlog", "Things that perhaps nothing needs.", gc.backlog as f64),
+        Gauge::counter("lighter_gc_manifests_total", "Manifests that were collected.", gc.manifests),
+        Gauge::counter("lighter_gc_blobs_total", "Files that were collected.", gc.blobs),
+        Gauge::counter("lighter_gc_freed_bytes_total", "Bytes that were freed.", gc.freed_bytes),
+        Gauge::now("lighter_gc_oldest_due_seconds", "How long the oldest thing waits that is due.", overdue(&gc)),
+    ]);
     uncached(response(StatusCode::OK, METRICS_TYPE, api.metrics.render(&gauges).into_bytes()))
+}
+
+/// How long the collector is behind, in seconds.
+fn overdue(gc: &GcStatus) -> f64 {
+    gc.oldest_due.map_or(0.0, |due| jiff::Timestamp::now().duration_since(due).as_secs_f64().max(0.0))
 }
 
 fn uncached(mut response: Response) -> Response {

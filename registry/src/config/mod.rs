@@ -14,11 +14,12 @@ use toml::Table;
 use crate::access::{self, AccessSettings, IssuerSettings, KeySource, Pattern, Rule, Subject, USUAL_LIFE};
 use crate::api::{Front, Network};
 use crate::hooks::{Format, HookSettings};
+use crate::keeping::{GcSettings, Keeping, Period, Retention};
 use crate::limit::Rate;
 use crate::tls::{ClientAuthority, TlsSettings};
 use crate::{Limits, Settings};
 pub use keys::{KEYS, Key, Kind, PREFIX, UnknownKey, unknown_variables};
-pub use quantity::{InvalidQuantity, Size, Time};
+pub use quantity::{InvalidSize, Size};
 
 /// How long a caller that is slightly too fast waits rather than being refused.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -76,6 +77,8 @@ pub struct Config {
     access: Option<AccessPart>,
     limits: LimitsPart,
     metrics: MetricsPart,
+    gc: GcSettings,
+    retention: Retention,
     webhooks: Vec<Webhook>,
 }
 
@@ -102,14 +105,14 @@ enum ClientCertificates {
 struct AccessPart {
     #[serde(skip_serializing_if = "Option::is_none")]
     htpasswd: Option<PathBuf>,
-    token_life: Time,
+    token_life: Period,
     issuers: Vec<IssuerPart>,
     rules: Vec<Rule>,
 }
 
 impl Default for AccessPart {
     fn default() -> Self {
-        Self { htpasswd: None, token_life: Time(USUAL_LIFE), issuers: Vec::new(), rules: Vec::new() }
+        Self { htpasswd: None, token_life: Period::of(USUAL_LIFE), issuers: Vec::new(), rules: Vec::new() }
     }
 }
 
@@ -128,19 +131,19 @@ struct IssuerPart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     token_file: Option<PathBuf>,
     #[serde(default = "usual_pause")]
-    pause: Time,
+    pause: Period,
 }
 
-fn usual_pause() -> Time {
-    Time(Duration::from_secs(10))
+fn usual_pause() -> Period {
+    Period::of(Duration::from_secs(10))
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct LimitsPart {
     blob: Size,
-    idle: Time,
-    drain: Time,
+    idle: Period,
+    drain: Period,
     requests_per_second: f64,
     burst: f64,
 }
@@ -148,7 +151,13 @@ struct LimitsPart {
 impl Default for LimitsPart {
     fn default() -> Self {
         let Limits { blob, idle, drain } = Limits::default();
-        Self { blob: Size(blob), idle: Time(idle), drain: Time(drain), requests_per_second: 0.0, burst: 100.0 }
+        Self {
+            blob: Size(blob),
+            idle: Period::of(idle),
+            drain: Period::of(drain),
+            requests_per_second: 0.0,
+            burst: 100.0,
+        }
     }
 }
 
@@ -190,6 +199,8 @@ impl Default for Config {
             access: None,
             limits: LimitsPart::default(),
             metrics: MetricsPart::default(),
+            gc: GcSettings::default(),
+            retention: Retention::default(),
             webhooks: Vec::new(),
         }
     }
@@ -214,6 +225,11 @@ impl Config {
         self.access.is_some()
     }
 
+    /// What is kept, and for how long.
+    pub fn keeping(&self) -> Keeping {
+        Keeping { gc: self.gc.clone(), retention: self.retention.clone() }
+    }
+
     /// What it says, as a configuration file with everything in it; secrets are masked.
     pub fn describe(&self) -> String {
         toml::to_string_pretty(self).expect("a configuration is made of what TOML has")
@@ -227,11 +243,12 @@ impl Config {
         settings.tls = self.tls.as_ref().map(tls_settings);
         settings.front = self.front()?;
         let LimitsPart { blob, idle, drain, requests_per_second, burst } = self.limits;
-        settings.limits = Limits { blob: blob.0, idle: idle.0, drain: drain.0 };
+        settings.limits = Limits { blob: blob.0, idle: idle.duration(), drain: drain.duration() };
         settings.pace =
             (requests_per_second > 0.0).then_some(Rate { per_second: requests_per_second, burst, patience: PATIENCE });
         settings.admin = self.metrics.addr;
         settings.public_metrics = self.metrics.public;
+        settings.keeping = self.keeping();
         settings.hooks = self.webhooks.iter().map(hook).collect();
         Ok(settings)
     }
@@ -297,7 +314,7 @@ impl Config {
                     ));
                 }
             }
-            if access.token_life.0 < access::SHORTEST_LIFE {
+            if access.token_life.duration() < access::SHORTEST_LIFE {
                 warnings
                     .push("access.token_life is below a minute, which clients do not take: it is a minute".to_owned());
             }
@@ -370,7 +387,7 @@ fn access_settings(part: &AccessPart) -> AccessSettings {
         rules: part.rules.clone(),
         htpasswd: part.htpasswd.clone(),
         issuers: part.issuers.iter().map(issuer_settings).collect(),
-        token_life: part.token_life.0,
+        token_life: part.token_life.duration(),
     }
 }
 
@@ -387,7 +404,7 @@ fn issuer_settings(part: &IssuerPart) -> IssuerSettings {
         keys,
         ca: part.ca.clone(),
         token: part.token_file.clone(),
-        pause: part.pause.0,
+        pause: part.pause.duration(),
     }
 }
 

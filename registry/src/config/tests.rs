@@ -23,7 +23,7 @@ tls = { certificate = "c.pem", key = "k.pem", client_ca = "ca.pem", client_certi
 htpasswd = "users"
 token_life = "10m"
 issuers = [
-    { name = "gitlab", issuer = "https://gitlab.example", audiences = ["https://registry.example"], pause = 5 },
+    { name = "gitlab", issuer = "https://gitlab.example", audiences = ["https://registry.example"], pause = "5s" },
     { name = "cluster", issuer = "https://kubernetes.default.svc", audiences = ["registry"], keys_file = "keys.json" },
 ]
 
@@ -47,6 +47,13 @@ burst = 200
 [metrics]
 addr = "127.0.0.1:9100"
 
+[gc]
+untagged = "forever"
+
+[retention]
+immutable = [{ repository = "shop/**", tags = "v[0-9]+" }]
+rules = [{ repository = "ci/**", keep_last = 20, younger_than = "30d" }]
+
 [[webhooks]]
 name = "deploy"
 url = "https://deploy.example/hook"
@@ -61,6 +68,7 @@ fn a_whole_configuration_is_understood_and_printed_without_its_secrets() {
     assert_eq!(settings.limits.blob, 10 << 30);
     assert_eq!(settings.pace.unwrap().burst, 200.0);
     assert!(!settings.tls.unwrap().clients.unwrap().required);
+    assert_eq!(settings.keeping.retention.rules[0].keep_last, Some(20));
     let access = settings.access.unwrap();
     assert_eq!(access.token_life, Duration::from_secs(600));
     assert_eq!(access.issuers[0].keys, KeySource::Discovery);

@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use jiff::Timestamp;
 use oci::{Digest, Manifest, RepoName, Tag, Verifier};
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::tests::copy_dir;
 use super::{Index, Places};
-use crate::journal::Journal;
-use crate::state::{Decision, MountSource, Refusal, Transaction, View, decide};
+use crate::journal::{Journal, Purpose};
+use crate::state::{Decision, Frozen, Item, Kind, MountSource, Refusal, Transaction, View, decide};
 
 const REPOS: [&str; 3] = ["a", "a/b", "ab"];
 const TAGS: [&str; 3] = ["v1", "v2", "latest"];
@@ -27,6 +28,8 @@ enum Op {
     Put(usize, usize, Vec<usize>),
     DeleteTag(usize, usize),
     DeleteManifest(usize, usize),
+    /// Look at every doubt, as if its time had come, until there are none.
+    Collect,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -38,6 +41,7 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (repo.clone(), manifest.clone(), prop::collection::vec(tag.clone(), 0..3)).prop_map(|(repo, manifest, tags)| Op::Put(repo, manifest, tags)),
         1 => (repo.clone(), tag).prop_map(|(repo, tag)| Op::DeleteTag(repo, tag)),
         2 => (repo, manifest).prop_map(|(repo, manifest)| Op::DeleteManifest(repo, manifest)),
+        1 => Just(Op::Collect),
     ]
 }
 
@@ -122,13 +126,39 @@ impl Model {
                 }
                 self.tags.retain(|(at, _), named| at != repo || named != manifest);
             }
+            Op::Collect => self.collect(),
         }
         true
+    }
+
+    /// Takes all manifests that nothing keeps, then those that only these kept, and so on; and all
+    /// blobs that no manifest names.
+    fn collect(&mut self) {
+        loop {
+            let before = self.clone();
+            self.manifests.retain(|(at, manifest)| before.keeps(*at, *manifest));
+            if self.manifests == before.manifests {
+                break;
+            }
+        }
+        let manifests = self.manifests.clone();
+        let named = |at: usize, blob: usize| {
+            manifests.iter().any(|(repo, manifest)| *repo == at && needs(*manifest).0.contains(&blob))
+        };
+        self.blobs.retain(|(at, blob)| named(*at, *blob));
+    }
+
+    fn keeps(&self, at: usize, manifest: usize) -> bool {
+        let tagged = self.tags.iter().any(|((repo, _), named)| *repo == at && *named == manifest);
+        let parent = self.manifests.iter().any(|(repo, parent)| *repo == at && needs(*parent).1.contains(&manifest));
+        let subject = manifest == 4 && self.manifests.contains(&(at, 0));
+        tagged || parent || subject
     }
 }
 
 fn transaction(op: &Op) -> Transaction {
     match op {
+        Op::Collect => unreachable!("a collection is many transactions"),
         Op::StoreBlob(at, number) => {
             let mut verifier = Verifier::sha256();
             verifier.update(&blob_bytes(*number));
@@ -145,11 +175,16 @@ fn transaction(op: &Op) -> Transaction {
             manifest: Box::new(manifest(*number)),
             inline: true,
             tags: tags.iter().map(|number| tag(*number)).collect(),
+            frozen: Frozen::default(),
         },
-        Op::DeleteTag(at, number) => Transaction::DeleteTag { repo: repo(*at), tag: tag(*number) },
-        Op::DeleteManifest(at, number) => {
-            Transaction::DeleteManifest { repo: repo(*at), digest: manifest(*number).digest() }
+        Op::DeleteTag(at, number) => {
+            Transaction::DeleteTag { repo: repo(*at), tag: tag(*number), frozen: Frozen::default() }
         }
+        Op::DeleteManifest(at, number) => Transaction::DeleteManifest {
+            repo: repo(*at),
+            digest: manifest(*number).digest(),
+            frozen: Frozen::default(),
+        },
     }
 }
 
@@ -180,7 +215,31 @@ fn read_back(index: &Index) -> Model {
         let referrers = view.referrers(&repo, &manifest(0).digest(), None, None, usize::MAX).unwrap();
         assert_eq!(referrers.len(), usize::from(model.manifests.contains(&(at, 4))));
     }
+    check_doubts(index, &model);
     model
+}
+
+/// Whatever nothing keeps is doubted: else it would never be collected.
+fn check_doubts(index: &Index, model: &Model) {
+    let view = View(index);
+    let is_doubted = |item: Item| view.doubted(&item).unwrap().is_some();
+    for (at, number) in &model.manifests {
+        let item = Item::Manifest { repo: repo(*at), digest: manifest(*number).digest() };
+        assert!(model.keeps(*at, *number) || is_doubted(item), "manifest {number} of {at} is forgotten");
+    }
+    for (at, number) in &model.blobs {
+        let named = model.manifests.iter().any(|(repo, manifest)| repo == at && needs(*manifest).0.contains(number));
+        let item = Item::Link { repo: repo(*at), digest: blob(*number) };
+        assert!(named || is_doubted(item), "blob {number} of {at} is forgotten");
+    }
+    for number in 0..BLOBS {
+        let stored = view.stored_blob(&blob(number)).unwrap().is_some();
+        let used = view.is_in_use(&blob(number)).unwrap();
+        assert!(stored || !used, "blob {number} is used and not stored");
+        assert!(!stored || used || is_doubted(Item::Content { digest: blob(number) }), "content {number} is forgotten");
+    }
+    let queued: usize = Kind::ALL.iter().map(|kind| view.queue(*kind, Timestamp::MAX, usize::MAX).unwrap().len()).sum();
+    assert_eq!(queued, view.count_doubts(usize::MAX).unwrap());
 }
 
 fn places(dir: &Path) -> Places {
@@ -194,16 +253,44 @@ fn open(dir: &Path) -> (Journal, Index) {
     (journal, index)
 }
 
+/// Looks at all doubts until there are none; `after_each` record.
+fn collect(journal: &mut Journal, index: &Index, mut after_each: impl FnMut(&Index)) {
+    let view = View(index);
+    for _ in 0..20 {
+        for kind in Kind::ALL {
+            for (since, item) in view.queue(kind, Timestamp::MAX, usize::MAX).unwrap() {
+                let review = Transaction::Review { item, since, spared: false };
+                assert!(commit_one(journal, index, &review), "a review is never refused");
+                after_each(index);
+            }
+        }
+        if view.count_doubts(1).unwrap() == 0 {
+            return;
+        }
+    }
+    panic!("doubts do not end");
+}
+
 /// Does an operation on the real thing; false if it is refused.
-fn commit(journal: &mut Journal, index: &Index, op: &Op) -> bool {
-    let record = match decide(index, &transaction(op), jiff::Timestamp::UNIX_EPOCH) {
+fn commit(journal: &mut Journal, index: &Index, op: &Op, after_each: impl FnMut(&Index)) -> bool {
+    match op {
+        Op::Collect => {
+            collect(journal, index, after_each);
+            true
+        }
+        op => commit_one(journal, index, &transaction(op)),
+    }
+}
+
+fn commit_one(journal: &mut Journal, index: &Index, transaction: &Transaction) -> bool {
+    let record = match decide(index, transaction, Timestamp::now()) {
         Ok(record) => record,
         Err(Decision::Refused(Refusal::UploadUnknown)) => panic!("there are no uploads here"),
         Err(Decision::Refused(_)) => return false,
         Err(Decision::Rows(error)) => panic!("{error}"),
     };
     if !record.facts.is_empty() {
-        let lsn = journal.append(&[record.encode()]).unwrap();
+        let lsn = journal.append(&[record.encode()], Purpose::Ordinary).unwrap();
         journal.sync().unwrap();
         index.apply(record.writes(), journal, lsn).unwrap();
     }
@@ -233,11 +320,14 @@ proptest! {
         let (mut journal, index) = open(dir.path());
         for op in &ops {
             let before = model.clone();
-            prop_assert_eq!(commit(&mut journal, &index, op), model.apply(op), "{:?}", op);
+            // A collection is many records, and a crash may come between any two.
+            let within = |index: &Index| history.push((length(&segment), read_back(index)));
+            prop_assert_eq!(commit(&mut journal, &index, op, within), model.apply(op), "{:?}", op);
             if length(&segment) != history.last().unwrap().0 {
                 history.push((length(&segment), model.clone()));
             } else {
-                prop_assert_eq!(&before, &model, "what changes anything is recorded: {:?}", op);
+                let collected = matches!(op, Op::Collect);
+                prop_assert!(collected || before == model, "what changes anything is recorded: {:?}", op);
             }
         }
         prop_assert_eq!(&read_back(&index), &model);
@@ -261,7 +351,7 @@ proptest! {
 
         // And it works on.
         for op in ops.iter().rev() {
-            prop_assert_eq!(commit(&mut journal, &index, op), survived.apply(op), "{:?}", op);
+            prop_assert_eq!(commit(&mut journal, &index, op, |_| ()), survived.apply(op), "{:?}", op);
         }
         prop_assert_eq!(&read_back(&index), &survived);
     }

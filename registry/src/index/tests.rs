@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::journal::snapshot;
+use crate::journal::{Purpose, snapshot};
 use crate::state::{Fact, Record};
 
 struct Fixture {
@@ -47,7 +47,7 @@ fn commit(journal: &mut Journal, index: &Index, from: usize, count: usize) {
             previous: None,
         };
         let record = Record { at: jiff::Timestamp::UNIX_EPOCH, facts: vec![fact], body: Vec::new() };
-        let lsn = journal.append(&[record.encode()]).unwrap();
+        let lsn = journal.append(&[record.encode()], Purpose::Ordinary).unwrap();
         journal.sync().unwrap();
         index.apply(record.writes(), journal, lsn).unwrap();
     }

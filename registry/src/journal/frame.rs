@@ -15,9 +15,9 @@ use super::Lsn;
 /// Bytes in front of each payload.
 pub(crate) const HEADER: usize = 24;
 
-/// Largest payload, in bytes: a manifest of 64 KiB with its facts needs far less; a length above
-/// this is noise, and must not make us allocate.
-pub(crate) const PAYLOAD_LIMIT: usize = 8 << 20;
+/// Largest payload, in bytes: deleting a manifest of 4 MiB that names some 40 000 blobs doubts each of
+/// them, which takes 12 MiB. A length above this is noise, and must not make us allocate.
+pub(crate) const PAYLOAD_LIMIT: usize = 32 << 20;
 
 /// One record as it lies in a segment.
 #[derive(Debug, PartialEq, Eq)]

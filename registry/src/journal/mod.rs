@@ -13,6 +13,8 @@
 //! * a failed `fdatasync` is final: the kernel may have dropped the pages, so trying again would
 //!   report a success that never happened. The journal is then closed for writing until restart;
 //! * a full disk is not final: the half-written record is cut off again and the next one may fit;
+//! * room for some thousand more records is always taken from the disk in advance. Only records that
+//!   make room may use it, so deleting and collecting go on when the disk is full;
 //! * a torn tail is cut off at start, damage to acknowledged records is an error (`frame`).
 
 mod feed;
@@ -27,10 +29,25 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 pub(crate) use feed::{oldest, read_between, size_until};
-use frame::{Frame, PAYLOAD_LIMIT};
+use frame::Frame;
+pub(crate) use frame::PAYLOAD_LIMIT;
+use rustix::fs::{FallocateFlags, fallocate};
 
 /// A segment is closed once it is this long, in bytes; small enough to be read into memory.
 const SEGMENT_LIMIT: u64 = 16 << 20;
+/// Room behind the last record that only records which make room may use, in bytes.
+const RESERVE: u64 = 1 << 20;
+/// Room is taken from the disk in pieces of this size, in bytes.
+const RESERVE_STEP: u64 = 128 << 10;
+
+/// What records are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Anything.
+    Ordinary,
+    /// They take things away: on a full disk they may use the reserve.
+    MakeRoom,
+}
 
 /// Log sequence number: the place of a record in the journal. The first record is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -113,6 +130,8 @@ pub(crate) struct Journal {
     file: File,
     id: u64,
     length: u64,
+    /// Up to which byte the disk has room set aside for this segment.
+    reserved: u64,
     next: Lsn,
     synced: Lsn,
     closed: bool,
@@ -158,6 +177,7 @@ impl Journal {
             file,
             id: read.id(),
             length,
+            reserved: length,
             next,
             synced: next.previous(),
             closed: false,
@@ -175,7 +195,7 @@ impl Journal {
     }
 
     /// Writes records in one piece, not yet durable. All of them or none are kept.
-    pub(crate) fn append(&mut self, payloads: &[Vec<u8>]) -> Result<Lsn, JournalError> {
+    pub(crate) fn append(&mut self, payloads: &[Vec<u8>], purpose: Purpose) -> Result<Lsn, JournalError> {
         if self.closed {
             return Err(JournalError::Closed);
         }
@@ -183,13 +203,20 @@ impl Journal {
             return Err(JournalError::TooLarge { size: large.len() });
         }
         if self.length >= SEGMENT_LIMIT {
-            self.rotate()?;
+            match self.rotate() {
+                // The reserve lies in the old segment, which may grow by it.
+                Err(error) if error.is_full() && purpose == Purpose::MakeRoom => {}
+                rotated => rotated?,
+            }
         }
         let mut bytes = Vec::new();
         let mut lsn = self.next;
         for payload in payloads {
             Frame { lsn, synced: self.synced, payload }.write(&mut bytes);
             lsn = lsn.next();
+        }
+        if purpose == Purpose::Ordinary {
+            self.reserve(bytes.len() as u64)?;
         }
         if let Err(source) = self.file.write_all_at(&bytes, self.length) {
             // Take the half-written frames back; if even that fails, nothing may follow them.
@@ -199,6 +226,27 @@ impl Journal {
         self.length += bytes.len() as u64;
         self.next = lsn;
         Ok(self.last())
+    }
+
+    /// Sets room aside so that the reserve is still there after `size` more bytes.
+    fn reserve(&mut self, size: u64) -> Result<(), JournalError> {
+        let needed = self.length + size + RESERVE;
+        if needed <= self.reserved {
+            return Ok(());
+        }
+        let end = needed + RESERVE_STEP;
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, end) {
+            Ok(()) => self.reserved = end,
+            Err(error @ (rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT)) => {
+                return Err(JournalError::io("reserve room for", &self.path)(error.into()));
+            }
+            // This file system sets nothing aside; its next write says whether there is room.
+            Err(error) => {
+                tracing::debug!(%error, "no reserve for the journal");
+                self.reserved = u64::MAX;
+            }
+        }
+        Ok(())
     }
 
     /// Makes everything appended so far durable. After an error the journal is closed.
@@ -221,8 +269,20 @@ impl Journal {
     fn rotate(&mut self) -> Result<(), JournalError> {
         self.sync()?;
         let (path, file, length) = segment::create(&self.dir, self.id, self.next)?;
-        (self.path, self.file, self.length) = (path, file, length);
+        (self.path, self.file, self.length, self.reserved) = (path, file, length, length);
         Ok(())
+    }
+
+    /// Lets every sync fail from now on, as a broken disk does: this device takes writes and syncs nothing.
+    #[cfg(test)]
+    pub(crate) fn break_sync(&mut self) {
+        self.file = File::options().write(true).open("/dev/null").expect("every machine has it");
+    }
+
+    /// Lets every write fail from now on, as a full disk does.
+    #[cfg(test)]
+    pub(crate) fn fill_disk(&mut self) {
+        self.file = File::options().write(true).open("/dev/full").expect("every machine has it");
     }
 
     /// Hands out every record after `after`, in order.
@@ -306,12 +366,12 @@ mod tests {
     fn what_was_appended_comes_back_after_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = start(dir.path());
-        journal.append(&[b"one".to_vec(), b"two".to_vec()]).unwrap();
+        journal.append(&[b"one".to_vec(), b"two".to_vec()], Purpose::Ordinary).unwrap();
         journal.sync().unwrap();
         drop(journal);
         let mut journal = Journal::open(dir.path()).unwrap();
         assert_eq!((journal.id(), journal.last()), (7, Lsn(2)));
-        journal.append(&[b"three".to_vec()]).unwrap();
+        journal.append(&[b"three".to_vec()], Purpose::Ordinary).unwrap();
         assert_eq!(records(&journal, Lsn(0)), [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
         assert_eq!(records(&journal, Lsn(2)), [b"three".to_vec()]);
         assert!(records(&journal, Lsn(3)).is_empty());
@@ -322,7 +382,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = start(dir.path());
         for _ in 0..5 {
-            journal.append(&[vec![1; 6 << 20]]).unwrap();
+            journal.append(&[vec![1; 6 << 20]], Purpose::Ordinary).unwrap();
         }
         journal.sync().unwrap();
         assert_eq!(segment::list(dir.path()).unwrap().len(), 2);
@@ -338,16 +398,16 @@ mod tests {
     fn a_torn_tail_is_cut_at_every_byte_and_writing_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = start(dir.path());
-        journal.append(&[b"kept".to_vec()]).unwrap();
+        journal.append(&[b"kept".to_vec()], Purpose::Ordinary).unwrap();
         journal.sync().unwrap();
         let kept = journal.length as usize;
-        journal.append(&[b"torn".to_vec()]).unwrap();
+        journal.append(&[b"torn".to_vec()], Purpose::Ordinary).unwrap();
         let whole = std::fs::read(&journal.path).unwrap();
         for cut in kept..whole.len() {
             std::fs::write(&journal.path, &whole[..cut]).unwrap();
             let mut again = Journal::open(dir.path()).unwrap();
             assert_eq!(again.last(), Lsn(1), "cut at {cut}");
-            again.append(&[b"new".to_vec()]).unwrap();
+            again.append(&[b"new".to_vec()], Purpose::Ordinary).unwrap();
             assert_eq!(records(&again, Lsn(0)), [b"kept".to_vec(), b"new".to_vec()]);
         }
     }
@@ -356,7 +416,7 @@ mod tests {
     fn a_segment_whose_header_is_torn_at_any_byte_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = start(dir.path());
-        journal.append(&[b"kept".to_vec()]).unwrap();
+        journal.append(&[b"kept".to_vec()], Purpose::Ordinary).unwrap();
         journal.sync().unwrap();
         let (path, _, length) = segment::create(dir.path(), 7, Lsn(2)).unwrap();
         let header = std::fs::read(&path).unwrap();
@@ -372,7 +432,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = start(dir.path());
         for record in [b"one", b"two"] {
-            journal.append(&[record.to_vec()]).unwrap();
+            journal.append(&[record.to_vec()], Purpose::Ordinary).unwrap();
             journal.sync().unwrap();
         }
         let path = journal.path.clone();
@@ -389,11 +449,11 @@ mod tests {
     fn a_failed_write_leaves_no_trace_and_a_journal_that_cannot_be_cut_is_closed() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = start(dir.path());
-        journal.append(&[b"one".to_vec()]).unwrap();
+        journal.append(&[b"one".to_vec()], Purpose::Ordinary).unwrap();
         // A read-only handle makes both the write and the cut fail.
         journal.file = std::fs::OpenOptions::new().read(true).custom_flags(0).open(&journal.path).unwrap();
-        assert!(journal.append(&[b"two".to_vec()]).is_err());
-        assert!(matches!(journal.append(&[b"three".to_vec()]), Err(JournalError::Closed)));
+        assert!(journal.append(&[b"two".to_vec()], Purpose::Ordinary).is_err());
+        assert!(matches!(journal.append(&[b"three".to_vec()], Purpose::Ordinary), Err(JournalError::Closed)));
         assert!(matches!(journal.sync(), Err(JournalError::Closed)));
         assert_eq!(records(&journal, Lsn(0)), [b"one".to_vec()]);
     }

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use oci::{Algorithm, Descriptor, Digest, RepoName, Tag};
 use serde::{Deserialize, Serialize};
 
-use super::rows::{self, BlobRow, ManifestRow, TagRow, UploadRow, key};
+use super::Item;
+use super::rows::{self, BlobRow, DoubtRow, ManifestRow, PullRow, TagRow, UploadRow, key};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,27 @@ pub(crate) enum Fact {
     },
     /// A tag names nothing any more.
     TagDeleted { repo: RepoName, tag: Tag, digest: Digest },
+    /// Perhaps nothing needs this any more; it is looked at again when its time has come.
+    Doubted {
+        item: Item,
+        /// Since when it was doubted already: that place in the queue is given up.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous: Option<Timestamp>,
+    },
+    /// A doubt is over: the thing is needed, or gone.
+    Settled { item: Item, since: Timestamp },
+    /// Content that no repository holds is given up; its file goes to the trash next.
+    BlobCondemned { digest: Digest },
+    /// Manifests were pulled: what was counted in memory since the last such record.
+    Pulled { pulls: Vec<Pull> },
+}
+
+/// The last pull of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pull {
+    pub(crate) repo: RepoName,
+    pub(crate) digest: Digest,
+    pub(crate) at: Timestamp,
 }
 
 /// What a manifest with a `subject` adds to the list of referrers of that subject.
@@ -151,6 +173,9 @@ impl Record {
                 };
                 out.push(Write::put(key::repo(repo), &rows::RepoRow {}));
                 out.push(Write::put_with_body(key::manifest(repo, digest), &row, &self.body));
+                if !inline {
+                    out.push(Write::mark(key::file_user(digest, repo)));
+                }
                 out.extend(children.iter().map(|child| Write::mark(key::parent(repo, child, digest))));
                 if let Some(Referrer { subject, artifact_type, descriptor }) = referrer {
                     out.push(Write::put(key::referrer(repo, subject, artifact_type, digest), descriptor));
@@ -158,6 +183,8 @@ impl Record {
             }
             Fact::ManifestDeleted { repo, digest, children, subject } => {
                 out.push(Write::remove(key::manifest(repo, digest)));
+                out.push(Write::remove(key::file_user(digest, repo)));
+                out.push(Write::remove(key::pulled(repo, digest)));
                 out.extend(children.iter().map(|child| Write::remove(key::parent(repo, child, digest))));
                 if let Some((subject, artifact_type)) = subject {
                     out.push(Write::remove(key::referrer(repo, subject, artifact_type, digest)));
@@ -171,6 +198,20 @@ impl Record {
             Fact::TagDeleted { repo, tag, digest } => {
                 out.push(Write::remove(key::tag(repo, tag)));
                 out.push(Write::remove(key::name(repo, digest, tag)));
+            }
+            Fact::Doubted { item, previous } => {
+                out.extend(previous.iter().map(|previous| Write::remove(item.queue_key(*previous))));
+                out.push(Write::put(item.queue_key(at), item));
+                out.push(Write::put(item.key(), &DoubtRow { since: at }));
+            }
+            Fact::Settled { item, since } => {
+                out.push(Write::remove(item.queue_key(*since)));
+                out.push(Write::remove(item.key()));
+            }
+            Fact::BlobCondemned { digest } => out.push(Write::remove(key::blob(digest))),
+            Fact::Pulled { pulls } => {
+                let row = |pull: &Pull| PullRow { pulled_at: pull.at };
+                out.extend(pulls.iter().map(|pull| Write::put(key::pulled(&pull.repo, &pull.digest), &row(pull))));
             }
         }
     }

@@ -11,15 +11,20 @@
 //! told without looking at any row, so replaying them in order over older *or newer* rows always ends
 //! in the same state.
 
+mod doubt;
+#[cfg(test)]
+mod explore;
 mod fact;
+mod review;
 mod rows;
 mod transaction;
 mod usage;
 mod view;
 
-pub(crate) use fact::{Fact, InvalidRecord, Record, Write};
+pub(crate) use doubt::{Item, Kind};
+pub(crate) use fact::{Fact, InvalidRecord, Pull, Record, Write};
 pub(crate) use rows::{MemoryRows, Overlay, Rows, RowsError, prefix_end};
 pub use transaction::Refusal;
-pub(crate) use transaction::{Decision, MountSource, Transaction, decide};
+pub(crate) use transaction::{Decision, Frozen, MountSource, Transaction, decide};
 pub(crate) use usage::Usage;
 pub(crate) use view::View;

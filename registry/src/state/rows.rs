@@ -3,16 +3,20 @@
 //!
 //! | key (first byte, then parts; texts end with a zero byte where more follows) | value |
 //! |---|---|
-//! | `B` digest                              | [`BlobRow`]: a blob that lies on disk |
+//! | `B` digest                              | [`BlobRow`]: content that lies on disk |
+//! | `D` digest, kind, repository            | [`DoubtRow`]: perhaps nothing needs it, and since when (`doubt`) |
+//! | `F` digest, repository                  | nothing: the bytes of a manifest there lie on disk under this digest |
 //! | `H` digest, repository                  | nothing: this repository holds the blob |
 //! | `L` repository, digest                  | [`LinkRow`]: the blob can be read there |
 //! | `M` repository, digest                  | [`ManifestRow`], a newline, the manifest's bytes if inline |
 //! | `N` repository, digest, tag             | nothing: this tag names the manifest |
 //! | `P` repository, child digest, parent digest | nothing: the parent manifest names the child |
+//! | `Q` kind, time, digest, repository      | the doubted thing: doubts in the order in which they are due |
 //! | `R` repository                          | [`RepoRow`]: something was pushed there |
 //! | `S` repository, subject digest, artifact type, digest | the descriptor to list as a referrer |
 //! | `T` repository, tag                     | [`TagRow`] |
 //! | `U` upload id                           | [`UploadRow`] |
+//! | `W` repository, digest                  | [`PullRow`]: when the manifest was last pulled |
 //!
 //! Keys sort as the specification wants lists sorted: bytewise.
 
@@ -25,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 /// Keys, by table.
 pub(crate) mod key {
+    use jiff::Timestamp;
     use oci::{Algorithm, Digest, RepoName, Tag};
 
     pub(crate) const REPO: u8 = b'R';
@@ -91,16 +96,8 @@ pub(crate) mod key {
         key
     }
 
-    pub(crate) fn links(repo: &RepoName) -> Vec<u8> {
-        in_repo(b'L', repo)
-    }
-
     pub(crate) fn link(repo: &RepoName, blob: &Digest) -> Vec<u8> {
         of_digest(b'L', repo, blob)
-    }
-
-    pub(crate) fn manifests(repo: &RepoName) -> Vec<u8> {
-        in_repo(b'M', repo)
     }
 
     pub(crate) fn manifest(repo: &RepoName, manifest: &Digest) -> Vec<u8> {
@@ -159,6 +156,60 @@ pub(crate) mod key {
         key
     }
 
+    /// The doubt about a thing of some kind: all doubts about a digest lie together.
+    pub(crate) fn doubt(kind: u8, of: &Digest, repo: Option<&RepoName>) -> Vec<u8> {
+        let mut key = doubts(of);
+        key.push(kind);
+        key.extend_from_slice(repo.map_or("", RepoName::as_str).as_bytes());
+        key
+    }
+
+    pub(crate) fn doubts(of: &Digest) -> Vec<u8> {
+        let mut key = new(b'D');
+        digest(&mut key, of);
+        key
+    }
+
+    pub(crate) fn queue(kind: u8) -> Vec<u8> {
+        vec![b'Q', kind]
+    }
+
+    /// A place in the queue of a kind. Times sort as the numbers they are.
+    pub(crate) fn queued(kind: u8, since: Timestamp, of: &Digest, repo: Option<&RepoName>) -> Vec<u8> {
+        let mut key = queue(kind);
+        let nanoseconds = u64::try_from(since.as_nanosecond()).unwrap_or(0); // no clock of ours is before 1970
+        key.extend_from_slice(&nanoseconds.to_be_bytes());
+        digest(&mut key, of);
+        key.extend_from_slice(repo.map_or("", RepoName::as_str).as_bytes());
+        key
+    }
+
+    pub(crate) fn file_users(of: &Digest) -> Vec<u8> {
+        let mut key = new(b'F');
+        digest(&mut key, of);
+        key
+    }
+
+    pub(crate) fn file_user(of: &Digest, repo: &RepoName) -> Vec<u8> {
+        let mut key = file_users(of);
+        key.extend_from_slice(repo.as_str().as_bytes());
+        key
+    }
+
+    pub(crate) fn pulled(repo: &RepoName, manifest: &Digest) -> Vec<u8> {
+        of_digest(b'W', repo, manifest)
+    }
+
+    pub(crate) fn manifests(repo: &RepoName) -> Vec<u8> {
+        in_repo(b'M', repo)
+    }
+
+    pub(crate) fn links(repo: &RepoName) -> Vec<u8> {
+        in_repo(b'L', repo)
+    }
+
+    pub(crate) const BLOBS: &[u8] = b"B";
+    pub(crate) const QUEUES: &[u8] = b"Q";
     pub(crate) const UPLOADS: &[u8] = b"U";
 
     pub(crate) fn upload(id: &str) -> Vec<u8> {
@@ -205,6 +256,18 @@ pub(crate) struct ManifestRow {
 pub(crate) struct TagRow {
     pub(crate) digest: Digest,
     pub(crate) set_at: Timestamp,
+}
+
+/// A doubt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DoubtRow {
+    pub(crate) since: Timestamp,
+}
+
+/// The last pull of a manifest that is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PullRow {
+    pub(crate) pulled_at: Timestamp,
 }
 
 /// An upload session.
@@ -263,7 +326,7 @@ fn scan_start(prefix: &[u8], from: Bound<&[u8]>) -> Bound<Vec<u8>> {
 }
 
 /// Rows in memory: for tests, and for serving on when the index on disk fails.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct MemoryRows(pub(crate) BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Rows for MemoryRows {

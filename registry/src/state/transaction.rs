@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use oci::{Algorithm, Digest, Manifest, RepoName, Tag, Verified, media_type};
 
-use super::fact::Referrer;
-use super::{Fact, Record, Rows, RowsError, View};
+use super::fact::{Pull, Referrer};
+use super::{Fact, Item, Record, Rows, RowsError, View, review};
+use crate::keeping::TagPattern;
 
 /// A change that somebody wants. Content it speaks of is durable on disk already.
 #[derive(Debug, Clone)]
@@ -22,11 +23,70 @@ pub(crate) enum Transaction {
     /// Store a manifest and let tags name it: both or nothing.
     ///
     /// Of the tags, those in `fixed` may be new but must not change.
-    PutManifest { repo: RepoName, manifest: Box<Manifest>, inline: bool, tags: Vec<Tag>, fixed: Vec<Tag> },
-    /// Delete a tag; what it named stays.
-    DeleteTag { repo: RepoName, tag: Tag },
+    PutManifest {
+        repo: RepoName,
+        manifest: Box<Manifest>,
+        inline: bool,
+        tags: Vec<Tag>,
+        fixed: Vec<Tag>,
+        frozen: Frozen,
+    },
+    /// Delete a tag; what it named stays for a while.
+    DeleteTag { repo: RepoName, tag: Tag, frozen: Frozen },
     /// Delete a manifest and the tags that name it.
-    DeleteManifest { repo: RepoName, digest: Digest },
+    DeleteManifest { repo: RepoName, digest: Digest, frozen: Frozen },
+    /// Delete a tag that retention does not keep, if it still names what was looked at.
+    ExpireTag { repo: RepoName, tag: Tag, digest: Digest },
+    /// Look at a doubt whose time has come. What is spared is doubted anew instead of being taken.
+    Review { item: Item, since: Timestamp, spared: bool },
+    /// Make a blob readable again that a review took a short time ago; its file is back in its place.
+    Resurrect { repo: RepoName, digest: Digest, size: u64 },
+    /// Take in a file that no row speaks of: a crash came between its name and its record.
+    Adopt { digest: Digest, size: u64 },
+    /// Forget content whose file is lost, so that clients send it again.
+    Lose { digest: Digest },
+    /// Doubt something that is not doubted yet.
+    Suspect { item: Item },
+    /// Keep when manifests were pulled.
+    CountPulls { pulls: Vec<Pull> },
+}
+
+impl Transaction {
+    /// Whether somebody waits for its durability. Upload sessions and pull counts are only remembered:
+    /// a crash may lose them.
+    pub(crate) fn is_durable(&self) -> bool {
+        !matches!(self, Self::OpenUpload { .. } | Self::CloseUpload { .. } | Self::CountPulls { .. })
+    }
+
+    /// Whether it only takes away: it may use the reserve of a full disk, since it makes room.
+    pub(crate) fn makes_room(&self) -> bool {
+        matches!(
+            self,
+            Self::CloseUpload { .. }
+                | Self::UnlinkBlob { .. }
+                | Self::DeleteTag { .. }
+                | Self::DeleteManifest { .. }
+                | Self::ExpireTag { .. }
+                | Self::Review { .. }
+                | Self::Lose { .. }
+        )
+    }
+}
+
+/// The tags of a repository that may be set once and never changed or deleted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Frozen(pub(crate) Vec<TagPattern>);
+
+impl Frozen {
+    /// Refuses to touch a tag that is there and frozen.
+    fn check(&self, tag: &Tag, current: &Digest) -> Result<(), Refusal> {
+        match self.0.iter().find(|pattern| pattern.matches(tag)) {
+            Some(pattern) => {
+                Err(Refusal::Immutable { tag: tag.clone(), digest: *current, pattern: pattern.to_string() })
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// Where a blob may be mounted from.
@@ -70,6 +130,16 @@ pub enum Refusal {
         /// The manifest that names it.
         parent: Digest,
     },
+    /// The tag may be set once and never changed or deleted.
+    #[error("the tag {tag} is immutable here (it matches `{pattern}`) and stays on {digest}: push under another tag")]
+    Immutable {
+        /// The tag.
+        tag: Tag,
+        /// What it names.
+        digest: Digest,
+        /// The pattern that makes it immutable.
+        pattern: String,
+    },
 }
 
 /// Why there is no decision to act on.
@@ -96,16 +166,23 @@ pub(crate) fn decide(rows: &impl Rows, transaction: &Transaction, now: Timestamp
         Transaction::StoreBlob { repo, blob, upload } => store_blob(&view, repo, blob, upload.as_deref())?,
         Transaction::MountBlob { repo, digest, from } => mount_blob(&view, repo, digest, from)?,
         Transaction::UnlinkBlob { repo, digest } => unlink_blob(&view, repo, digest)?,
-        Transaction::PutManifest { repo, manifest, inline, tags, fixed } => {
+        Transaction::PutManifest { repo, manifest, inline, tags, fixed, frozen } => {
             check_fixed(&view, repo, manifest, tags, fixed)?;
-            let facts = put_manifest(&view, repo, manifest, *inline, tags)?;
+            let facts = put_manifest(&view, repo, manifest, *inline, tags, frozen)?;
             if *inline && facts.iter().any(|fact| matches!(fact, Fact::ManifestStored { .. })) {
                 body = manifest.bytes().to_vec();
             }
             facts
         }
-        Transaction::DeleteTag { repo, tag } => delete_tag(&view, repo, tag)?,
-        Transaction::DeleteManifest { repo, digest } => delete_manifest(&view, repo, digest)?,
+        Transaction::DeleteTag { repo, tag, frozen } => delete_tag(&view, repo, tag, frozen)?,
+        Transaction::DeleteManifest { repo, digest, frozen } => delete_manifest(&view, repo, digest, frozen)?,
+        Transaction::ExpireTag { repo, tag, digest } => expire_tag(&view, repo, tag, digest)?,
+        Transaction::Review { item, since, spared } => review::review(&view, item, *since, *spared)?,
+        Transaction::Resurrect { repo, digest, size } => review::resurrect(&view, repo, digest, *size)?,
+        Transaction::Adopt { digest, size } => adopt(&view, digest, *size)?,
+        Transaction::Lose { digest } => lose(&view, digest)?,
+        Transaction::Suspect { item } => suspect(&view, item)?,
+        Transaction::CountPulls { pulls } => count_pulls(&view, pulls)?,
     };
     Ok(Record { at: now, facts, body })
 }
@@ -129,9 +206,23 @@ fn store_blob(
         facts.push(Fact::BlobStored { digest: blob.digest(), size: blob.size() });
     }
     if !view.is_linked(repo, &blob.digest())? {
-        facts.push(Fact::BlobLinked { repo: repo.clone(), digest: blob.digest() });
+        link(view, &mut facts, repo, blob.digest())?;
     }
     Ok(facts)
+}
+
+/// Makes a blob readable. No manifest names it yet, so it is doubted from the start.
+fn link(view: &View<'_, impl Rows>, facts: &mut Vec<Fact>, repo: &RepoName, digest: Digest) -> Result<(), RowsError> {
+    facts.push(Fact::BlobLinked { repo: repo.clone(), digest });
+    doubt(view, facts, Item::Link { repo: repo.clone(), digest })
+}
+
+/// Doubts something from now on, in place of an older doubt about it. Doubting the same thing twice
+/// in one record does no harm.
+pub(super) fn doubt(view: &View<'_, impl Rows>, facts: &mut Vec<Fact>, item: Item) -> Result<(), RowsError> {
+    let previous = view.doubted(&item)?;
+    facts.push(Fact::Doubted { item, previous });
+    Ok(())
 }
 
 fn mount_blob(
@@ -150,7 +241,9 @@ fn mount_blob(
     if !found {
         return Err(Refusal::BlobUnknown(*digest).into());
     }
-    Ok(vec![Fact::BlobLinked { repo: repo.clone(), digest: *digest }])
+    let mut facts = Vec::new();
+    link(view, &mut facts, repo, *digest)?;
+    Ok(facts)
 }
 
 fn unlink_blob(view: &View<'_, impl Rows>, repo: &RepoName, digest: &Digest) -> Result<Vec<Fact>, Decision> {
@@ -160,7 +253,7 @@ fn unlink_blob(view: &View<'_, impl Rows>, repo: &RepoName, digest: &Digest) -> 
     if let Some(parent) = view.a_parent(repo, digest)? {
         return Err(Refusal::Referenced { parent }.into());
     }
-    Ok(vec![Fact::BlobUnlinked { repo: repo.clone(), digest: *digest }])
+    Ok(review::unlink(view, repo, digest)?)
 }
 
 fn check_fixed(
@@ -184,12 +277,16 @@ fn put_manifest(
     manifest: &Manifest,
     inline: bool,
     tags: &[Tag],
+    frozen: &Frozen,
 ) -> Result<Vec<Fact>, Decision> {
     let digest = manifest.digest();
     let mut facts = Vec::new();
     let known = view.manifest(repo, &digest)?;
     if known.is_none_or(|(row, _)| row.media_type != manifest.media_type()) {
         check_complete(view, repo, manifest)?;
+        if !inline && view.stored_blob(&digest)?.is_none() {
+            facts.push(Fact::BlobStored { digest, size: manifest.bytes().len() as u64 });
+        }
         facts.push(Fact::ManifestStored {
             repo: repo.clone(),
             digest,
@@ -203,8 +300,15 @@ fn put_manifest(
     for tag in tags {
         let previous = view.tag(repo, tag)?.map(|row| row.digest);
         if previous != Some(digest) {
+            if let Some(previous) = previous {
+                frozen.check(tag, &previous)?;
+                doubt(view, &mut facts, Item::Manifest { repo: repo.clone(), digest: previous })?;
+            }
             facts.push(Fact::TagSet { repo: repo.clone(), tag: tag.clone(), digest, previous });
         }
+    }
+    if tags.is_empty() {
+        doubt(view, &mut facts, Item::Manifest { repo: repo.clone(), digest })?;
     }
     Ok(facts)
 }
@@ -247,19 +351,100 @@ fn referrer(manifest: &Manifest) -> Option<Referrer> {
     Some(Referrer { subject, artifact_type, descriptor })
 }
 
-fn delete_tag(view: &View<'_, impl Rows>, repo: &RepoName, tag: &Tag) -> Result<Vec<Fact>, Decision> {
+fn delete_tag(view: &View<'_, impl Rows>, repo: &RepoName, tag: &Tag, frozen: &Frozen) -> Result<Vec<Fact>, Decision> {
     let row = view.tag(repo, tag)?.ok_or_else(|| Refusal::TagUnknown(tag.clone()))?;
-    Ok(vec![Fact::TagDeleted { repo: repo.clone(), tag: tag.clone(), digest: row.digest }])
+    frozen.check(tag, &row.digest)?;
+    expire_tag(view, repo, tag, &row.digest)
 }
 
-fn delete_manifest(view: &View<'_, impl Rows>, repo: &RepoName, digest: &Digest) -> Result<Vec<Fact>, Decision> {
-    let (row, _) = view.manifest(repo, digest)?.ok_or(Refusal::ManifestUnknown(*digest))?;
+fn expire_tag(view: &View<'_, impl Rows>, repo: &RepoName, tag: &Tag, digest: &Digest) -> Result<Vec<Fact>, Decision> {
+    let row = view.tag(repo, tag)?.filter(|row| row.digest == *digest);
+    row.ok_or_else(|| Refusal::TagUnknown(tag.clone()))?;
+    let mut facts = vec![Fact::TagDeleted { repo: repo.clone(), tag: tag.clone(), digest: *digest }];
+    doubt(view, &mut facts, Item::Manifest { repo: repo.clone(), digest: *digest })?;
+    Ok(facts)
+}
+
+fn delete_manifest(
+    view: &View<'_, impl Rows>,
+    repo: &RepoName,
+    digest: &Digest,
+    frozen: &Frozen,
+) -> Result<Vec<Fact>, Decision> {
+    if !view.has_manifest(repo, digest)? {
+        return Err(Refusal::ManifestUnknown(*digest).into());
+    }
     if let Some(parent) = view.a_parent(repo, digest)? {
         return Err(Refusal::Referenced { parent }.into());
     }
+    for tag in view.names_of(repo, digest)? {
+        frozen.check(&tag, digest)?;
+    }
+    delete_manifest_facts(view, repo, digest)
+}
+
+/// Deletes a manifest with its tags, and doubts what it named and what refers to it.
+pub(super) fn delete_manifest_facts(
+    view: &View<'_, impl Rows>,
+    repo: &RepoName,
+    digest: &Digest,
+) -> Result<Vec<Fact>, Decision> {
+    let (row, _) = view.manifest(repo, digest)?.ok_or(Refusal::ManifestUnknown(*digest))?;
     let names = view.names_of(repo, digest)?.into_iter();
     let mut facts: Vec<_> = names.map(|tag| Fact::TagDeleted { repo: repo.clone(), tag, digest: *digest }).collect();
+    for child in &row.children {
+        // A child is a manifest or a blob, and may be both.
+        if view.has_manifest(repo, child)? {
+            doubt(view, &mut facts, Item::Manifest { repo: repo.clone(), digest: *child })?;
+        }
+        if view.is_linked(repo, child)? {
+            doubt(view, &mut facts, Item::Link { repo: repo.clone(), digest: *child })?;
+        }
+    }
+    if !view.referrers(repo, digest, None, None, 1)?.is_empty() {
+        doubt(view, &mut facts, Item::Referrers { repo: repo.clone(), subject: *digest, after: None })?;
+    }
+    if !row.inline {
+        doubt(view, &mut facts, Item::Content { digest: *digest })?;
+    }
     let subject = row.subject.map(|subject| (subject, row.artifact_type.unwrap_or_default()));
     facts.push(Fact::ManifestDeleted { repo: repo.clone(), digest: *digest, children: row.children, subject });
     Ok(facts)
+}
+
+fn adopt(view: &View<'_, impl Rows>, digest: &Digest, size: u64) -> Result<Vec<Fact>, Decision> {
+    if view.stored_blob(digest)?.is_some() {
+        return Ok(Vec::new());
+    }
+    let mut facts = vec![Fact::BlobStored { digest: *digest, size }];
+    doubt(view, &mut facts, Item::Content { digest: *digest })?;
+    Ok(facts)
+}
+
+fn lose(view: &View<'_, impl Rows>, digest: &Digest) -> Result<Vec<Fact>, Decision> {
+    let unlinked = view.holders(digest)?.into_iter().map(|repo| Fact::BlobUnlinked { repo, digest: *digest });
+    let mut facts: Vec<_> = unlinked.collect();
+    if view.stored_blob(digest)?.is_some() && view.file_users(digest)?.is_empty() {
+        facts.push(Fact::BlobCondemned { digest: *digest });
+    }
+    Ok(facts)
+}
+
+fn suspect(view: &View<'_, impl Rows>, item: &Item) -> Result<Vec<Fact>, Decision> {
+    let mut facts = Vec::new();
+    if view.doubted(item)?.is_none() {
+        doubt(view, &mut facts, item.clone())?;
+    }
+    Ok(facts)
+}
+
+/// Only what is still there is counted: a row of a manifest that is gone would never be removed.
+fn count_pulls(view: &View<'_, impl Rows>, pulls: &[Pull]) -> Result<Vec<Fact>, Decision> {
+    let mut known = Vec::with_capacity(pulls.len());
+    for pull in pulls {
+        if view.has_manifest(&pull.repo, &pull.digest)? {
+            known.push(pull.clone());
+        }
+    }
+    Ok(if known.is_empty() { Vec::new() } else { vec![Fact::Pulled { pulls: known }] })
 }

@@ -57,17 +57,10 @@ impl<R: Rows> View<'_, R> {
         }
     }
 
-    /// Up to `limit` repositories behind `after` that hold a blob.
-    pub(crate) fn holders(
-        &self,
-        digest: &Digest,
-        after: Option<&RepoName>,
-        limit: usize,
-    ) -> Result<Vec<RepoName>, RowsError> {
+    /// Up to `limit` repositories that hold a blob.
+    pub(crate) fn some_holders(&self, digest: &Digest, limit: usize) -> Result<Vec<RepoName>, RowsError> {
         let prefix = key::holders(digest);
-        let after = after.map(|after| key::holder(digest, after));
-        let start = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let rows = self.0.scan(&prefix, start, limit)?;
+        let rows = self.0.scan(&prefix, Bound::Unbounded, limit)?;
         rows.into_iter().map(|row| last_text(&row, prefix.len())).collect()
     }
 }

@@ -2,10 +2,15 @@
 
 use std::ops::Bound;
 
+use jiff::Timestamp;
 use oci::{Descriptor, Digest, RepoName, Tag};
 use serde::de::DeserializeOwned;
 
-use super::rows::{BlobRow, Damaged, ManifestRow, Row, Rows, RowsError, TagRow, UploadRow, key};
+use super::rows::{BlobRow, Damaged, DoubtRow, ManifestRow, PullRow, Row, Rows, RowsError, TagRow, UploadRow, key};
+use super::{Item, Kind};
+
+/// Rows are counted in pages of this many.
+const COUNT_PAGE: usize = 1_000;
 
 /// A typed look at rows.
 pub(crate) struct View<'a, R>(pub(crate) &'a R);
@@ -40,6 +45,130 @@ impl<R: Rows> View<'_, R> {
     /// Whether any repository holds a blob.
     pub(crate) fn is_held(&self, digest: &Digest) -> Result<bool, RowsError> {
         self.any(&key::holders(digest))
+    }
+
+    /// Whether any repository needs a file: as a blob, or as the bytes of a manifest.
+    pub(crate) fn is_in_use(&self, digest: &Digest) -> Result<bool, RowsError> {
+        Ok(self.is_held(digest)? || self.any(&key::file_users(digest))?)
+    }
+
+    /// Whether a file is needed by anything but the blob of one repository.
+    pub(crate) fn is_in_use_beside(&self, digest: &Digest, repo: &RepoName) -> Result<bool, RowsError> {
+        let holders = self.0.scan(&key::holders(digest), Bound::Unbounded, 2)?;
+        let own = key::holder(digest, repo);
+        Ok(holders.iter().any(|(key, _)| *key != own) || self.any(&key::file_users(digest))?)
+    }
+
+    /// The repositories that hold a blob.
+    pub(crate) fn holders(&self, digest: &Digest) -> Result<Vec<RepoName>, RowsError> {
+        self.texts(&key::holders(digest), Bound::Unbounded, usize::MAX)
+    }
+
+    /// The repositories in which the bytes of a manifest lie on disk.
+    pub(crate) fn file_users(&self, digest: &Digest) -> Result<Vec<RepoName>, RowsError> {
+        self.texts(&key::file_users(digest), Bound::Unbounded, usize::MAX)
+    }
+
+    /// Since when something is doubted, if it is.
+    pub(crate) fn doubted(&self, item: &Item) -> Result<Option<Timestamp>, RowsError> {
+        Ok(self.row::<DoubtRow>(item.key())?.map(|row| row.since))
+    }
+
+    /// Up to `limit` doubts of a kind, oldest first, that were raised at or before `until`.
+    pub(crate) fn queue(
+        &self,
+        kind: Kind,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, Item)>, RowsError> {
+        let rows = self.0.scan(&key::queue(kind.byte()), Bound::Unbounded, limit)?;
+        let doubts = rows.into_iter().map(|(key, value)| {
+            let item: Item = decode(key.clone(), &value)?;
+            let since = self.doubted(&item)?.ok_or(Damaged { key })?;
+            Ok((since, item))
+        });
+        let due = |doubt: &Result<(Timestamp, Item), RowsError>| match doubt {
+            Ok((since, _)) => *since <= until,
+            Err(_) => true,
+        };
+        doubts.take_while(due).collect()
+    }
+
+    /// How many doubts there are, counted up to `most`.
+    pub(crate) fn count_doubts(&self, most: usize) -> Result<usize, RowsError> {
+        let (mut count, mut last): (usize, Option<Vec<u8>>) = (0, None);
+        while count < most {
+            let from = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let page = self.0.scan(key::QUEUES, from, COUNT_PAGE)?;
+            count += page.len();
+            match page.into_iter().next_back() {
+                Some((key, _)) => last = Some(key),
+                None => break,
+            }
+        }
+        Ok(count.min(most))
+    }
+
+    /// When a manifest was last pulled, as far as that was kept.
+    pub(crate) fn pulled_at(&self, repo: &RepoName, digest: &Digest) -> Result<Option<Timestamp>, RowsError> {
+        Ok(self.row::<PullRow>(key::pulled(repo, digest))?.map(|row| row.pulled_at))
+    }
+
+    /// Up to `limit` manifests of a repository behind `after`.
+    pub(crate) fn manifests(
+        &self,
+        repo: &RepoName,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<Digest>, RowsError> {
+        let (prefix, after) = (key::manifests(repo), after.map(|after| key::manifest(repo, after)));
+        self.digests(&prefix, after.as_deref(), limit)
+    }
+
+    /// Up to `limit` blobs of a repository behind `after`.
+    pub(crate) fn links(
+        &self,
+        repo: &RepoName,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<Digest>, RowsError> {
+        let (prefix, after) = (key::links(repo), after.map(|after| key::link(repo, after)));
+        self.digests(&prefix, after.as_deref(), limit)
+    }
+
+    /// All doubts about a digest.
+    pub(crate) fn doubts_about(&self, digest: &Digest) -> Result<Vec<(Item, Timestamp)>, RowsError> {
+        let doubts = self.0.scan(&key::doubts(digest), Bound::Unbounded, usize::MAX)?.into_iter();
+        doubts
+            .map(|(key, value)| {
+                let row: DoubtRow = decode(key.clone(), &value)?;
+                let queued = Item::queue_key_of(&key, row.since).and_then(|queued| self.0.get(&queued).transpose());
+                let value = queued.ok_or_else(|| Damaged { key: key.clone() })??;
+                Ok((decode(key, &value)?, row.since))
+            })
+            .collect()
+    }
+
+    /// Up to `limit` blobs on disk behind `after`, with their sizes.
+    pub(crate) fn stored_blobs(
+        &self,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<(Digest, BlobRow)>, RowsError> {
+        let after = after.map(key::blob);
+        let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.0.scan(key::BLOBS, from, limit)?;
+        let blobs = rows.into_iter().map(|(key, value)| match key::last_digest(&key, key::BLOBS.len()) {
+            Some(digest) => Ok((digest, decode(key, &value)?)),
+            None => Err(Damaged { key }.into()),
+        });
+        blobs.collect()
+    }
+
+    fn digests(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Digest>, RowsError> {
+        let rows = self.0.scan(prefix, after.map_or(Bound::Unbounded, Bound::Excluded), limit)?;
+        let digest = |(key, _): Row| key::last_digest(&key, prefix.len()).ok_or_else(|| Damaged { key }.into());
+        rows.into_iter().map(digest).collect()
     }
 
     fn any(&self, prefix: &[u8]) -> Result<bool, RowsError> {
@@ -93,6 +222,11 @@ impl<R: Rows> View<'_, R> {
             Some(parent) => Ok(Some(parent)),
             None => Err(Damaged { key }.into()),
         }
+    }
+
+    /// Whether any tag names a manifest.
+    pub(crate) fn is_tagged(&self, repo: &RepoName, digest: &Digest) -> Result<bool, RowsError> {
+        self.any(&key::names(repo, digest))
     }
 
     /// The tags that name a manifest.

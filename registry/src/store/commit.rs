@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::StoreError;
 use super::feed::{self, Readers};
 use crate::index::{Index, IndexError};
-use crate::journal::{self, Journal, Lsn, snapshot};
+use crate::journal::{self, Journal, Lsn, PAYLOAD_LIMIT, Purpose, snapshot};
 use crate::state::{Decision, Overlay, Record, Transaction, Write, decide};
 
 /// Most transactions in one batch. More wait: the next batch starts within a disk's `fdatasync`.
@@ -69,6 +69,22 @@ impl Committer {
         answer.await.map_err(|_| StoreError::Closing)?
     }
 
+    /// The same, for threads that may wait.
+    pub(super) fn commit_blocking(&self, transaction: Transaction) -> Result<(), StoreError> {
+        self.begin_blocking(transaction)?.blocking_recv().map_err(|_| StoreError::Closing)?
+    }
+
+    /// Queues a transaction and does not wait for its end, so that several share one sync.
+    pub(super) fn begin_blocking(
+        &self,
+        transaction: Transaction,
+    ) -> Result<oneshot::Receiver<Result<(), StoreError>>, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or(StoreError::Closing)?;
+        queue.blocking_send(Job::Commit { transaction, reply }).map_err(|_| StoreError::Closing)?;
+        Ok(answer)
+    }
+
     /// Has the index made again in memory.
     pub(super) fn report_damage(&self) {
         if let Some(queue) = &self.queue
@@ -110,7 +126,8 @@ struct Writer {
     snapshots: Snapshots,
 }
 
-type Reply = (oneshot::Sender<Result<(), StoreError>>, Result<(), StoreError>);
+type Asker = oneshot::Sender<Result<(), StoreError>>;
+type Reply = (Transaction, Asker, Result<(), StoreError>);
 
 /// A batch while it is decided.
 struct Batch<'a> {
@@ -118,8 +135,7 @@ struct Batch<'a> {
     payloads: Vec<Vec<u8>>,
     writes: Vec<Write>,
     bytes: usize,
-    /// Whether anybody waits for durability: upload sessions are only remembered, a crash may lose
-    /// them and clients start again.
+    /// Whether anybody waits for durability.
     durable: bool,
     replies: Vec<Reply>,
 }
@@ -127,43 +143,28 @@ struct Batch<'a> {
 impl Writer {
     fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = jobs.blocking_recv() {
-            match job {
-                Job::Commit { transaction, reply } => {
-                    let follow = self.batch(transaction, reply, &mut jobs);
-                    match follow {
-                        Some(Job::Damage) => self.make_index_again(),
-                        Some(Job::Close { reply }) => return self.close(jobs, Some(reply)),
-                        _ => {}
-                    }
-                }
-                Job::Damage => self.make_index_again(),
-                Job::Close { reply } => return self.close(jobs, Some(reply)),
+            let follow = match job {
+                Job::Commit { transaction, reply } => self.batch(transaction, reply, &mut jobs),
+                other => Some(other),
+            };
+            match follow {
+                Some(Job::Damage) => self.make_index_again(),
+                Some(Job::Close { reply }) => return self.close(jobs, Some(reply)),
+                Some(Job::Commit { .. }) | None => {}
             }
         }
         self.close(jobs, None);
     }
 
     /// Commits a transaction with all that wait behind it, up to a job of another kind.
-    fn batch(
-        &mut self,
-        first: Transaction,
-        reply: oneshot::Sender<Result<(), StoreError>>,
-        jobs: &mut mpsc::Receiver<Job>,
-    ) -> Option<Job> {
+    fn batch(&mut self, first: Transaction, reply: Asker, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
         let index = self.index.clone();
-        let mut batch = Batch {
-            rows: Overlay::new(&*index),
-            payloads: Vec::new(),
-            writes: Vec::new(),
-            bytes: 0,
-            durable: false,
-            replies: Vec::new(),
-        };
-        batch.take(&first, reply);
+        let mut batch = Batch::new(&index);
+        batch.take(first, reply);
         let mut follow = None;
         while batch.replies.len() < BATCH && batch.bytes < BATCH_BYTES {
             match jobs.try_recv() {
-                Ok(Job::Commit { transaction, reply }) => batch.take(&transaction, reply),
+                Ok(Job::Commit { transaction, reply }) => batch.take(transaction, reply),
                 Ok(other) => {
                     follow = Some(other);
                     break;
@@ -172,31 +173,47 @@ impl Writer {
             }
         }
         let Batch { payloads, writes, bytes, durable, replies, .. } = batch;
-        let written = self.write(&payloads, writes, durable);
-        for (reply, decided) in replies {
-            let answer = match (&written, decided) {
-                (_, Err(refused)) => Err(refused),
-                (Ok(()), Ok(())) => Ok(()),
-                (Err(Unwritten::Full), Ok(())) => Err(StoreError::Full),
-                (Err(Unwritten::ReadOnly(reason)), Ok(())) => Err(StoreError::ReadOnly(reason.clone())),
-            };
-            let _ = reply.send(answer); // nobody waits any more: the client is gone, the commit stands
-        }
-        if written.is_ok() {
-            self.snapshots.after(bytes, &self.journal);
+        match self.write(&payloads, writes, durable, Purpose::Ordinary) {
+            Err(Unwritten::Full) => self.make_room(&index, replies),
+            written => {
+                answer(replies, &written);
+                if written.is_ok() {
+                    self.snapshots.after(bytes, &self.journal);
+                }
+            }
         }
         follow
     }
 
+    /// On a full disk: refuses what needs room, and commits what makes room from the reserve.
+    fn make_room(&mut self, index: &Index, replies: Vec<Reply>) {
+        let (making_room, others): (Vec<_>, Vec<_>) =
+            replies.into_iter().partition(|(transaction, ..)| transaction.makes_room());
+        answer(others, &Err(Unwritten::Full));
+        let mut batch = Batch::new(index);
+        for (transaction, reply, _) in making_room {
+            batch.take(transaction, reply);
+        }
+        let Batch { payloads, writes, durable, replies, .. } = batch;
+        let written = self.write(&payloads, writes, durable, Purpose::MakeRoom);
+        answer(replies, &written);
+    }
+
     /// Journal, then index. After an error in the journal nothing of the batch is visible.
-    fn write(&mut self, payloads: &[Vec<u8>], writes: Vec<Write>, durable: bool) -> Result<(), Unwritten> {
+    fn write(
+        &mut self,
+        payloads: &[Vec<u8>],
+        writes: Vec<Write>,
+        durable: bool,
+        purpose: Purpose,
+    ) -> Result<(), Unwritten> {
         if payloads.is_empty() {
             return Ok(());
         }
         if let Some(reason) = self.closed.get() {
             return Err(Unwritten::ReadOnly(reason.clone()));
         }
-        let appended = self.journal.append(payloads);
+        let appended = self.journal.append(payloads, purpose);
         let lsn = match appended {
             Ok(lsn) => lsn,
             Err(error) if error.is_full() => return Err(Unwritten::Full),
@@ -244,32 +261,49 @@ impl Writer {
     }
 }
 
-impl Batch<'_> {
-    fn take(&mut self, transaction: &Transaction, reply: oneshot::Sender<Result<(), StoreError>>) {
-        let decided = decide(&self.rows, transaction, jiff::Timestamp::now());
+fn answer(replies: Vec<Reply>, written: &Result<(), Unwritten>) {
+    for (_, reply, decided) in replies {
+        let answer = match (written, decided) {
+            (_, Err(refused)) => Err(refused),
+            (Ok(()), Ok(())) => Ok(()),
+            (Err(Unwritten::Full), Ok(())) => Err(StoreError::Full),
+            (Err(Unwritten::ReadOnly(reason)), Ok(())) => Err(StoreError::ReadOnly(reason.clone())),
+        };
+        let _ = reply.send(answer); // nobody waits any more: the client is gone, the commit stands
+    }
+}
+
+impl<'a> Batch<'a> {
+    fn new(index: &'a Index) -> Self {
+        let rows = Overlay::new(index);
+        Self { rows, payloads: Vec::new(), writes: Vec::new(), bytes: 0, durable: false, replies: Vec::new() }
+    }
+
+    fn take(&mut self, transaction: Transaction, reply: Asker) {
+        let decided = decide(&self.rows, &transaction, jiff::Timestamp::now());
         let answer = match decided {
-            Ok(record) => {
-                self.durable |=
-                    !matches!(transaction, Transaction::OpenUpload { .. } | Transaction::CloseUpload { .. });
-                self.keep(record);
-                Ok(())
-            }
+            Ok(record) => self.keep(record, transaction.is_durable()),
             Err(Decision::Refused(refusal)) => Err(StoreError::Refused(refusal)),
             Err(Decision::Rows(error)) => Err(StoreError::Index(Box::new(error))),
         };
-        self.replies.push((reply, answer));
+        self.replies.push((transaction, reply, answer));
     }
 
-    fn keep(&mut self, record: Record) {
+    fn keep(&mut self, record: Record, durable: bool) -> Result<(), StoreError> {
         if record.facts.is_empty() {
-            return;
+            return Ok(());
+        }
+        let payload = record.encode();
+        if payload.len() > PAYLOAD_LIMIT {
+            return Err(StoreError::TooLarge { limit: PAYLOAD_LIMIT as u64 });
         }
         let writes = record.writes();
         self.rows.apply(writes.iter().cloned());
         self.writes.extend(writes);
-        let payload = record.encode();
         self.bytes += payload.len();
         self.payloads.push(payload);
+        self.durable |= durable;
+        Ok(())
     }
 }
 
@@ -320,4 +354,66 @@ fn take_snapshot(dir: &Path, index: &Index, readers: &Readers, id: u64, journal:
     }
     tracing::info!(lsn = lsn.0, "snapshot made");
     Ok(lsn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::Places;
+    use crate::state::View;
+    use oci::{Algorithm, RepoName};
+
+    fn open(dir: &Path, change: impl FnOnce(&mut Journal)) -> (Committer, Arc<Index>) {
+        let path = |name: &str| dir.join(name);
+        for name in ["journal", "snapshot"] {
+            std::fs::create_dir_all(path(name)).unwrap();
+        }
+        Journal::start(&path("journal"), 1).unwrap();
+        let mut journal = Journal::open(&path("journal")).unwrap();
+        let places = Places { sled: path("index.sled"), state: path("index.state"), snapshots: path("snapshot") };
+        let index = Arc::new(Index::open(places, &journal).unwrap());
+        change(&mut journal);
+        (Committer::start(journal, index.clone(), path("snapshot"), usize::MAX).unwrap(), index)
+    }
+
+    fn store(content: &[u8]) -> Transaction {
+        let mut verifier = oci::Verifier::new(Algorithm::Sha256);
+        verifier.update(content);
+        Transaction::StoreBlob { repo: repo(), blob: verifier.seal(), upload: None }
+    }
+
+    fn repo() -> RepoName {
+        "a".parse().unwrap()
+    }
+
+    fn is_linked(index: &Index, content: &[u8]) -> bool {
+        View(index).is_linked(&repo(), &oci::Digest::of(content)).unwrap()
+    }
+
+    #[test]
+    fn a_failed_sync_makes_the_store_read_only_and_what_was_there_stays_readable() {
+        let dir = tempfile::tempdir().unwrap();
+        let (committer, _) = open(dir.path(), |_| ());
+        committer.commit_blocking(store(b"before")).unwrap();
+        drop(committer);
+        let (committer, index) = open(dir.path(), Journal::break_sync);
+        for _ in 0..2 {
+            assert!(matches!(committer.commit_blocking(store(b"after")), Err(StoreError::ReadOnly(_))));
+        }
+        assert!(committer.closed().unwrap().contains("sync"), "{:?}", committer.closed());
+        assert!(is_linked(&index, b"before") && !is_linked(&index, b"after"));
+        drop((committer, index));
+        let (committer, index) = open(dir.path(), |_| ());
+        assert!(is_linked(&index, b"before"), "a restart on a good disk goes on");
+        committer.commit_blocking(store(b"after")).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_refuses_and_stays_writable() {
+        let dir = tempfile::tempdir().unwrap();
+        let (committer, index) = open(dir.path(), Journal::fill_disk);
+        assert!(matches!(committer.commit_blocking(store(b"blob")), Err(StoreError::Full)));
+        assert_eq!(committer.closed(), None);
+        assert!(!is_linked(&index, b"blob"));
+    }
 }

@@ -13,9 +13,13 @@ use crate::journal::Journal;
 pub(super) const JOURNAL: &str = "journal";
 pub(super) const SNAPSHOTS: &str = "snapshot";
 pub(super) const UPLOADS: &str = "uploads";
+pub(super) const TRASH: &str = "trash";
+pub(super) const QUARANTINE: &str = "quarantine";
+/// Directories that every store has.
+const DIRECTORIES: [&str; 5] = [JOURNAL, SNAPSHOTS, UPLOADS, TRASH, QUARANTINE];
 
 /// What `VERSION` says. Another format is another version, never a change in place.
-const VERSION: &str = "lighter registry 1\n";
+pub(super) const VERSION: &str = "lighter registry 2\n";
 /// Longest `VERSION` that is looked at, in bytes.
 const VERSION_LIMIT: usize = 64;
 
@@ -47,7 +51,8 @@ fn is_foreign(data: &Path) -> Result<bool, OpenError> {
     for entry in std::fs::read_dir(data).map_err(OpenError::io(data))? {
         let name = entry.map_err(OpenError::io(data))?.file_name();
         let name = name.to_string_lossy();
-        let ours = [JOURNAL, SNAPSHOTS, UPLOADS, "LOCK", "access", "lost+found"].contains(&&*name)
+        let ours = DIRECTORIES.contains(&&*name)
+            || ["LOCK", "access", "lost+found"].contains(&&*name)
             || name.starts_with(".VERSION");
         if !ours {
             return Ok(true);
@@ -69,12 +74,14 @@ fn lock(data: &Path) -> Result<File, OpenError> {
 
 /// Makes a new store; `VERSION` comes last, so a first start that was interrupted is done again.
 fn create(data: &Path, version: &Path) -> Result<(), OpenError> {
-    for name in [JOURNAL, SNAPSHOTS, UPLOADS] {
-        let path = data.join(name);
-        DirBuilder::new().recursive(true).mode(0o750).create(&path).map_err(OpenError::io(&path))?;
-    }
+    make_directories(data).map_err(OpenError::io(data))?;
     sync_directory(data).map_err(OpenError::io(data))?;
     let id = uuid::Uuid::now_v7().as_u128() as u64; // the low half of the UUID is random
     Journal::start(&data.join(JOURNAL), id).map_err(OpenError::metadata)?;
     replace_file(version, VERSION.as_bytes()).map_err(OpenError::io(version))
+}
+
+/// Makes the directories that every store has, where they are missing.
+pub(super) fn make_directories(data: &Path) -> std::io::Result<()> {
+    DIRECTORIES.iter().try_for_each(|name| DirBuilder::new().recursive(true).mode(0o750).create(data.join(name)))
 }

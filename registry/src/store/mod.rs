@@ -11,23 +11,34 @@
 //! ├── hooks/<name>.json           up to where receivers of webhooks know the journal (hooks)
 //! ├── journal/<lsn>.wal           the truth for metadata (journal)
 //! ├── snapshot/<lsn>.snap         all rows, so that the journal stays short
+//! ├── trash/<alg>-<hex>           condemned content, until it is unlinked (collect)
+//! ├── quarantine/<alg>-<hex>      content that was found damaged (fsck)
 //! └── index.sled/, index.state    rows for reading; deletable while stopped (index)
 //! ```
 //!
 //! A commit goes file data, file name, journal, index, answer; in that order, each durable before the
 //! next. So metadata never speaks of content that could vanish.
 
+mod backup;
+mod collect;
 mod commit;
 mod error;
+mod explain;
 mod feed;
+mod fsck;
 mod layout;
+mod lease;
+mod portable;
+mod pulls;
 mod repository;
+mod retain;
 mod uploads;
 mod usage;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use content::place::{Shelf, Spread, sync_directory};
@@ -36,12 +47,22 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::index::{Index, Places};
 use crate::journal::Journal;
+use crate::keeping::Keeping;
 pub use crate::state::Refusal;
-use crate::state::{MountSource, RowsError, Transaction, View};
+use crate::state::{Frozen, MountSource, RowsError, Transaction, View};
+pub use backup::{BackedUp, BackupError, backup};
+use collect::{Collector, Progress};
+pub use collect::{GcStatus, Pass};
 use commit::Committer;
 pub(crate) use error::blocking;
 pub use error::{OpenError, StoreError};
+pub use explain::{Explanation, Planned};
+pub use fsck::{Checked, Finding};
+use lease::Leases;
+pub use portable::{Moved, PortableError};
+use pulls::Pulls;
 pub use repository::Repository;
+pub use retain::JudgedTag;
 pub(crate) use uploads::Upload;
 use uploads::Uploads;
 
@@ -58,17 +79,25 @@ const STRIPES: usize = 64;
 /// The open store. Cheap to clone; the last clone to go closes it.
 #[derive(Clone)]
 pub struct Store {
+    // First, so that its thread ends before everything else closes. That thread has a store of its own
+    // without one.
+    collector: Option<Arc<Collector>>,
     inner: Arc<Inner>,
 }
 
 struct Inner {
+    data: PathBuf,
     shelf: Shelf,
     index: Arc<Index>,
     uploads: Uploads,
-    data: PathBuf,
     journal_id: u64,
     readers: Arc<feed::Readers>,
     stripes: Vec<Mutex<()>>,
+    keeping: Keeping,
+    leases: Leases,
+    pulls: Pulls,
+    /// What the collector did and has to do; held while a pass runs.
+    progress: Progress,
     // Last, so that the lock is let go after everything else is closed.
     committer: Committer,
     _lock: File,
@@ -85,13 +114,43 @@ pub(crate) struct StoredManifest {
 }
 
 impl Store {
-    /// Opens the store in `data`, making it where there is none.
+    /// Opens the store in `data`, making it where there is none; keeps what is kept by default.
     pub fn open(data: &Path) -> Result<Self, OpenError> {
-        Self::open_with(data, SNAPSHOT_EVERY)
+        Self::open_keeping(data, Keeping::default())
+    }
+
+    /// The same, with policies. Garbage is collected in the background if they say so.
+    pub fn open_keeping(data: &Path, keeping: Keeping) -> Result<Self, OpenError> {
+        let lease = Some(keeping.gc.lease.duration());
+        Self::open_with(data, keeping, lease, SNAPSHOT_EVERY)
+    }
+
+    /// Opens a store that no server uses, to look after it: nobody was promised anything, and nothing
+    /// is collected until that is asked for.
+    pub fn open_offline(data: &Path, mut keeping: Keeping) -> Result<Self, OpenError> {
+        keeping.gc.enabled = false;
+        Self::open_with(data, keeping, None, SNAPSHOT_EVERY)
+    }
+
+    /// The same, with the index made again from snapshot and journal.
+    pub fn open_rebuilt(data: &Path, keeping: Keeping) -> Result<Self, OpenError> {
+        {
+            let _lock = layout::prepare(data)?;
+            let index = data.join("index.sled");
+            if index.exists() {
+                std::fs::remove_dir_all(&index).map_err(OpenError::io(&index))?;
+            }
+        }
+        Self::open_offline(data, keeping)
     }
 
     /// The same, with a snapshot after so many bytes of journal.
-    fn open_with(data: &Path, snapshot_every: usize) -> Result<Self, OpenError> {
+    fn open_with(
+        data: &Path,
+        keeping: Keeping,
+        lease: Option<Duration>,
+        snapshot_every: usize,
+    ) -> Result<Self, OpenError> {
         let lock = layout::prepare(data)?;
         let shelf = Shelf::open(data, Spread::Sharded).map_err(OpenError::io(data))?;
         let journal = Journal::open(&data.join(layout::JOURNAL)).map_err(OpenError::metadata)?;
@@ -110,21 +169,27 @@ impl Store {
         let journal_id = journal.id();
         let committer = Committer::start(journal, index.clone(), snapshots, readers.clone(), snapshot_every)
             .map_err(OpenError::io(data))?;
-        let stripes = (0..STRIPES).map(|_| Mutex::new(())).collect();
-        let data = data.to_owned();
-        Ok(Self {
-            inner: Arc::new(Inner {
-                shelf,
-                index,
-                uploads,
-                data,
-                journal_id,
-                readers,
-                stripes,
-                committer,
-                _lock: lock,
-            }),
-        })
+        let inner = Inner {
+            data: data.to_owned(),
+            journal_id,
+            readers,
+            shelf,
+            index,
+            uploads,
+            stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
+            keeping,
+            leases: Leases::new(lease),
+            pulls: Pulls::default(),
+            progress: Progress::default(),
+            committer,
+            _lock: lock,
+        };
+        let store = Self { collector: None, inner: Arc::new(inner) };
+        let collector = match store.inner.keeping.gc.enabled {
+            true => Some(Arc::new(Collector::start(store.clone()).map_err(OpenError::io(data))?)),
+            false => None,
+        };
+        Ok(Self { collector, ..store })
     }
 
     /// Why nothing can be written, if that is so: a write could not be made durable.
@@ -140,7 +205,22 @@ impl Store {
     /// Finishes what is queued and closes the index, so that the next start is quick. The store takes
     /// no more writes after this.
     pub async fn close(&self) {
+        let store = self.clone();
+        let stopped = blocking(move || {
+            if let Some(collector) = &store.collector {
+                collector.stop();
+            }
+            store.flush_pulls()
+        });
+        if let Err(error) | Ok(Err(error)) = stopped.await {
+            tracing::debug!(%error, "pulls were not counted");
+        }
         self.inner.committer.close().await;
+    }
+
+    /// The policies that it was opened with.
+    pub fn keeping(&self) -> &Keeping {
+        &self.inner.keeping
     }
 
     /// Reads rows, and has the index made again if it turns out to be damaged.
@@ -155,10 +235,14 @@ impl Store {
         self.inner.committer.commit(transaction).await
     }
 
-    /// Nobody else files or mounts this digest meanwhile.
+    /// Nobody else files, mounts or collects this digest meanwhile.
     async fn digest_lock(&self, digest: &Digest) -> MutexGuard<'_, ()> {
-        let stripe = digest.as_bytes().last().map_or(0, |byte| *byte as usize % STRIPES);
-        self.inner.stripes[stripe].lock().await
+        self.inner.stripes[stripe(digest)].lock().await
+    }
+
+    /// The tags of a repository that must not change.
+    fn frozen(&self, repo: &RepoName) -> Frozen {
+        Frozen(self.inner.keeping.retention.frozen(repo))
     }
 
     /// A manifest of a repository.
@@ -173,6 +257,7 @@ impl Store {
         if manifest.bytes.len() as u64 != manifest.size {
             return Err(StoreError::Damaged(manifest.digest));
         }
+        self.inner.pulls.count(repo, manifest.digest);
         Ok(manifest)
     }
 
@@ -190,6 +275,10 @@ impl Store {
                     None => return Ok(None),
                 },
             };
+            // Clients do not send a manifest again that is there, so it has to stay for a while.
+            if !self.inner.leases.renew(&digest) {
+                return Ok(None);
+            }
             Ok(view.manifest(repo, &digest)?.map(|(row, bytes)| (digest, row, bytes)))
         })?;
         let (digest, row, bytes) = found.ok_or_else(|| StoreError::NoManifest(which.clone()))?;
@@ -206,14 +295,39 @@ impl Store {
         fixed: Vec<Tag>,
     ) -> Result<(), StoreError> {
         self.writable()?;
+        match self.try_put_manifest(repo, &manifest, &tags, &fixed).await {
+            Err(StoreError::Refused(Refusal::Incomplete { blobs, manifests })) => {
+                // The client may have been told of a blob that was collected since.
+                let mut is_back = false;
+                for blob in &blobs {
+                    is_back |= self.resurrect(repo, *blob).await?;
+                }
+                match is_back {
+                    true => self.try_put_manifest(repo, &manifest, &tags, &fixed).await,
+                    false => Err(StoreError::Refused(Refusal::Incomplete { blobs, manifests })),
+                }
+            }
+            done => done,
+        }
+    }
+
+    async fn try_put_manifest(
+        &self,
+        repo: &RepoName,
+        manifest: &Manifest,
+        tags: &[Tag],
+        fixed: &[Tag],
+    ) -> Result<(), StoreError> {
         let inline = manifest.bytes().len() <= INLINE_LIMIT;
         let digest = manifest.digest();
         let _filing = self.digest_lock(&digest).await;
+        self.inner.leases.renew(&digest); // under the lock, so that nobody takes it meanwhile
         if !inline {
-            self.file_manifest(&manifest).await?;
+            self.file_manifest(manifest).await?;
         }
-        let manifest = Box::new(manifest);
-        self.commit(Transaction::PutManifest { repo: repo.clone(), manifest, inline, tags, fixed }).await
+        let (manifest, tags, frozen) = (Box::new(manifest.clone()), tags.to_vec(), self.frozen(repo));
+        let fixed = fixed.to_vec();
+        self.commit(Transaction::PutManifest { repo: repo.clone(), manifest, inline, tags, fixed, frozen }).await
     }
 
     async fn file_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
@@ -232,16 +346,20 @@ impl Store {
 
     /// Deletes a tag, or a manifest with all tags that name it.
     pub(crate) async fn delete_manifest(&self, repo: &RepoName, which: &Selector) -> Result<(), StoreError> {
-        let repo = repo.clone();
+        let (frozen, repo) = (self.frozen(repo), repo.clone());
         self.commit(match which.clone() {
-            Selector::Tag(tag) => Transaction::DeleteTag { repo, tag },
-            Selector::Digest(digest) => Transaction::DeleteManifest { repo, digest },
+            Selector::Tag(tag) => Transaction::DeleteTag { repo, tag, frozen },
+            Selector::Digest(digest) => Transaction::DeleteManifest { repo, digest, frozen },
         })
         .await
     }
 
     /// The size of a blob of a repository, in bytes, without opening a file.
     pub(crate) fn blob_size(&self, repo: &RepoName, digest: &Digest) -> Result<u64, StoreError> {
+        // Clients do not send what is there, so it has to stay until they name it in a manifest.
+        if !self.inner.leases.renew(digest) {
+            return Err(StoreError::NoBlob(*digest));
+        }
         let row = self.read(|view| view.blob(repo, digest))?;
         Ok(row.ok_or(StoreError::NoBlob(*digest))?.size)
     }
@@ -274,10 +392,23 @@ impl Store {
         digest: Digest,
         from: Option<RepoName>,
     ) -> Result<bool, StoreError> {
-        let _filing = self.digest_lock(&digest).await;
+        let ghost = from.clone();
+        let filing = self.digest_lock(&digest).await;
+        self.inner.leases.renew(&digest); // under the lock, so that nobody takes it meanwhile
         let from = from.map_or(MountSource::Anywhere, MountSource::Repo);
-        let mounted = self.commit(Transaction::MountBlob { repo: repo.clone(), digest, from }).await;
-        match mounted {
+        let mount = Transaction::MountBlob { repo: repo.clone(), digest, from };
+        match self.commit(mount.clone()).await {
+            Ok(()) => return Ok(true),
+            Err(error) if !error.is_missing() => return Err(error),
+            Err(_) => drop(filing),
+        }
+        // It may have been collected from there a short time ago.
+        let Some(ghost) = ghost else { return Ok(false) };
+        if !self.resurrect(&ghost, digest).await? {
+            return Ok(false);
+        }
+        let _filing = self.digest_lock(&digest).await;
+        match self.commit(mount).await {
             Ok(()) => Ok(true),
             Err(error) if error.is_missing() => Ok(false),
             Err(error) => Err(error),
@@ -294,6 +425,7 @@ impl Store {
         upload: Option<String>,
     ) -> Result<(), StoreError> {
         let _filing = self.digest_lock(&blob.digest()).await;
+        self.inner.leases.renew(&blob.digest()); // under the lock, so that nobody takes it meanwhile
         let known = self.read(|view| view.stored_blob(&blob.digest()))?.is_some();
         let shelf = self.inner.shelf.clone();
         let target = shelf.path(&blob.digest());
@@ -344,9 +476,16 @@ impl Store {
     }
 }
 
+/// Which of the locks on digests is this one's.
+fn stripe(digest: &Digest) -> usize {
+    digest.as_bytes().last().map_or(0, |byte| *byte as usize % STRIPES)
+}
+
 fn sync_parent(path: &Path) -> std::io::Result<()> {
     sync_directory(path.parent().unwrap_or(Path::new("/")))
 }
 
+#[cfg(test)]
+mod keep_tests;
 #[cfg(test)]
 mod tests;

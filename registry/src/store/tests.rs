@@ -33,7 +33,7 @@ fn tag(number: usize) -> Tag {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_with_snapshots_comes_back_without_its_index() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open_with(dir.path(), 16 << 10).unwrap();
+    let store = Store::open_with(dir.path(), Keeping::default(), None, 16 << 10).unwrap();
     put_blob(&store, b"config".to_vec()).await.unwrap();
     for number in 0..400 {
         store.put_manifest(&repo(), manifest(number), vec![tag(number % 50)], Vec::new()).await.unwrap();
@@ -61,7 +61,7 @@ async fn a_store_with_snapshots_comes_back_without_its_index() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_clients_on_the_same_content_leave_a_consistent_store() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open_with(dir.path(), 64 << 10).unwrap();
+    let store = Store::open_with(dir.path(), Keeping::default(), None, 64 << 10).unwrap();
     let tasks: Vec<_> = (0..16).map(|client| tokio::spawn(disturb(store.clone(), client))).collect();
     for task in tasks {
         task.await.unwrap();

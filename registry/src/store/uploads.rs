@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use oci::wire::UploadId;
@@ -188,6 +189,44 @@ impl Store {
         let session = self.session(repo, id)?;
         let mut state = session.state.clone().try_lock_owned().map_err(|_| StoreError::UploadBusy)?;
         self.drop_upload(id, &session, &mut state).await
+    }
+
+    /// Ends sessions to which nothing came for so long. Blocks, so it is for threads that may.
+    pub(super) fn purge_uploads(&self, idle: Duration) -> Result<u64, StoreError> {
+        let mut purged = 0;
+        for id in self.read(|view| view.uploads())? {
+            let Ok(id) = id.parse::<UploadId>() else { continue };
+            let path = self.inner.uploads.path(&id);
+            let is_stale = match std::fs::metadata(&path).and_then(|metadata| metadata.modified()) {
+                Ok(modified) => SystemTime::now().duration_since(modified).is_ok_and(|age| age >= idle),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+                Err(error) => return Err(StoreError::io(&path)(error)),
+            };
+            purged += u64::from(is_stale && self.purge_upload(&id)?);
+        }
+        Ok(purged)
+    }
+
+    fn purge_upload(&self, id: &UploadId) -> Result<bool, StoreError> {
+        let Some(row) = self.read(|view| view.upload(id.as_str()))? else { return Ok(false) };
+        let session = match self.session(&row.repo, id) {
+            Ok(session) => session,
+            Err(error) if error.is_missing() => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        // Whoever holds it is writing to it, so it is not stale after all; or is ending it.
+        let Ok(mut state) = session.state.clone().try_lock_owned() else { return Ok(false) };
+        *state = None;
+        self.inner.uploads.with(|sessions| sessions.remove(id));
+        if let Err(error) = std::fs::remove_file(&session.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(StoreError::io(&session.path)(error));
+        }
+        match self.inner.committer.commit_blocking(Transaction::CloseUpload { id: id.to_string() }) {
+            Err(error) if error.is_missing() => Ok(false),
+            closed => closed.map(|()| true),
+        }
     }
 
     async fn drop_upload(

@@ -27,7 +27,7 @@ impl Store {
         pleases: impl Fn(&RepoName) -> bool,
     ) -> Result<Option<RepoName>, StoreError> {
         let store = self.clone();
-        let holders = blocking(move || store.read(|view| view.holders(&digest, None, HOLDERS_LIMIT))).await??;
+        let holders = blocking(move || store.read(|view| view.some_holders(&digest, HOLDERS_LIMIT))).await??;
         Ok(holders.into_iter().find(pleases))
     }
 

@@ -179,6 +179,17 @@ impl Http {
         digest
     }
 
+    /// Tries to push a blob onto a full disk.
+    pub async fn push_is_refused(&self, name: &str, content: &[u8]) {
+        let reply = self.send("POST", &format!("/v2/{name}/blobs/uploads/"), &[], "").await;
+        if reply.status == 202 {
+            let put = format!("{}?digest={}", reply.header("location"), Digest::of(content));
+            self.send("PUT", &put, &[], content.to_vec()).await.refuses(507, "DENIED");
+        } else {
+            reply.refuses(507, "DENIED");
+        }
+    }
+
     pub async fn put_manifest(&self, name: &str, reference: &str, kind: &str, bytes: Vec<u8>) -> Reply {
         self.send("PUT", &format!("/v2/{name}/manifests/{reference}"), &[("content-type", kind)], bytes).await
     }

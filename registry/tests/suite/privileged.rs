@@ -60,7 +60,7 @@ async fn privileged_a_full_disk_refuses_writes_and_serves_reads() {
     registry.http.send("PATCH", &location, &[], noise(1, 1_000_000)).await.refuses(507, "DENIED");
     // The journal is full too, once what is left of its last page is used up.
     let mut refused = false;
-    for number in 0..200 {
+    for number in 0..1000 {
         let text = image(b"layer");
         let put = registry.http.put_manifest("a", &format!("full-{number}"), MANIFEST, text).await;
         refused |= put.status.as_u16() != 201;
@@ -77,6 +77,15 @@ async fn privileged_a_full_disk_refuses_writes_and_serves_reads() {
         "0-4",
         "nothing of the failed chunk stays"
     );
+
+    // What makes room is still done: from the room that the journal has set aside for it.
+    registry.http.push_is_refused("a", &noise(2, 100_000)).await;
+    for number in 0..20 {
+        let deleted = registry.http.delete(&format!("/v2/a/manifests/full-{number}")).await;
+        assert!([202, 404].contains(&deleted.status.as_u16()), "{deleted:?}");
+    }
+    registry.http.delete("/v2/a/manifests/v1").await.expect(202);
+    registry.http.get("/v2/a/manifests/v1").await.expect(404);
 
     disk.free();
     let digest = Digest::of(b"begun and ended");

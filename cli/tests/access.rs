@@ -1,0 +1,365 @@
+//! Logins, as the clients that people use send them: public pull with authenticated push, wrong passwords,
+//! robot tokens, TLS with an authority of one's own; and the commands around them.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use fixtures::clients::{Client, Containerd, Docker, Lighter, Podman, Skopeo};
+use fixtures::den::Den;
+use fixtures::images::Image;
+use fixtures::registry::Registry;
+
+/// `secret`, as `htpasswd -B` would write it.
+const HASH: &str = "$2b$04$lighterlighterlightere9LfHf4ipipjCP0BcH.PFYRV5hsstoKy";
+
+const RULES: &str = r#"
+[access]
+htpasswd = "@users@"
+
+[[access.rules]]
+subjects = ["anonymous"]
+repositories = ["public/**"]
+rights = ["pull"]
+
+[[access.rules]]
+subjects = ["user:alice"]
+repositories = ["public/**", "private/**"]
+rights = ["pull", "push"]
+"#;
+
+const ALICE: Option<&str> = Some("alice:secret");
+
+fn lighter() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_lighter"))
+}
+
+/// A registry that everybody may pull `public/**` from, and where alice may push.
+fn guarded(more: impl FnOnce(&Path) -> String) -> Registry {
+    let den = Den::new("registry");
+    let users = den.path().join("users");
+    std::fs::write(&users, format!("alice:{HASH}\n")).unwrap();
+    let configuration = more(den.path()) + &RULES.replace("@users@", &users.display().to_string());
+    std::fs::write(den.path().join("registry.toml"), configuration).unwrap();
+    Registry::start_in(den, lighter().to_owned())
+}
+
+/// A client that shows a login (`user:password`) or none.
+trait Caller {
+    fn push(&self, image: &Image, reference: &str, login: Option<&str>) -> Output;
+    fn pull(&self, reference: &str, login: Option<&str>) -> Output;
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
+}
+
+fn run_with_input(command: &mut Command, input: &str) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn done(output: Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// It must fail, and for want of a right.
+#[track_caller]
+fn refused(output: Output) {
+    let said = String::from_utf8_lossy(&output.stderr).to_ascii_lowercase();
+    let why = ["unauthorized", "denied", "authentication required", "401", "403", "authorization", "refused the login"];
+    assert!(!output.status.success() && why.iter().any(|word| said.contains(word)), "{output:?}");
+}
+
+impl Caller for Docker {
+    fn push(&self, image: &Image, reference: &str, login: Option<&str>) -> Output {
+        done(run(self.command(&["load", "--quiet", "--input"]).arg(image.archive())));
+        done(run(&mut self.command(&["tag", &image.loaded_name(), reference])));
+        match self.show(reference, login) {
+            Some(failed) => failed,
+            None => run(&mut self.command(&["push", "--quiet", reference])),
+        }
+    }
+
+    fn pull(&self, reference: &str, login: Option<&str>) -> Output {
+        match self.show(reference, login) {
+            Some(failed) => failed,
+            None => run(&mut self.command(&["pull", "--quiet", reference])),
+        }
+    }
+}
+
+/// Docker keeps logins.
+trait Show {
+    fn show(&self, reference: &str, login: Option<&str>) -> Option<Output>;
+}
+
+impl Show for Docker {
+    fn show(&self, reference: &str, login: Option<&str>) -> Option<Output> {
+        let host = reference.split('/').next().unwrap();
+        let output = match login.map(|login| login.split_once(':').unwrap()) {
+            None => run(&mut self.command(&["logout", host])),
+            Some((user, password)) => {
+                run_with_input(&mut self.command(&["login", "-u", user, "--password-stdin", host]), password)
+            }
+        };
+        (!output.status.success()).then_some(output)
+    }
+}
+
+impl Caller for Podman {
+    fn push(&self, image: &Image, reference: &str, login: Option<&str>) -> Output {
+        let archive = format!("docker-archive:{}", image.archive().display());
+        done(run(&mut self.command(&["pull", "--quiet", &archive])));
+        let mut command = self.command(&["push", "--quiet", "--tls-verify=false"]);
+        command.args(login.iter().flat_map(|login| ["--creds", login]));
+        run(command.args([&image.loaded_name(), &format!("docker://{reference}")]))
+    }
+
+    fn pull(&self, reference: &str, login: Option<&str>) -> Output {
+        let mut command = self.command(&["pull", "--quiet", "--tls-verify=false"]);
+        command.args(login.iter().flat_map(|login| ["--creds", login]));
+        run(command.arg(reference))
+    }
+}
+
+impl Caller for Skopeo {
+    fn push(&self, image: &Image, reference: &str, login: Option<&str>) -> Output {
+        let mut command = self.command(&["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
+        command.args(login.iter().flat_map(|login| ["--dest-creds", login]));
+        run(command.args([format!("oci:{}:v1", image.layout().display()), format!("docker://{reference}")]))
+    }
+
+    fn pull(&self, reference: &str, login: Option<&str>) -> Output {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = self.command(&["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]);
+        command.args(login.iter().flat_map(|login| ["--src-creds", login]));
+        run(command.args([format!("docker://{reference}"), format!("dir:{}", directory.path().display())]))
+    }
+}
+
+impl Caller for Containerd {
+    fn push(&self, image: &Image, reference: &str, login: Option<&str>) -> Output {
+        done(run(self.command(&["images", "import", "--no-unpack"]).arg(image.archive())));
+        done(run(&mut self.command(&["images", "tag", "--force", &image.loaded_name(), reference])));
+        let mut command = self.command(&["images", "push", "--plain-http"]);
+        command.args(login.iter().flat_map(|login| ["--user", login]));
+        run(command.arg(reference))
+    }
+
+    fn pull(&self, reference: &str, login: Option<&str>) -> Output {
+        let mut command = self.command(&["images", "pull", "--plain-http"]);
+        command.args(login.iter().flat_map(|login| ["--user", login]));
+        run(command.arg(reference))
+    }
+}
+
+impl Caller for Lighter {
+    fn push(&self, image: &Image, reference: &str, login: Option<&str>) -> Output {
+        let source = format!("oci:{}:v1", image.layout().display());
+        run(self.logged_in(reference, login).args(["push", &source, reference]))
+    }
+
+    fn pull(&self, reference: &str, login: Option<&str>) -> Output {
+        run(self.logged_in(reference, login).args(["pull", reference]))
+    }
+}
+
+trait LoggedIn {
+    fn logged_in(&self, reference: &str, login: Option<&str>) -> Command;
+}
+
+impl LoggedIn for Lighter {
+    fn logged_in(&self, reference: &str, login: Option<&str>) -> Command {
+        let host = reference.split('/').next().unwrap();
+        let (user, password) = login.unwrap_or(":").split_once(':').unwrap();
+        let config = format!(r#"{{"auths":{{"{host}":{{"username":"{user}","password":"{password}"}}}}}}"#);
+        let mut command = self.command(&[]);
+        if login.is_some() {
+            command.env("DOCKER_AUTH_CONFIG", config);
+        }
+        command
+    }
+}
+
+/// Everybody pulls what is public, only alice pushes, and nobody else sees what is private.
+fn public_pull_and_authenticated_push(caller: &dyn Caller, seed: u64) {
+    let registry = guarded(|_| String::new());
+    let image = Image::small(seed);
+    let (public, private) = (registry.reference("public/a:v1"), registry.reference("private/a:v1"));
+    refused(caller.push(&image, &public, None));
+    refused(caller.push(&image, &public, Some("alice:wrong")));
+    refused(caller.push(&image, &public, Some("mallory:secret")));
+    refused(caller.push(&image, &registry.reference("other/a:v1"), ALICE));
+    registry.send("GET", "/v2/public/a/manifests/v1", &[], b"").expect(404);
+    done(caller.push(&image, &public, ALICE));
+    done(caller.pull(&public, None));
+    done(caller.push(&image, &private, ALICE));
+    refused(caller.pull(&private, None));
+    refused(caller.pull(&private, Some("alice:wrong")));
+    done(caller.pull(&private, ALICE));
+
+    let audit: Vec<String> =
+        registry.log().lines().filter(|line| line.contains(": audit ")).map(str::to_owned).collect();
+    let by_alice = |line: &&String| line.contains("who=user:alice") && line.contains("outcome=201");
+    assert!(audit.iter().filter(by_alice).count() >= 6, "{audit:#?}");
+    assert!(audit.iter().any(|line| line.contains("who=anonymous") && line.contains("outcome=401")), "{audit:#?}");
+    assert!(!registry.log().contains("secret"), "passwords are never logged");
+}
+
+#[test]
+fn privileged_public_pull_and_authenticated_push_by_docker() {
+    public_pull_and_authenticated_push(&Docker::start(), 21);
+}
+
+#[test]
+fn privileged_public_pull_and_authenticated_push_by_podman() {
+    public_pull_and_authenticated_push(&Podman::new(), 22);
+}
+
+#[test]
+fn privileged_public_pull_and_authenticated_push_by_skopeo() {
+    public_pull_and_authenticated_push(&Skopeo::new(), 23);
+}
+
+#[test]
+fn privileged_public_pull_and_authenticated_push_by_ctr() {
+    public_pull_and_authenticated_push(&Containerd::start(), 24);
+}
+
+#[test]
+fn public_pull_and_authenticated_push_by_lighter() {
+    public_pull_and_authenticated_push(&Lighter::new(lighter()), 25);
+}
+
+/// `lighter registry token` beside a registry that runs.
+#[test]
+fn privileged_robot_tokens_log_docker_in_until_they_are_revoked() {
+    let registry = guarded(|_| String::new());
+    let data = registry.data().display().to_string();
+    let home = Lighter::new(lighter());
+    let token = |arguments: &[&str]| run(home.command(&["registry", "token"]).args(arguments).args(["--data", &data]));
+    let made = done(token(&["create", "ci", "--allow", "pull,push", "--repository", "ci/*", "--expires", "90d"]));
+    assert!(made.starts_with("lgt_"), "{made}");
+    let listed = done(token(&["list"]));
+    assert!(listed.contains("  ci  pull,push  ci/*  2") && !listed.contains(&made), "{listed}");
+    let (docker, image) = (Docker::start(), Image::small(26));
+    let login = format!("robot:{made}");
+    let reference = registry.reference("ci/a:v1");
+    done(docker.push(&image, &reference, Some(&login)));
+    refused(docker.push(&image, &registry.reference("private/a:v1"), Some(&login)));
+    let ended = token(&["revoke", "ci"]);
+    assert!(ended.status.success() && String::from_utf8_lossy(&ended.stderr).contains("ended the token"), "{ended:?}");
+    refused(docker.pull(&reference, Some(&login)));
+    assert_eq!(token(&["revoke", "ci"]).status.code(), Some(66));
+}
+
+fn openssl(arguments: &[&str]) {
+    let output = Command::new("openssl").args(arguments).output();
+    done(output.expect("openssl is missing; install the Debian package openssl"));
+}
+
+/// A self-signed certificate for 127.0.0.1, which is its own authority.
+fn certificate(directory: &Path) {
+    std::fs::create_dir_all(directory).unwrap();
+    let path = |name: &str| directory.join(name).display().to_string();
+    openssl(&[
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=registry",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        &path("key.pem"),
+        "-out",
+        &path("ca.crt"),
+    ]);
+}
+
+#[test]
+fn privileged_podman_and_skopeo_speak_tls_with_a_private_authority_through_a_renewal() {
+    let registry = guarded(|den| {
+        certificate(&den.join("tls"));
+        let path = |name: &str| den.join("tls").join(name).display().to_string();
+        format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n", path("ca.crt"), path("key.pem"))
+    });
+    let tls = registry.directory().join("tls");
+    let trust = |name: &str| {
+        let directory = registry.directory().join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::copy(tls.join("ca.crt"), directory.join("ca.crt")).unwrap();
+        format!("--cert-dir={}", directory.display())
+    };
+    let old = trust("old");
+    let (podman, skopeo, image) = (Podman::new(), Skopeo::new(), Image::small(27));
+    let reference = registry.reference("public/a:v1");
+    let layout = format!("oci:{}:v1", image.layout().display());
+    let push = |trust: &str| {
+        let trust = trust.replace("--cert-dir", "--dest-cert-dir");
+        let mut command =
+            skopeo.command(&["--insecure-policy", "copy", "--quiet", "--dest-creds=alice:secret", &trust]);
+        run(command.args([&layout, &format!("docker://{reference}")]))
+    };
+    let pull = |trust: &str| run(&mut podman.command(&["pull", "--quiet", trust, &reference]));
+    done(push(&old));
+    done(pull(&old));
+    let new = registry.directory().join("new-tls");
+    certificate(&new);
+    for file in ["ca.crt", "key.pem"] {
+        std::fs::rename(new.join(file), tls.join(file)).unwrap();
+    }
+    assert!(!pull(&old).status.success(), "the old authority did not sign the new certificate");
+    let new = trust("new");
+    done(push(&new));
+    done(pull(&new));
+    let authority = tls.join("ca.crt").display().to_string();
+    let home = Lighter::new(lighter());
+    done(run(&mut home.command(&["pull", "--registry-ca", &authority, &reference])));
+}
+
+#[test]
+fn a_configuration_is_checked_and_explained() {
+    let den = Den::new("config");
+    let home = Lighter::new(lighter());
+    let check = |text: &str| {
+        let path = den.path().join("registry.toml");
+        std::fs::write(&path, text).unwrap();
+        run(&mut home.command(&["registry", "check-config", &path.display().to_string()]))
+    };
+    let good =
+        check("addr = \"127.0.0.1:5000\"\n[[webhooks]]\nname = \"x\"\nurl = \"http://a\"\nsecret = \"hidden\"\n");
+    let printed = done(good);
+    assert!(printed.contains("secret = \"***\"") && !printed.contains("hidden"), "{printed}");
+    for (text, words) in [
+        ("adr = 1", "there is no key `adr`; is `addr` meant?"),
+        ("[access]\nhtpasswd = \"/nowhere/users\"", "could not read /nowhere/users"),
+        ("[tls]\ncertificate = \"/nowhere/c\"\nkey = \"/nowhere/k\"", "could not read /nowhere/c"),
+    ] {
+        let output = check(text);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.contains(words)), (Some(65), true), "{text}\n{said}");
+    }
+}
+
+#[test]
+fn only_robots_get_in_where_there_are_robots_and_nothing_else_is_said() {
+    let den = Den::new("registry");
+    let data = den.path().join("data").display().to_string();
+    let home = Lighter::new(lighter());
+    let token =
+        done(run(&mut home.command(&["registry", "token", "create", "ci", "--allow", "pull", "--data", &data])));
+    let registry = Registry::start_in(den, lighter().to_owned());
+    registry.send("GET", "/v2/", &[], b"").expect(401);
+    registry.send("GET", "/v2/", &[("authorization", &format!("Bearer {token}"))], b"").expect(200);
+}
