@@ -99,7 +99,7 @@ impl Project {
         let bin = self.den.path().join("bin");
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
         let mut pipeline = runner();
-        pipeline.args(["--force-shell-executor", "--shell-isolation", "--no-color"]);
+        pipeline.args(["--force-shell-executor", "--shell-isolation", "--no-artifacts-to-source", "--no-color"]);
         pipeline.args(["--max-job-name-padding", "0"]).arg("--cwd").arg(self.clone());
         pipeline.arg("--home").arg(self.den.path()).env_clear().env("PATH", path).env("HOME", self.den.path());
         for (name, value) in [
