@@ -392,38 +392,6 @@ pub struct LogoutArgs {
     pub registry: RegistryArgs,
 }
 
-/// Run and look after a registry
-#[cfg(feature = "serve")]
-#[derive(Debug, Subcommand)]
-pub enum RegistryCommand {
-    Serve(ServeArgs),
-}
-
-/// Serve images over the OCI Distribution API
-#[cfg(feature = "serve")]
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  lighter registry serve
-  lighter registry serve --addr 127.0.0.1:5000 --data /var/lib/lighter
-  lighter registry serve --config /etc/lighter/registry.toml
-
-The configuration file (TOML) knows the same keys: addr, data, allow_anonymous. What is typed wins.")]
-pub struct ServeArgs {
-    /// Where to listen [default: 127.0.0.1:5000]
-    #[arg(long, value_name = "IP:PORT", env = "LIGHTER_REGISTRY_ADDR")]
-    pub addr: Option<std::net::SocketAddr>,
-    /// Where to keep images [default: registry below lighter's data directory]
-    #[arg(long, value_name = "DIR", env = "LIGHTER_REGISTRY_DATA")]
-    pub data: Option<PathBuf>,
-    /// Settings in a file
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Let anybody who reaches an address other than loopback push and pull
-    #[arg(long)]
-    pub allow_anonymous: bool,
-}
-
 /// Build, push and deploy in one go
 #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
 #[derive(Debug, Args)]
