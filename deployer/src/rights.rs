@@ -278,7 +278,7 @@ rules:
         let targets = |words: &[&str]| words.iter().map(|word| word.parse().unwrap()).collect::<Vec<Target>>();
         let text = role("x", &rules(&targets(&["deploy/a", "deployments.apps/b", "job/c"]), "demo", false).unwrap());
         for line in [
-            "resources: [\"deployments\"], verbs: [\"list\", \"watch\"]",
+            "resources: [\"deployments\", \"replicasets\"], verbs: [\"list\", \"watch\"]",
             "resources: [\"deployments\"], resourceNames: [\"a\"], verbs: [\"get\", \"patch\"]",
             "resources: [\"jobs\"], resourceNames: [\"c\"], verbs: [\"delete\", \"get\", \"list\", \"patch\", \"watch\"]",
             "resources: [\"jobs\"], verbs: [\"create\"]",

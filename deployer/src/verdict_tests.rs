@@ -220,7 +220,7 @@ fn special_cases_are_said_as_what_they_are() {
         Scene::new("DaemonSet", Some(workload(json!({}), zero.clone()))).verdict(),
         Verdict::Done(Evidence::NoNodes)
     );
-    assert_eq!(Scene::new("ReplicaSet", Some(workload(json!({}), zero))).verdict(), Verdict::Done(Evidence::NoRollout));
+    assert_eq!(Scene::new("ReplicaSet", Some(workload(json!({}), zero))).verdict(), Verdict::Done(Evidence::OnDelete));
 }
 
 #[test]
@@ -400,4 +400,111 @@ fn stateful_and_daemon_sets_know_their_new_pods() {
     daemons["metadata"]["annotations"] = json!({"deprecated.daemonset.template.generation": "2"});
     let scene = Scene::new("DaemonSet", Some(daemons)).pods(UID, &[ready(NEW), ready(NEW)]);
     assert_eq!(scene.verdict(), Verdict::Done(Evidence::Verified { pods: 2 }));
+}
+
+#[test]
+fn what_only_events_say_of_a_pod_is_told() {
+    let event = |reason: &str, message: &str| {
+        json!({"metadata": {"uid": reason}, "reason": reason, "message": message, "type": "Warning",
+        "involvedObject": {"uid": "pod-0", "fieldPath": "spec.containers{web}"}, "lastTimestamp": "2026-11-23T05:00:00Z"})
+    };
+    let creating = waiting("ContainerCreating", "");
+    let probe = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}],
+        "containerStatuses": [{"name": "web", "ready": false, "restartCount": 0, "imageID": NEW, "state": {"running": {}}}]});
+    for (status, reason, message, cause, after) in [
+        (&creating, "FailedMount", "volume \"tls\" : secret \"tls\" not found", Cause::Config, Some(30)),
+        (&creating, "FailedMount", "volume \"nfs\": mount.nfs: Connection timed out", Cause::Mount, None),
+        (&creating, "FailedCreatePodSandBox", "failed to set up network", Cause::Start, None),
+        (&probe, "Unhealthy", "Readiness probe failed: HTTP 503", Cause::Unready, None),
+    ] {
+        let mut scene =
+            deployment(json!({}), json!({"observedGeneration": 2})).pods(RS_UID, std::slice::from_ref(status));
+        scene.put(3, event(reason, message));
+        let troubles = diagnose(&scene.world.snapshot(&scene.ticket), &scene.ticket, &Policy::default(), now());
+        assert_eq!((troubles[0].cause, troubles[0].text.as_str(), troubles[0].fatal), (cause, message, false));
+        match after {
+            Some(after) => assert_eq!(failed(scene.verdict_at(after))[0].0, cause),
+            None => assert!(matches!(scene.verdict_at(3600), Verdict::Waiting(_)), "{message}"),
+        }
+    }
+    let mut well = deployment(json!({}), finished()).pods(RS_UID, &[ready(NEW), ready(NEW)]);
+    well.put(3, event("Unhealthy", "Readiness probe failed"));
+    assert!(
+        diagnose(&well.world.snapshot(&well.ticket), &well.ticket, &Policy::default(), now()).is_empty(),
+        "it passed"
+    );
+}
+
+#[test]
+fn a_part_of_the_pods_may_be_enough_and_as_many_may_fail() {
+    let status = json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3, "availableReplicas": 3});
+    let scene = |pods: &[Value]| deployment(json!({"replicas": 4}), status.clone()).pods(RS_UID, pods);
+    let bad = waiting("ErrImagePull", "not found");
+    for (require, pods, verdict) in [
+        ("50%", vec![ready(NEW), ready(NEW), bad.clone()], Some(Verdict::Done(Evidence::Partial { pods: 2, want: 4 }))),
+        (
+            "75%",
+            vec![ready(NEW), ready(NEW), bad.clone()],
+            Some(Verdict::Waiting(Waiting::Updated { have: 3, want: 4 })),
+        ),
+        ("75%", vec![ready(NEW), bad.clone(), bad.clone()], None),
+        ("full", vec![ready(NEW), ready(NEW), bad.clone()], None),
+        (
+            "50%",
+            vec![ready(OLD), ready(NEW), waiting("ContainerCreating", "")],
+            Some(Verdict::Waiting(Waiting::Updated { have: 3, want: 4 })),
+        ),
+    ] {
+        let scene = scene(&pods);
+        let policy = Policy { require: require.parse().unwrap(), ..Policy::default() };
+        let found = classify(&scene.world.snapshot(&scene.ticket), &scene.ticket, &policy, now());
+        match verdict {
+            Some(verdict) => assert_eq!(found, verdict, "{require}"),
+            None => assert!(matches!(found, Verdict::Failed(_)), "{require}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_pod_and_a_job_speak_for_themselves() {
+    let judged = |kind: &str, group: &str, mut object: Value, pods: Vec<Value>| {
+        let kind = Resource { group: group.into(), ..resource(kind) };
+        object["metadata"] = json!({"name": "web", "uid": UID});
+        let mut world = World::default();
+        for (kind, objects) in [(Kind::Workload(kind.clone()), vec![object]), (Kind::Pod, pods), (Kind::Event, vec![])]
+        {
+            let stream = world.add_stream(kind, "demo");
+            world.replace(stream, objects, now());
+        }
+        let ticket = Ticket { object: ObjectName::new(kind, "demo", "web"), generation: 0, ..ticket("Pod") };
+        classify(&world.snapshot(&ticket), &ticket, &Policy::default(), now())
+    };
+    let container = json!([{"name": "web", "image": NEW}]);
+    let pod = |status: Value| judged("Pod", "", json!({"spec": {"containers": container}, "status": status}), vec![]);
+    assert_eq!(pod(ready(NEW)), Verdict::Done(Evidence::Verified { pods: 1 }));
+    assert_eq!(
+        pod(ready(OLD)),
+        Verdict::Waiting(Waiting::Reported { have: 0, want: 1 }),
+        "its container restarts soon"
+    );
+    assert!(matches!(pod(waiting("ErrImagePull", "not found")), Verdict::Failed(_)));
+    assert_eq!(pod(json!({"phase": "Succeeded"})), Verdict::Done(Evidence::Completed));
+
+    let job = |conditions: Value, pods: Vec<Value>| {
+        let object = json!({"spec": {"completions": 2, "template": {"spec": {"containers": container}}}, "status": {"succeeded": 1, "conditions": conditions}});
+        judged("Job", "batch", object, pods)
+    };
+    let condition = |kind: &str| json!([{"type": kind, "status": "True", "reason": "BackoffLimitExceeded", "message": "too often"}]);
+    assert_eq!(job(condition("Complete"), vec![]), Verdict::Done(Evidence::Completed));
+    assert_eq!(failed(job(condition("Failed"), vec![])), [(Cause::Job, "BackoffLimitExceeded: too often".to_owned())]);
+    assert_eq!(job(json!([]), vec![]), Verdict::Waiting(Waiting::Working { have: 1, want: 2 }));
+    let crashes = crashed(5, json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+    assert!(
+        matches!(job(json!([]), vec![self::pod(0, UID, crashes)]), Verdict::Waiting(_)),
+        "the job decides how often it tries"
+    );
+    assert!(matches!(
+        job(json!([]), vec![self::pod(0, UID, waiting("ErrImagePull", "not found"))]),
+        Verdict::Failed(_)
+    ));
 }

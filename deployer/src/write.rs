@@ -72,6 +72,22 @@ impl Cluster {
         Ok(executed)
     }
 
+    /// Brings the patches of a plan up to date, if time has passed since it was made: a container that went
+    /// meanwhile would be added again.
+    ///
+    /// # Errors
+    ///
+    /// Fails if an object or a container is gone, or a guard does not hold any more.
+    pub async fn renew(&self, plan: &Plan) -> Result<Plan, Error> {
+        let mut renewed = plan.clone();
+        for action in renewed.actions.iter_mut().filter(|action| matches!(action.step, Step::Patch(_))) {
+            if let Again::Send(new) = self.look_again(plan, action).await? {
+                *action = *new;
+            }
+        }
+        Ok(renewed)
+    }
+
     async fn act<'a>(&self, plan: &Plan, action: &'a Action) -> Result<(Cow<'a, Action>, Value), Error> {
         let deadline = Instant::now() + WRITE_LIMIT;
         let mut action = Cow::Borrowed(action);
@@ -218,8 +234,13 @@ fn patched_anew(action: &Action, body: &Value, live: Value, guarded: bool) -> Re
         })
     };
     let mut images: Vec<(&Container, &str)> = Vec::new();
-    for image in &action.images {
-        images.push((find(&image.container)?, image.to.as_str()));
+    let mut changes = action.images.clone();
+    for (image, change) in action.images.iter().zip(&mut changes) {
+        let container = find(&image.container)?;
+        images.push((container, image.to.as_str()));
+        if container.image != image.to {
+            change.from = Some(container.image.clone()); // that is what to go back to now
+        }
     }
     let annotations = body["metadata"]["annotations"].as_object().into_iter().flatten();
     let annotations = annotations.map(|(key, value)| (key.clone(), text(value).to_owned())).collect();
@@ -229,7 +250,7 @@ fn patched_anew(action: &Action, body: &Value, live: Value, guarded: bool) -> Re
     if guarded {
         body["metadata"]["resourceVersion"] = version;
     }
-    Ok(Action { step: Step::Patch(body), ..action.clone() })
+    Ok(Action { step: Step::Patch(body), images: changes, ..action.clone() })
 }
 
 /// Whether an object has everything that a patch sets; entries of lists are known by their names.

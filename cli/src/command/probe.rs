@@ -108,10 +108,12 @@ async fn whole(repository: &Repository, digest: Digest, platforms: &[Platform]) 
 }
 
 async fn blobs(repository: &Repository, image: &Manifest) -> content::Result<()> {
-    let ask = async |digest: Digest| {
-        let missing = || content::Error::NoBlob { place: "the registry".to_owned(), digest };
-        repository.has_blob(digest).await?.then_some(()).ok_or_else(missing)
-    };
-    let all = stream::iter(image.blobs().map(|blob| ask(blob.digest))).buffer_unordered(AT_ONCE);
+    let digests: Vec<Digest> = image.blobs().map(|blob| blob.digest).collect();
+    let all = stream::iter(digests.into_iter().map(|digest| blob(repository, digest))).buffer_unordered(AT_ONCE);
     all.try_collect::<Vec<()>>().await.map(drop)
+}
+
+async fn blob(repository: &Repository, digest: Digest) -> content::Result<()> {
+    let missing = || content::Error::NoBlob { place: "the registry".to_owned(), digest };
+    repository.has_blob(digest).await?.then_some(()).ok_or_else(missing)
 }

@@ -62,7 +62,16 @@ pub async fn roll_out(cluster: &Cluster, plans: &[Plan], args: &WaitArgs, report
     let mut rollout = Rollout { targets: Vec::new() };
     for plan in plans {
         let written = run.tickets.len();
-        match cluster.execute(plan).await {
+        let done = if written == 0 {
+            cluster.execute(plan).await
+        } else {
+            // The waves before took their time.
+            match cluster.renew(plan).await {
+                Ok(plan) => cluster.execute(&plan).await,
+                Err(error) => Err(error),
+            }
+        };
+        match done {
             Ok(executed) => run.tickets.extend(executed.tickets),
             Err(Error::Halfway { executed, source }) => {
                 run.tickets.extend(executed.tickets.iter().cloned());
