@@ -2,7 +2,9 @@
 # Makes a Debian package of a lighter that was built: the program, man pages, completions, the service of the
 # registry with its user and its configuration.
 #
-#   packaging/deb.sh [--binary FILE] [--output DIR]      FILE: target/dist/lighter    DIR: target/dist
+#   packaging/deb.sh [--binary FILE] [--output DIR] [--fast]     FILE: target/dist/lighter    DIR: target/dist
+#
+# --fast compresses little: for tests.
 #
 # stdout carries the name of the package. The same input gives the same bytes; SOURCE_DATE_EPOCH is the time
 # in it. Needs dpkg-deb; needs no root.
@@ -10,12 +12,14 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 binary=$here/../target/dist/lighter
 output=$here/../target/dist
+compression='-Zxz -z6'
 
 fail() { printf 'deb.sh: %s\n' "$*" >&2; exit 1; }
 while [ $# -gt 0 ]; do
     case $1 in
         --binary) binary=${2:?--binary wants a file}; shift 2 ;;
         --output) output=${2:?--output wants a directory}; shift 2 ;;
+        --fast) compression='-Zgzip -z1'; shift ;;
         *) fail "no such option: $1" ;;
     esac
 done
@@ -69,5 +73,6 @@ find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 
 mkdir -p "$output"
 package=$output/lighter_${version}_$architecture.deb
-dpkg-deb --root-owner-group -Zxz --build "$root" "$package" >&2
+# shellcheck disable=SC2086 # two words
+dpkg-deb --root-owner-group $compression --build "$root" "$package" >&2
 printf '%s\n' "$package"

@@ -71,8 +71,6 @@ fn run(command: Command) -> Outcome<()> {
         Command::Completions(args) => command::manual::completions(&args),
         Command::Man(args) => command::manual::man(&args),
         #[cfg(feature = "serve")]
-        Command::Registry(args::RegistryCommand::Init(args)) => command::init::init(&args),
-        #[cfg(feature = "serve")]
         Command::Registry(command) => registry(command),
         #[cfg(feature = "deploy")]
         Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(&args)),
@@ -92,6 +90,7 @@ fn registry(command: args::RegistryCommand) -> Outcome<()> {
     use args::RegistryCommand as Registry;
     match command {
         Registry::Serve(args) => runtime()?.block_on(command::serve::serve(&args)),
+        Registry::Init(args) => command::init::init(&args),
         Registry::Token(command) => command::robot::run(&command),
         Registry::CheckConfig(args) => command::serve::check_config(&args),
         Registry::Gc(args) => command::upkeep::gc(&args),

@@ -272,7 +272,7 @@ fn privileged_the_debian_package_installs_serves_and_goes_away_again() {
     let pack = |directory: &str| {
         let output = den.path().join(directory);
         let mut script = Command::new(project("packaging/deb.sh"));
-        script.args(["--binary", LIGHTER, "--output"]).arg(&output).env("SOURCE_DATE_EPOCH", "1700000000");
+        script.args(["--fast", "--binary", LIGHTER, "--output"]).arg(&output).env("SOURCE_DATE_EPOCH", "1700000000");
         let (package, _) = ends(&mut script, "", 0);
         PathBuf::from(package.trim())
     };

@@ -38,8 +38,8 @@ fn nobody_listens_there() {
         &mut home().command(&["pull", &name]),
         69,
         port,
-        "error: could not pull from `127.0.0.1:PORT/shop/api:v1`
-  caused by: cannot reach 127.0.0.1:PORT: client error (Connect): tcp connect error: Connection refused (os error 111)
+        "error: could not pull `127.0.0.1:PORT/shop/api:v1`
+  caused by: cannot reach 127.0.0.1:PORT: tcp connect error: Connection refused (os error 111)
 hint: nothing listens at 127.0.0.1:PORT; is the registry running, and is the port right?",
     );
 }
@@ -69,7 +69,7 @@ fn it_speaks_http_and_https_was_expected() {
         &mut home().command(&["pull", &name]),
         69,
         port,
-        "error: could not pull from `0.0.0.0:PORT/shop/api:v1`
+        "error: could not pull `0.0.0.0:PORT/shop/api:v1`
   caused by: 0.0.0.0:PORT answers in plain HTTP, where HTTPS is expected
 hint: if that is meant, name it with --insecure-registry 0.0.0.0:PORT; else check the port",
     );
@@ -130,7 +130,7 @@ fn its_certificate_is_not_trusted() {
             pull.env("LIGHTER_REGISTRY_CA", registry.directory().join("tls.crt"));
         }
         let expected = format!(
-            "error: could not pull from `0.0.0.0:PORT/shop/api:v1`\n  \
+            "error: could not pull `0.0.0.0:PORT/shop/api:v1`\n  \
              caused by: the certificate of 0.0.0.0:PORT is not trusted: {why}\nhint: {hint}"
         );
         says(&mut pull, 69, port, &expected);

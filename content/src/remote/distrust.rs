@@ -53,10 +53,13 @@ pub(super) fn trouble(error: &(dyn StdError + 'static)) -> Option<Trouble> {
     None
 }
 
-/// I/O errors carry the library's own without naming it as their source.
+/// I/O errors carry the library's own, or one another, without naming it as their source.
 fn tls_error<'a>(cause: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    cause.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()))
+    let mut cause = cause;
+    while let Some(inner) = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        cause = inner;
+    }
+    cause.downcast_ref()
 }
 
 fn meaning(error: &rustls::Error) -> Option<Trouble> {
