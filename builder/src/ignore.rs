@@ -39,6 +39,11 @@ pub struct Patterns {
 }
 
 impl Patterns {
+    /// No patterns: nothing is left out.
+    pub const fn none() -> Self {
+        Self { patterns: Vec::new() }
+    }
+
     /// Reads an ignore file: one pattern per line, `#` at the very start of a line is a comment.
     pub fn parse(text: &[u8]) -> Result<Self, Invalid> {
         if text.len() > SIZE_LIMIT {

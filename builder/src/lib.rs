@@ -3,7 +3,8 @@
 //! [`dockerfile`] reads the language, [`plan`] decides what to do, [`ignore`] says which files of the
 //! context count, [`config`] is what an image says about itself: pure functions of values, all of them.
 //! [`copy`] and [`layer`] make layers of files, [`sandbox`] runs the commands, [`cache`] remembers what
-//! was made, and [`build()`] puts it together; [`output`] writes the image where it is wanted.
+//! was made, [`remote`] fetches what lies elsewhere, and [`build()`] puts it together; [`output`] writes the
+//! image where it is wanted.
 
 pub mod build;
 pub mod cache;
@@ -16,6 +17,7 @@ pub mod ignore;
 pub mod layer;
 pub mod output;
 pub mod plan;
+pub mod remote;
 pub mod sandbox;
 pub mod secret;
 

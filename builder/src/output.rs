@@ -116,6 +116,11 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Write { path: path.clone(), source }
 }
 
+/// Writes an image or an index, all of whose blobs are in a store, into a layout or an archive.
+pub fn write(output: &Output, store: &Disk, manifest: &Manifest, names: &[Reference]) -> Result<(), Error> {
+    write_image(output, &Image { store, manifest, names })
+}
+
 /// Writes a layout or an archive.
 pub(crate) fn write_image(output: &Output, image: &Image<'_>) -> Result<(), Error> {
     match output {
@@ -146,19 +151,14 @@ fn tags(names: &[Reference]) -> Vec<String> {
 }
 
 fn fill_layout(layout: &Disk, image: &Image<'_>) -> Result<(), Error> {
-    for blob in image.manifest.blobs() {
-        if layout.blob_size(&blob.digest)?.is_some() {
-            continue;
-        }
+    for child in image.manifest.children() {
         let missing =
-            || content::Error::NoBlob { place: image.store.root().display().to_string(), digest: blob.digest };
-        let mut file = image.store.open_blob(&blob.digest)?.ok_or_else(missing)?;
-        let mut incoming = layout.incoming()?;
-        io::copy(&mut file, &mut incoming).map_err(failed(layout.root()))?;
-        let place = image.store.root().display().to_string();
-        let finished = incoming.finish(blob.digest);
-        layout.keep(finished.map_err(|mismatch| content::Error::Wrong { place, mismatch })?)?;
+            || content::Error::NoBlob { place: image.store.root().display().to_string(), digest: child.digest };
+        let child = image.store.manifest(&child.digest)?.ok_or_else(missing)?;
+        fill_blobs(layout, image.store, &child)?;
+        layout.put_manifest(&child, None)?;
     }
+    fill_blobs(layout, image.store, image.manifest)?;
     let names = tags(image.names);
     if names.is_empty() {
         // Without a name the layout would not show it.
@@ -166,6 +166,22 @@ fn fill_layout(layout: &Disk, image: &Image<'_>) -> Result<(), Error> {
     }
     for name in names {
         layout.put_manifest(image.manifest, Some(name))?;
+    }
+    Ok(())
+}
+
+fn fill_blobs(layout: &Disk, store: &Disk, manifest: &Manifest) -> Result<(), Error> {
+    for blob in manifest.blobs() {
+        if layout.blob_size(&blob.digest)?.is_some() {
+            continue;
+        }
+        let missing = || content::Error::NoBlob { place: store.root().display().to_string(), digest: blob.digest };
+        let mut file = store.open_blob(&blob.digest)?.ok_or_else(missing)?;
+        let mut incoming = layout.incoming()?;
+        io::copy(&mut file, &mut incoming).map_err(failed(layout.root()))?;
+        let place = store.root().display().to_string();
+        let finished = incoming.finish(blob.digest);
+        layout.keep(finished.map_err(|mismatch| content::Error::Wrong { place, mismatch })?)?;
     }
     Ok(())
 }

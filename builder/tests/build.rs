@@ -335,7 +335,8 @@ fn errors_name_the_line_and_leave_nothing() {
         }
     }
     let mut request = place.request("FROM scratch\nCOPY f /");
-    request.context.ignore = Patterns::new(["f"]).unwrap();
+    let ignore = Patterns::new(["f"]).unwrap();
+    request.context = Directory { path: place.path("context"), ignore }.into();
     let error = place.try_build(&request).unwrap_err();
     assert_eq!(error.hint(), Some("f is excluded by the ignore file of the build context"));
     assert!(Disk::open(place.path("store")).unwrap().entries().unwrap().is_empty(), "no half image is filed");
@@ -361,7 +362,7 @@ fn named_contexts_are_copied_from_and_not_yet_built_on() {
     fs::write(place.path("more/m"), "m").unwrap();
     let mut request = place.request("FROM scratch\nCOPY --from=more m /");
     let directory = Directory { path: place.path("more"), ignore: Patterns::default() };
-    request.contexts.insert("more".into(), directory);
+    request.contexts.insert("more".into(), directory.into());
     assert_eq!(files(&place, &mut request)["m"], "644 0:0 m");
     request.dockerfile = place.request("FROM more").dockerfile;
     let error = place.try_build(&request).unwrap_err();

@@ -1,11 +1,14 @@
 //! What can be typed. `settings` says what it means.
 
+#[cfg(feature = "build")]
+pub mod build;
 #[cfg(feature = "deploy")]
 mod deploy;
+#[cfg(feature = "build")]
+pub mod index;
 mod install;
 #[cfg(feature = "serve")]
 mod registry;
-
 #[cfg(feature = "serve")]
 mod upkeep;
 
@@ -47,6 +50,9 @@ pub enum Command {
     Push(PushArgs),
     Pull(PullArgs),
     Copy(CopyArgs),
+    #[cfg(feature = "build")]
+    #[command(subcommand)]
+    Index(index::IndexCommand),
     Inspect(InspectArgs),
     Images(ImagesArgs),
     Login(LoginArgs),
@@ -90,6 +96,14 @@ pub struct RegistryArgs {
     #[arg(long, value_name = "FILE", env = "LIGHTER_REGISTRY_CA", value_delimiter = ',')]
     pub registry_ca: Vec<PathBuf>,
 
+    /// Ask another registry for all that names one, there below PREFIX [repeatable]
+    #[arg(long, value_name = "HOST=HOST[/PREFIX]", env = "LIGHTER_REGISTRY_MAP", value_delimiter = ',')]
+    pub registry_map: Vec<String>,
+
+    /// A certificate of ours for a registry that wants one, and its key if it is in another file [repeatable]
+    #[arg(long, value_name = "HOST=CERT[,KEY]", env = "LIGHTER_REGISTRY_CLIENT_CERT", value_delimiter = ' ')]
+    pub registry_client_cert: Vec<String>,
+
     /// Logins in docker's format [default: REGISTRY_AUTH_FILE, DOCKER_AUTH_CONFIG, ~/.docker/config.json]
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
@@ -130,12 +144,16 @@ Examples:
   lighter build -o type=oci,dest=image.tar .
   lighter build -o type=local,dest=out --target artifacts .
   lighter build --check .
+  lighter build --plan .
+  lighter build --platform linux/amd64,linux/arm64 -t vm2:5000/shop/api:v1 --push .
+  lighter build https://git.corp/shop/api.git#main:docker
+  tar c . | lighter build -t api -
   lighter build --secret id=npm,env=NPM_TOKEN --ssh default .
 
 stdout carries the image, pinned to its digest; everything else goes to stderr. With --check it
 carries the findings, and the exit code is 1 if there are any.")]
 pub struct BuildArgs {
-    /// Directory whose files the Dockerfile may copy
+    /// What the Dockerfile may copy: a directory, - for a tar (or a Dockerfile) on stdin, or a URL
     #[arg(value_name = "CONTEXT", default_value = ".")]
     pub context: PathBuf,
 
@@ -155,23 +173,26 @@ pub struct BuildArgs {
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
 
-    /// The platform to build for [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<oci::Platform>,
+    /// The platform to build for, or several for an index [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT],…", value_delimiter = ',')]
+    pub platform: Vec<oci::Platform>,
 
-    /// A named source for --from: a directory [repeatable]
-    #[arg(long, value_name = "NAME=DIR")]
+    /// A named source for FROM and --from: a directory, docker-image://REF, oci-layout://DIR, a URL [repeatable]
+    #[arg(long, value_name = "NAME=SOURCE")]
     pub build_context: Vec<String>,
+
+    #[command(flatten)]
+    pub image: build::ImageArgs,
 
     #[command(flatten)]
     pub run: RunArgs,
 
     /// Use nothing of earlier builds
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub no_cache: bool,
 
     /// Ask the registry for base images, even where the local store has them
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub pull: bool,
 
     /// How to tell what is being done
@@ -179,7 +200,7 @@ pub struct BuildArgs {
     pub progress: ProgressKind,
 
     /// Tell nothing but errors: --progress=quiet
-    #[arg(short, long)]
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub quiet: bool,
 
     /// Write the image's config digest to a file
@@ -190,13 +211,17 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
 
-    /// Write the result: type=oci|docker|tar|local,dest=PATH (- is stdout) [repeatable]
+    /// Write the result: type=oci|docker|tar|local,dest=PATH (- is stdout) or type=image,name=NAME,push=true [repeatable]
     #[arg(short, long, value_name = "type=KIND,dest=PATH")]
     pub output: Vec<String>,
 
     /// Push every --tag to its registry
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub push: bool,
+
+    /// Build nothing, but say what would be done: stages, steps, what is cached, what would be fetched
+    #[arg(long, alias = "dry-run", conflicts_with_all = ["check", "call"])]
+    pub plan: bool,
 
     /// Build nothing, but say what in the Dockerfile is probably not meant: --call=check
     #[arg(long, conflicts_with = "call")]
@@ -206,6 +231,10 @@ pub struct BuildArgs {
     #[arg(long, value_enum, value_name = "WHAT", default_value = "build")]
     pub call: Call,
 
+    #[command(flatten)]
+    pub docker: build::DockerArgs,
+    #[command(flatten)]
+    pub kaniko: build::KanikoArgs,
     #[command(flatten)]
     pub store: StoreArgs,
     #[command(flatten)]

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// A step of the build failed: the command of a RUN, most of all; or `--check` or `diff` found something.
+    /// A step of the build failed: the command of a RUN, most of all; or a check or `diff` found something.
     Failed = 1,
     /// Refused before anything was changed: platform, credentials, missing content.
     Preflight = 10,
@@ -59,7 +59,7 @@ impl From<Exit> for ExitCode {
 pub const TABLE: &str = "\
 Exit codes:
     0  done
-    1  a step of the build failed, build --check found something, or diff a difference
+    1  a step of the build failed, or build --check, registry fsck or diff found something
    10  a deploy was refused before anything was changed
    11  somebody else owns the fields to be written
    12  a newer rollout took over

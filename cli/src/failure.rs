@@ -64,6 +64,13 @@ impl Failure {
         }
     }
 
+    /// Says what was typed in front of what is wrong with it.
+    #[cfg(feature = "build")]
+    pub fn about(mut self, typed: &str) -> Self {
+        self.causes.insert(0, std::mem::replace(&mut self.what, format!("`{typed}` cannot be used")));
+        self
+    }
+
     /// Adds what to do now.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

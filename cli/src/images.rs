@@ -3,17 +3,20 @@
 //! The builder asks from an ordinary thread and waits; the network is waited for on the runtime, and
 //! Ctrl-C ends the waiting.
 
-use std::io::{self, Read};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
 
 use builder::build::{BaseImages, Resolved};
+use builder::remote::Answer;
 use bytes::Bytes;
 use content::remote::Client;
-use content::{Body, Disk, Error, Origin, Result, Source, WithOrigins, collect, select_platform};
+use content::{Body, Disk, Error, Result, Source, WithOrigins, collect, select_platform};
 use futures_util::StreamExt;
-use oci::{Descriptor, ManifestKind, Platform, Reference, Verifier};
+use oci::{Descriptor, Manifest, ManifestKind, Platform, Reference, Selector, Verifier};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::command::LayoutImage;
 use crate::exit::Exit;
 
 /// Largest image config that is read, in bytes.
@@ -26,6 +29,8 @@ pub struct Images {
     local: Disk,
     always_ask: bool,
     interrupted: watch::Receiver<Option<Exit>>,
+    /// Images of layouts on this machine, which no registry has.
+    layouts: BTreeMap<Reference, LayoutImage>,
 }
 
 impl Images {
@@ -36,7 +41,12 @@ impl Images {
         always_ask: bool,
         interrupted: watch::Receiver<Option<Exit>>,
     ) -> Self {
-        Self { runtime, client, local, always_ask, interrupted }
+        Self { runtime, client, local, always_ask, interrupted, layouts: BTreeMap::new() }
+    }
+
+    /// The same, and these images.
+    pub fn with_layouts(self, layouts: BTreeMap<Reference, LayoutImage>) -> Self {
+        Self { layouts, ..self }
     }
 
     fn wait<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -44,6 +54,11 @@ impl Images {
     }
 
     async fn find(&self, reference: &Reference, platform: &Platform) -> Result<Resolved> {
+        if let Some(LayoutImage { disk, digest }) = self.layouts.get(reference) {
+            let source = disk.repository(None);
+            let manifest = source.manifest(&Selector::Digest(*digest)).await?;
+            return read_from(&source, manifest, reference, platform).await;
+        }
         let local = self.local.repository(Some(reference.repository()));
         let asks = self.always_ask && reference.digest().is_none();
         if !asks && local.manifest(&reference.selector()).await.is_ok() {
@@ -51,17 +66,47 @@ impl Images {
             let mut found = read(&local, reference, platform).await?;
             let layer = found.manifest.blobs().last().map(|layer| layer.digest);
             found.origin = layer.and_then(|layer| local.origins(layer).into_iter().next());
-            return Ok(found);
+            if is_for(&found, platform) {
+                return Ok(found);
+            }
+            // The store has it for another machine; the registry may have it for this one.
+            return Ok(self
+                .ask(reference, platform)
+                .await
+                .ok()
+                .filter(|asked| is_for(asked, platform))
+                .unwrap_or(found));
         }
+        self.ask(reference, platform).await
+    }
+
+    async fn ask(&self, reference: &Reference, platform: &Platform) -> Result<Resolved> {
         let remote = self.client.repository(reference.host(), reference.name());
         let mut found = read(&remote, reference, platform).await?;
-        found.origin = Some(Origin { host: reference.host().clone(), name: reference.name().clone() });
+        found.origin = content::Sink::origin(&remote);
         Ok(found)
     }
 }
 
 async fn read<S: Source>(source: &S, reference: &Reference, platform: &Platform) -> Result<Resolved> {
     let manifest = source.manifest(&reference.selector()).await?;
+    read_from(source, manifest, reference, platform).await
+}
+
+/// Whether the config says that it is for the platform; one that says nothing is for any.
+fn is_for(image: &Resolved, platform: &Platform) -> bool {
+    match builder::config::ImageConfig::parse(&image.config) {
+        Ok(config) => config.platform.architecture.is_empty() || platform.accepts(&config.platform),
+        Err(_) => true, // the builder tells what is wrong with it
+    }
+}
+
+async fn read_from<S: Source>(
+    source: &S,
+    manifest: Manifest,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Resolved> {
     let manifest = select_platform(source, manifest, platform).await?;
     let config = match manifest.kind() {
         ManifestKind::Image { config, .. } => checked(source, config, reference).await?,
@@ -87,6 +132,10 @@ impl BaseImages for Images {
     }
 
     fn open(&self, image: &Resolved, layer: &Descriptor) -> Result<Box<dyn Read + Send>> {
+        if let Some(LayoutImage { disk, .. }) = self.layouts.get(&image.reference) {
+            let missing = || Error::NoBlob { place: disk.root().display().to_string(), digest: layer.digest };
+            return Ok(Box::new(disk.open_blob(&layer.digest)?.ok_or_else(missing)?));
+        }
         let body = match &image.origin {
             Some(origin) => self.wait(self.client.repository(&origin.host, &origin.name).blob(layer, 0))?,
             None => self.wait(self.local.repository(None).blob(layer, 0))?,
@@ -94,6 +143,16 @@ impl BaseImages for Images {
         let reader =
             Reader { runtime: self.runtime.clone(), interrupted: self.interrupted.clone(), body, part: Bytes::new() };
         Ok(Box::new(reader))
+    }
+
+    fn download(&self, url: &str, into: &mut dyn Write) -> Result<Answer> {
+        let download = self.wait(self.client.download(url))?;
+        let answer = Answer::new(download.last_modified.as_deref(), download.content_type.as_deref());
+        let (runtime, interrupted) = (self.runtime.clone(), self.interrupted.clone());
+        let mut reader = Reader { runtime, interrupted, body: download.body, part: Bytes::new() };
+        let broken = |error: io::Error| Error::Broken { place: builder::remote::shown(url), reason: error.to_string() };
+        io::copy(&mut reader, into).map_err(broken)?;
+        Ok(answer)
     }
 }
 

@@ -59,10 +59,12 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn run(command: Command) -> Outcome<()> {
     match command {
         #[cfg(feature = "build")]
-        Command::Build(args) => command::build::run(&args),
+        Command::Build(args) => command::build::run(*args),
         Command::Push(args) => waiting(command::transfer::push(&args)),
         Command::Pull(args) => waiting(command::transfer::pull(&args)),
         Command::Copy(args) => waiting(command::transfer::copy(&args)),
+        #[cfg(feature = "build")]
+        Command::Index(args::index::IndexCommand::Create(args)) => waiting(command::index::create(&args)),
         Command::Inspect(args) => waiting(command::inspect::inspect(&args)),
         Command::Images(args) => command::inspect::images(&args),
         Command::Login(args) => waiting(command::login::login(&args)),

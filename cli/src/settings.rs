@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use content::credentials::Credentials;
-use content::remote::{Client, Settings as ClientSettings};
+use content::remote::{Client, ClientCertificate, InvalidMapping, Mappings, Settings as ClientSettings};
 use content::{CopyOptions, Disk};
 use oci::Host;
 
@@ -53,7 +53,13 @@ pub fn client(args: &RegistryArgs) -> Outcome<Client> {
 
 /// A client with other logins than our own.
 pub fn client_with(args: &RegistryArgs, credentials: Credentials) -> Outcome<Client> {
-    let settings = ClientSettings { insecure: insecure(args)?, authorities: authorities(args)?, credentials };
+    let settings = ClientSettings {
+        insecure: insecure(args)?,
+        authorities: authorities(args)?,
+        client_certificates: client_certificates(args)?,
+        mappings: mappings(args)?,
+        credentials,
+    };
     Client::new(settings).map_err(|error| Failure::content("cannot prepare connections to registries", &error))
 }
 
@@ -72,6 +78,30 @@ fn authorities(args: &RegistryArgs) -> Outcome<Vec<Vec<u8>>> {
         std::fs::read(path).map_err(|error| Failure::io(format!("cannot read the CA file {}", path.display()), &error))
     };
     args.registry_ca.iter().map(read).collect()
+}
+
+/// `HOST=CERT[,KEY]`; without a key both stand in one file.
+fn client_certificates(args: &RegistryArgs) -> Outcome<Vec<(Host, ClientCertificate)>> {
+    let read = |path: &str| {
+        std::fs::read(path).map_err(|error| Failure::io(format!("cannot read the client certificate {path}"), &error))
+    };
+    let certificate = |text: &String| {
+        let wrong = || {
+            Failure::new(Exit::Usage, format!("--registry-client-cert `{text}` cannot be read"))
+                .hint("--registry-client-cert HOST=CERT,KEY")
+        };
+        let (host, files) = text.split_once('=').ok_or_else(wrong)?;
+        let host = host.parse().map_err(|error| Failure::because(Exit::Usage, "--registry-client-cert", &error))?;
+        let (chain, key) = files.split_once(',').unwrap_or((files, files));
+        Ok((host, ClientCertificate { chain: read(chain)?, key: read(key)? }))
+    };
+    args.registry_client_cert.iter().map(certificate).collect()
+}
+
+fn mappings(args: &RegistryArgs) -> Outcome<Mappings> {
+    let wrong = |error: InvalidMapping| Failure::because(Exit::Usage, "--registry-map cannot be used", &error);
+    let mappings = args.registry_map.iter().map(|text| text.parse().map_err(wrong)).collect::<Outcome<_>>()?;
+    Mappings::new(mappings).map_err(wrong)
 }
 
 /// All logins, by precedence: the identity of a CI job, the file named for this command, then what else CI sets,

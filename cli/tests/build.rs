@@ -129,7 +129,7 @@ fn missing_files_and_wrong_flags_have_their_own_exit_codes() {
         (&["-f", "ok", "-o", "type=zip,dest=x", "."], 64, "zip"),
         (&["-f", "ok", "--push", "."], 64, "--tag"),
         (&["-f", "ok", "--nosuch", "."], 64, "--nosuch"),
-        (&["-f", "ok", "--build-context", "x=docker-image://y", "."], 64, "not supported yet"),
+        (&["-f", "ok", "--build-context", "x=target:y", "."], 64, "target"),
         (&["-f", "ok", "-o", "type=oci,dest=/nonexistent/x.tar", "."], 66, "/nonexistent/x.tar"),
     ] {
         let output = bench.build(arguments);

@@ -95,6 +95,8 @@ fn assert_nothing_half_done(home: &Lighter) {
 fn every_command_has_help_with_an_example() {
     let mut commands = vec!["push", "pull", "copy", "inspect", "images", "login", "logout", "registry serve"];
     commands.extend(["registry token create", "registry token list", "registry token revoke", "registry check-config"]);
+    commands.extend(["registry gc", "registry retention", "registry fsck"]);
+    commands.extend(["registry export", "registry import", "registry backup"]);
     if cfg!(feature = "build") {
         commands.push("build");
     }

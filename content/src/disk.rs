@@ -222,6 +222,14 @@ impl Disk {
         replace_file(&path, &text).map_err(Error::disk(&path))
     }
 
+    /// A manifest that is here, by its digest.
+    pub fn manifest(&self, digest: &Digest) -> Result<Option<Manifest>> {
+        match self.blob_size(digest)? {
+            Some(_) => self.read_manifest(&Descriptor::new("", *digest, 0), &Selector::Digest(*digest)).map(Some),
+            None => Ok(None),
+        }
+    }
+
     pub(crate) fn read_manifest(&self, descriptor: &Descriptor, which: &Selector) -> Result<Manifest> {
         let place = || self.root.display().to_string();
         let missing = || Error::NoManifest { place: place(), which: which.clone() };

@@ -362,4 +362,24 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), before);
         assert_eq!(files(&directory.path().join("ingest")), 0);
     }
+
+    #[test]
+    fn content_leaves_its_place_and_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path(), Spread::Sharded).unwrap();
+        let mut incoming = shelf.incoming(Algorithm::Sha256).unwrap();
+        incoming.write_all(b"hello").unwrap();
+        let digest = shelf.keep(incoming.seal()).unwrap().digest();
+        let part = digest.as_bytes()[0];
+        assert_eq!(shelf.part(Algorithm::Sha256, part).unwrap(), [digest]);
+        assert_eq!(shelf.part(Algorithm::Sha256, part.wrapping_add(1)).unwrap(), []);
+
+        let trash = directory.path().join("trash");
+        assert!(shelf.remove_to(&digest, &trash).unwrap() && trash.exists());
+        assert!(!shelf.remove_to(&digest, &trash).unwrap(), "it is gone already");
+        assert_eq!(shelf.part(Algorithm::Sha256, part).unwrap(), []);
+        assert!(shelf.bring_back(&trash, &digest).unwrap());
+        assert!(!shelf.bring_back(&trash, &digest).unwrap());
+        assert_eq!(std::fs::read(shelf.path(&digest)).unwrap(), b"hello");
+    }
 }

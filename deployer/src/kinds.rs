@@ -58,7 +58,24 @@ impl Kinds {
     }
 
     /// Finds a kind by what people call it: `deployment`, `deploy`, `deployments.apps`, `cronjobs.v1beta1.batch`.
+    ///
+    /// What is not found is asked for once more: a kind may have come since.
     pub(crate) async fn find(&self, api: &Api, word: &str) -> Result<Resource, Error> {
+        match self.find_known(api, word).await {
+            Err(Error::UnknownKind(_)) => {
+                self.forget().await;
+                self.find_known(api, word).await
+            }
+            found => found,
+        }
+    }
+
+    async fn forget(&self) {
+        *self.groups.lock().await = None;
+        self.lists.lock().await.clear();
+    }
+
+    async fn find_known(&self, api: &Api, word: &str) -> Result<Resource, Error> {
         let (name, wanted) = word.split_once('.').map_or((word, None), |(name, group)| (name, Some(group)));
         for (group, versions) in self.groups(api).await? {
             for version in versions {
@@ -83,8 +100,15 @@ impl Kinds {
     /// Finds the kind that a manifest names.
     pub(crate) async fn of(&self, api: &Api, api_version: &str, kind: &str) -> Result<Resource, Error> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let list = self.list(api, group, version).await?;
-        let found = list.and_then(|list| named(&list, group, version, |entry| entry["kind"] == kind));
+        let find = async || -> Result<Option<Resource>, Error> {
+            let list = self.list(api, group, version).await?;
+            Ok(list.and_then(|list| named(&list, group, version, |entry| entry["kind"] == kind)))
+        };
+        let mut found = find().await?;
+        if found.is_none() {
+            self.forget().await;
+            found = find().await?;
+        }
         let found = found.map(|resource| self.with_path(resource));
         found.ok_or_else(|| Error::UnknownKind(format!("{kind} of {api_version}")))
     }

@@ -5,6 +5,7 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::object::{ObjectName, Resource};
 use crate::plan::Change;
+use crate::undo::{ATTEMPT_PAUSE, ATTEMPTS};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -61,15 +62,34 @@ impl Cluster {
                 "metadata": {"name": wanted.name, "namespace": secret.namespace}, "data": {".dockerconfigjson": encoded(wanted)}});
             self.api.patch(&secret, Patch::Apply { force: true }, &body, false).await?;
         }
-        let mut links = live_account["imagePullSecrets"].as_array().into_iter().flatten();
-        let link =
-            if links.any(|entry| entry["name"] == wanted.name.as_str()) { Change::Nothing } else { Change::Update };
-        if link != Change::Nothing {
-            // Entries of this list are known by their name: those of others stay.
-            let body = json!({"metadata": {"uid": live_account["metadata"]["uid"]}, "imagePullSecrets": [{"name": wanted.name}]});
-            self.api.patch(&account, Patch::Merge, &body, false).await?;
-        }
+        let link = self.link(&account, live_account, &wanted.name).await?;
         Ok([(secret, change), (account, link)])
+    }
+}
+
+impl Cluster {
+    /// Adds a Secret to those that a service account's pods pull with. A patch replaces this list as a whole, so it
+    /// is written for one version of the account, and anew if somebody else wrote meanwhile.
+    async fn link(&self, account: &ObjectName, mut live: Value, secret: &str) -> Result<Change, Error> {
+        let mut attempts = 1;
+        loop {
+            let mut links = live["imagePullSecrets"].as_array().cloned().unwrap_or_default();
+            if links.iter().any(|entry| entry["name"] == secret) {
+                return Ok(Change::Nothing);
+            }
+            links.push(json!({"name": secret}));
+            let metadata =
+                json!({"uid": live["metadata"]["uid"], "resourceVersion": live["metadata"]["resourceVersion"]});
+            let body = json!({"metadata": metadata, "imagePullSecrets": links});
+            match self.api.patch(account, Patch::Plain, &body, false).await {
+                Err(Error::Changed { .. }) if attempts < ATTEMPTS => {
+                    attempts += 1;
+                    tokio::time::sleep(ATTEMPT_PAUSE).await;
+                    live = self.api.get(account).await?.ok_or_else(|| Error::Missing(Box::new(account.clone())))?;
+                }
+                answer => return answer.map(|_| Change::Update),
+            }
+        }
     }
 }
 

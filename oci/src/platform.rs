@@ -37,6 +37,13 @@ impl Platform {
         Self::linux(std::env::consts::ARCH)
     }
 
+    /// The same with Go's names, and without a variant that is the usual one.
+    #[must_use]
+    pub fn normalised(&self) -> Self {
+        let (architecture, variant) = normalise(&self.architecture.to_lowercase(), self.variant.as_deref());
+        Self { os: self.os.to_lowercase(), architecture, variant, os_version: self.os_version.clone() }
+    }
+
     /// Whether an image for `offered` runs where this platform is asked for.
     ///
     /// A missing variant matches every variant, as containerd's matcher reads it.
@@ -56,6 +63,10 @@ fn normalise(architecture: &str, variant: Option<&str>) -> (String, Option<Strin
         ("x86_64" | "x86-64", variant) => ("amd64", variant),
         ("aarch64" | "arm64", Some("v8" | "8") | None) => ("arm64", None),
         ("aarch64", variant) => ("arm64", variant),
+        ("arm", None | Some("7")) => ("arm", Some("v7")),
+        ("arm", Some("5")) => ("arm", Some("v5")),
+        ("arm", Some("6")) => ("arm", Some("v6")),
+        ("arm", Some("8")) => ("arm", Some("v8")),
         ("armhf", _) => ("arm", Some("v7")),
         ("armel", _) => ("arm", Some("v6")),
         ("i386" | "i686" | "x86", variant) => ("386", variant),

@@ -1,11 +1,12 @@
 //! Base images: how a build gets them. Where they are kept and over which network is not known here.
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use content::Origin;
 use oci::{Descriptor, Manifest, ManifestKind, Platform, Reference};
 
 use crate::config::{self, ImageConfig};
+use crate::remote::Answer;
 
 /// Gives images to a build. Calls may block; they come from one thread.
 pub trait BaseImages: Sync {
@@ -15,6 +16,12 @@ pub trait BaseImages: Sync {
     /// Opens a layer of an image that [`resolve`](Self::resolve) gave, from its first byte. The bytes are
     /// checked by whoever keeps them.
     fn open(&self, image: &Resolved, layer: &Descriptor) -> content::Result<Box<dyn Read + Send>>;
+
+    /// Fetches a file behind a URL, for ADD. Whoever has no network refuses.
+    fn download(&self, url: &str, _into: &mut dyn Write) -> content::Result<Answer> {
+        let reason = "this build was started without a network".to_owned();
+        Err(content::Error::Unreachable { host: url.to_owned(), reason })
+    }
 }
 
 /// No images at all: for builds that start from scratch only.

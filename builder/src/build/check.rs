@@ -24,7 +24,7 @@ impl Builder<'_> {
             images.get(&(reference.clone(), platform.to_string())).map(|image| image.config.clone())
         };
         let file = &self.request.dockerfile;
-        let around = Around { outline: Some(&self.outline), ignore: &self.request.context.ignore, base: &base };
+        let around = Around { outline: Some(&self.outline), ignore: self.request.context.ignore(), base: &base };
         let report = check::check(file, &self.options, &around)?;
         for finding in &report.findings {
             let (rule, message) = (Some(finding.rule.name()), finding.message.clone());

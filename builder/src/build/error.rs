@@ -77,6 +77,27 @@ pub enum StepProblem {
     /// COPY or ADD.
     #[error("{0}")]
     Copy(#[from] copy::Error),
+    /// ADD of a URL that cannot be had.
+    #[error("{url}: {source}")]
+    Download {
+        /// The URL, without passwords.
+        url: String,
+        /// Why.
+        source: content::Error,
+    },
+    /// ADD of a URL that is not what was asked for.
+    #[error("{url} is {actual}, and --checksum says {expected}")]
+    Checksum {
+        /// The URL, without passwords.
+        url: String,
+        /// What `--checksum` says.
+        expected: oci::Digest,
+        /// What came.
+        actual: oci::Digest,
+    },
+    /// ADD of a git repository.
+    #[error("{0}")]
+    Git(#[from] crate::remote::Error),
     /// A command that ended with a failure.
     #[error("process {command:?} did not complete successfully: exit code: {code}")]
     Failed {
@@ -155,6 +176,9 @@ pub enum StepProblem {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It is not cached, and this build only looks.
+    #[error("it is not cached")]
+    NotDone,
     /// Somebody stopped it.
     #[error("cancelled")]
     Cancelled,

@@ -1,6 +1,8 @@
 //! The result: config and manifest put together, filed, named and written where it is wanted.
 
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::Arc;
 
 use oci::{Descriptor, Manifest, media_type};
 use serde::Serialize;
@@ -12,14 +14,65 @@ use super::{Built, BuiltLayer};
 use crate::layer::view::Node;
 use crate::output::{self, Image, Output};
 
+/// Which family of media types a manifest and what it names are written with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MediaTypes {
+    /// Those of the OCI.
+    #[default]
+    Oci,
+    /// Docker's own, which say the same.
+    Docker,
+}
+
+/// How a manifest is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Form {
+    /// Its media types.
+    pub media_types: MediaTypes,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Compresses the layers of base images anew where they are compressed otherwise.
+    pub force_compression: bool,
+    /// Sees to it that every blob is in the store, also those that a registry could give later.
+    pub whole: bool,
+}
+
 /// The manifest in the order in which BuildKit writes its fields.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ManifestDocument {
+struct ManifestDocument<'a> {
     schema_version: u32,
     media_type: &'static str,
     config: Descriptor,
     layers: Vec<Descriptor>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+}
+
+/// An index, likewise.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct IndexDocument<'a> {
+    schema_version: u32,
+    media_type: &'static str,
+    manifests: &'a [Descriptor],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+}
+
+/// Puts images for several platforms together.
+pub fn index(
+    manifests: &[Descriptor],
+    media_types: MediaTypes,
+    annotations: &BTreeMap<String, String>,
+) -> Result<Manifest, oci::InvalidManifest> {
+    let media_type = match media_types {
+        MediaTypes::Oci => media_type::OCI_INDEX,
+        MediaTypes::Docker => media_type::DOCKER_LIST,
+    };
+    let document = IndexDocument { schema_version: 2, media_type, manifests, annotations };
+    let json = serde_json::to_vec_pretty(&document).expect("a struct of texts and numbers is always JSON");
+    Manifest::parse(Some(media_type), json)
 }
 
 impl Builder<'_> {
@@ -28,11 +81,16 @@ impl Builder<'_> {
         let finished = self.target()?;
         let span = self.request.dockerfile.stages[self.outline.target.0].span;
         let config = config_of(&finished);
-        let lazy = !self.request.outputs.iter().any(Output::needs_blobs);
-        self.provide(&finished.chain, lazy).map_err(|problem| self.at(span, problem))?;
+        let form = &self.request.form;
+        let mut chain = finished.chain.clone();
+        if form.force_compression {
+            chain = self.recompressed(&chain).map_err(|problem| self.at(span, problem))?;
+        }
+        let lazy = !form.whole && !self.request.outputs.iter().any(Output::needs_blobs);
+        self.provide(&chain, lazy).map_err(|problem| self.at(span, problem))?;
         let store = self.workshop.store;
         let config_blob = store.put_bytes(&config)?;
-        let manifest = manifest_of(&finished.chain, &config)?;
+        let manifest = manifest_of(&chain, &config, form)?;
         store.put_manifest(&manifest, None)?; // it has no name yet, so nobody takes it for finished
         for output in &self.request.outputs {
             self.export(output, &finished, &manifest)?;
@@ -40,8 +98,8 @@ impl Builder<'_> {
         for name in &self.request.names {
             store.put_manifest(&manifest, Some(name.to_string()))?;
         }
-        let layers = finished.chain.iter().zip(&finished.origins);
-        let layer = |(link, origin): (&std::sync::Arc<super::layers::Link>, &super::LayerOrigin)| BuiltLayer {
+        let layers = chain.iter().zip(&finished.origins);
+        let layer = |(link, origin): (&Arc<super::layers::Link>, &super::LayerOrigin)| BuiltLayer {
             digest: link.blob.digest,
             size: link.blob.size,
             origin: *origin,
@@ -55,6 +113,23 @@ impl Builder<'_> {
             steps_done: self.done,
             steps_cached: self.cached,
         })
+    }
+
+    /// Layers of base images, compressed as our own are.
+    fn recompressed(&mut self, chain: &Chain) -> Result<Chain, StepProblem> {
+        let wanted = self.layers.options.compression.media_type();
+        let mut all = Chain::new();
+        for link in chain {
+            if link.base.is_none() || layer_in(MediaTypes::Oci, &link.blob).media_type == wanted {
+                all.push(link.clone());
+                continue;
+            }
+            self.layers.check_cancelled()?;
+            let key = super::key::Key::new("recompress", [link.diff_id], &self.layers.options).finish();
+            let made = self.remembered(key, |builder| builder.layers.recompress(link))?;
+            all.push(Arc::new(made.into_link()));
+        }
+        Ok(all)
     }
 
     /// Sees to it that every blob is in the store, or that the store knows where to get it: layers of a
@@ -101,28 +176,42 @@ fn config_of(finished: &Finished) -> Vec<u8> {
     config.to_json()
 }
 
-fn manifest_of(chain: &Chain, config: &[u8]) -> Result<Manifest, Error> {
+fn manifest_of(chain: &Chain, config: &[u8], form: &Form) -> Result<Manifest, Error> {
+    let (media_type, config_type) = match form.media_types {
+        MediaTypes::Oci => (media_type::OCI_MANIFEST, media_type::OCI_CONFIG),
+        MediaTypes::Docker => (media_type::DOCKER_MANIFEST, media_type::DOCKER_CONFIG),
+    };
     let document = ManifestDocument {
         schema_version: 2,
-        media_type: media_type::OCI_MANIFEST,
-        config: Descriptor::new(media_type::OCI_CONFIG, oci::Digest::of(config), config.len() as u64),
-        layers: chain.iter().map(|link| oci_layer(&link.blob)).collect(),
+        media_type,
+        config: Descriptor::new(config_type, oci::Digest::of(config), config.len() as u64),
+        layers: chain.iter().map(|link| layer_in(form.media_types, &link.blob)).collect(),
+        annotations: &form.annotations,
     };
     let json = serde_json::to_vec_pretty(&document).expect("a struct of texts and numbers is always JSON");
     let place = "the new image".to_owned();
-    Ok(Manifest::parse(Some(media_type::OCI_MANIFEST), json)
-        .map_err(|source| content::Error::Manifest { place, source })?)
+    Ok(Manifest::parse(Some(media_type), json).map_err(|source| content::Error::Manifest { place, source })?)
 }
 
-/// A layer's descriptor with OCI's name for its type, as one manifest has the types of one family.
-fn oci_layer(blob: &Descriptor) -> Descriptor {
-    let media_type = match blob.media_type.as_str() {
-        media_type::DOCKER_LAYER_GZIP => media_type::OCI_LAYER_GZIP,
-        "application/vnd.docker.image.rootfs.diff.tar" => media_type::OCI_LAYER,
-        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => {
-            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
-        }
-        other => other,
+/// The types of layers in both families: OCI's and Docker's name.
+const LAYER_TYPES: [(&str, &str); 5] = [
+    (media_type::OCI_LAYER_GZIP, media_type::DOCKER_LAYER_GZIP),
+    (media_type::OCI_LAYER, "application/vnd.docker.image.rootfs.diff.tar"),
+    (media_type::OCI_LAYER_ZSTD, "application/vnd.docker.image.rootfs.diff.tar.zstd"),
+    (
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    ),
+    ("application/vnd.oci.image.layer.nondistributable.v1.tar", "application/vnd.docker.image.rootfs.foreign.diff.tar"),
+];
+
+/// A layer's descriptor with the family's name for its type, as one manifest has the types of one family.
+fn layer_in(family: MediaTypes, blob: &Descriptor) -> Descriptor {
+    let known = LAYER_TYPES.iter().find(|(oci, docker)| [*oci, *docker].contains(&blob.media_type.as_str()));
+    let media_type = match (known, family) {
+        (Some((oci, _)), MediaTypes::Oci) => oci,
+        (Some((_, docker)), MediaTypes::Docker) => docker,
+        (None, _) => blob.media_type.as_str(),
     };
     Descriptor { urls: blob.urls.clone(), ..Descriptor::new(media_type, blob.digest, blob.size) }
 }

@@ -17,14 +17,17 @@ use crate::cache::Cache;
 use crate::copy::Contents;
 use crate::event::{Event, Events};
 use crate::layer::beneath::Tree;
+use crate::layer::compress::Encoder;
 use crate::layer::entry::Entry;
-use crate::layer::pipeline::Options;
+use crate::layer::pipeline::{self, Options};
 use crate::layer::read::{self, Limits};
 use crate::layer::spool::{self, Spool};
 use crate::layer::unpack::{self, Marks, Ownership};
 use crate::layer::{Index, Pipeline, View};
 use crate::sandbox::{Cancel, Entered, Mode, Overlay};
 
+/// How much of a layer is read at once, in bytes.
+const CHUNK: usize = 256 << 10;
 /// How many merged trees are kept in memory; the stages at hand need no more.
 const VIEW_LIMIT: usize = 4;
 
@@ -205,6 +208,29 @@ impl Layers<'_> {
             roots.push(root);
         }
         Ok(roots)
+    }
+
+    /// The same layer, compressed as those that are made here.
+    pub fn recompress(&self, link: &Link) -> Result<Link, StepProblem> {
+        let failed = |source| StepProblem::Read { layer: link.blob.digest, source: read::Error::Read(source) };
+        let out = Guarded { incoming: self.store.incoming()?, cancel: self.cancel.clone() };
+        let packed = |error| StepProblem::Layer(pipeline::Error::Compress(error));
+        let mut encoder = Encoder::new(out, self.options.compression, self.options.threads).map_err(packed)?;
+        let mut plain = read::decompress(self.watched(self.blob(link)?)).map_err(failed)?;
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let got = plain.read(&mut chunk);
+            self.check_cancelled()?; // a cancelled read looks like a failed one
+            match got.map_err(failed)? {
+                0 => break,
+                size => encoder.push(&chunk[..size]).map_err(packed)?,
+            }
+        }
+        let done = encoder.finish().map_err(packed)?;
+        check(link, DiffId::of_tar(&done.plain))?;
+        let verified = self.store.keep(done.out.incoming.seal())?;
+        let blob = Descriptor::new(self.options.compression.media_type(), verified.digest(), verified.size());
+        Ok(Link { diff_id: link.diff_id, blob, base: None })
     }
 
     /// Makes a layer: `fill` puts the entries in, the blob goes to the store, the index to the cache.

@@ -4,12 +4,14 @@
 //! base      the images that stages start from
 //! check     what is legal and probably not meant, before the first step
 //! steps     one stage: its plan, its steps, what they made
+//! remote    ADD from elsewhere          tarball  a context that is a tar
 //! transfer  COPY and ADD       command   RUN       mounts   RUN --mount (cache_mounts: its caches)       workdir   WORKDIR
 //! key       the name of a step's result
 //! options   what every RUN gets                 agent     the SSH agent, lent
 //! room      the directories of a running step
 //! layers    blobs, indexes, unpacked trees and contents of layers, when they are needed
 //! image     config and manifest of the result
+//! survey    all of that looked up and nothing done
 //! ```
 //!
 //! What a stage is for the steps after it, is what its layers say, and nothing else. BuildKit goes on with
@@ -32,20 +34,27 @@ mod key;
 mod layers;
 mod mounts;
 mod options;
+mod remote;
 mod room;
 mod steps;
+mod survey;
+mod tarball;
 mod transfer;
 mod workdir;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use content::Disk;
 use oci::{Digest, Manifest, Reference};
 
 pub use base::{BaseImages, Resolved, Unusable};
 pub use error::{Error, StepProblem};
+pub use image::{Form, MediaTypes, index};
 pub use options::RunOptions;
+pub use survey::{Fate, Survey, Surveyed, survey};
+pub use tarball::Tarball;
 
 use crate::cache::Cache;
 use crate::dockerfile::{Dockerfile, Instruction};
@@ -57,12 +66,46 @@ use crate::plan;
 use crate::sandbox::{Cancel, Entered};
 
 /// A directory that files are copied from, and what of it does not count.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Directory {
     /// The directory.
     pub path: PathBuf,
     /// What its ignore file says.
     pub ignore: Patterns,
+}
+
+/// Where files are copied from: the build context, or a named one.
+#[derive(Debug, Clone)]
+pub enum Files {
+    /// A directory. Its files belong to root, whoever owns them here.
+    Directory(Directory),
+    /// A tar, read once. Its files belong to whom it says, and no ignore file counts, as in BuildKit.
+    Archive(Arc<Tarball>),
+}
+
+impl From<Directory> for Files {
+    fn from(directory: Directory) -> Self {
+        Self::Directory(directory)
+    }
+}
+
+impl Files {
+    /// What does not count.
+    pub fn ignore(&self) -> &Patterns {
+        static NOTHING: Patterns = Patterns::none();
+        match self {
+            Self::Directory(directory) => &directory.ignore,
+            Self::Archive(_) => &NOTHING,
+        }
+    }
+
+    /// What people know them by.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Directory(directory) => directory.path.display().to_string(),
+            Self::Archive(archive) => archive.name().to_owned(),
+        }
+    }
 }
 
 /// What is to be built.
@@ -73,11 +116,15 @@ pub struct Request {
     /// Target, build arguments, platform. The names of its contexts are taken from `contexts`.
     pub options: plan::Options,
     /// The build context.
-    pub context: Directory,
-    /// `--build-context`.
-    pub contexts: BTreeMap<String, Directory>,
+    pub context: Files,
+    /// `--build-context` of files, by [`plan::context_name`].
+    pub contexts: BTreeMap<String, Files>,
+    /// `--build-context` of images, likewise.
+    pub images: BTreeMap<String, Reference>,
     /// Does every step anew.
     pub no_cache: bool,
+    /// `--no-cache-filter`: does the steps of these stages anew.
+    pub no_cache_stages: Vec<String>,
     /// How layers are compressed.
     pub compression: Compression,
     /// What commands get beside what the Dockerfile says.
@@ -86,27 +133,33 @@ pub struct Request {
     pub names: Vec<Reference>,
     /// Where else the image is written.
     pub outputs: Vec<Output>,
+    /// How the manifest is written.
+    pub form: Form,
 }
 
 impl Request {
     /// Builds the last stage for this machine, with the cache, into the store only.
-    pub fn new(dockerfile: Dockerfile, context: Directory) -> Self {
+    pub fn new(dockerfile: Dockerfile, context: impl Into<Files>) -> Self {
         Self {
             dockerfile,
             options: plan::Options::new(oci::Platform::of_this_machine()),
-            context,
+            context: context.into(),
             contexts: BTreeMap::new(),
+            images: BTreeMap::new(),
             no_cache: false,
+            no_cache_stages: Vec::new(),
             compression: Compression::default(),
             run: RunOptions::default(),
             names: Vec::new(),
             outputs: Vec::new(),
+            form: Form::default(),
         }
     }
 
     /// The options with the names of the contexts.
     pub fn plan_options(&self) -> plan::Options {
-        plan::Options { contexts: self.contexts.keys().cloned().collect(), ..self.options.clone() }
+        let contexts = self.contexts.keys().cloned().collect();
+        plan::Options { contexts, images: self.images.clone(), ..self.options.clone() }
     }
 
     /// Whether the Dockerfile itself asks for a command to be run, so a sandbox is needed before any
@@ -121,7 +174,8 @@ impl Request {
             Instruction::Onbuild(text) => text.get(..3).is_some_and(|name| name.eq_ignore_ascii_case("run")),
             _ => false,
         };
-        let stages = outline.stages.iter().map(|stage| &self.dockerfile.stages[stage.id.0]);
+        let stages = outline.stages.iter().filter(|stage| !stage.replaced);
+        let stages = stages.map(|stage| &self.dockerfile.stages[stage.id.0]);
         Ok(stages.flat_map(|stage| &stage.instructions).any(|node| is_run(&node.value)))
     }
 }
@@ -216,6 +270,7 @@ pub fn build(request: &Request, workshop: &Workshop<'_>) -> Result<Built, Error>
         room::sweep(&sandbox.steps);
         workshop.cache.sweep();
     }
+    room::sweep(&workshop.cache.work());
     let options = request.plan_options();
     let outline = plan::outline(&request.dockerfile, &options)?;
     let epoch = epoch(request, &options, &outline)?;

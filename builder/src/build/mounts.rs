@@ -244,7 +244,7 @@ pub(super) fn files(
 }
 
 /// A path as a pattern that means only itself: the source of a mount has no wildcards.
-fn literal(path: &str) -> String {
+pub(super) fn literal(path: &str) -> String {
     let mut pattern = String::new();
     for character in path.chars() {
         if matches!(character, '*' | '?' | '[' | '\\') {

@@ -11,7 +11,7 @@ use super::base::{Resolved, Unusable};
 use super::error::{Error, StepProblem};
 use super::key::Key;
 use super::layers::{Chain, Layers, Link};
-use super::{Directory, LayerOrigin, Request, Workshop, command, transfer, workdir};
+use super::{Files, LayerOrigin, Request, Workshop, command, transfer, workdir};
 use crate::cache::Record;
 use crate::config::ImageConfig;
 use crate::copy::{Known, Owner};
@@ -32,6 +32,12 @@ pub(super) struct Builder<'a> {
     stages: HashMap<StageId, Arc<Finished>>,
     pub done: usize,
     pub cached: usize,
+    /// Whether the steps of the stage at hand are done anew.
+    fresh: bool,
+    /// Whether nothing is done, only looked up.
+    pub dry: bool,
+    /// Bytes of the files that the step at hand copies.
+    pub reads: u64,
 }
 
 /// A base image, read as far as a build needs it.
@@ -58,9 +64,16 @@ pub(super) struct Made {
     cached: bool,
 }
 
+impl Made {
+    /// The layer alone.
+    pub fn into_link(self) -> Link {
+        self.link
+    }
+}
+
 /// Where COPY takes files from.
 pub(super) enum From<'r> {
-    Directory(&'r Directory),
+    Files(&'r Files),
     Chain(Chain),
     Nothing,
 }
@@ -87,7 +100,31 @@ impl<'a> Builder<'a> {
         });
         let known = Arc::new(workshop.cache.known());
         let (bases, stages) = (BTreeMap::new(), HashMap::new());
-        Self { request, options, outline, workshop, layers, known, bases, stages, done: 0, cached: 0 }
+        Self {
+            request,
+            options,
+            outline,
+            workshop,
+            layers,
+            known,
+            bases,
+            stages,
+            done: 0,
+            cached: 0,
+            fresh: false,
+            dry: false,
+            reads: 0,
+        }
+    }
+
+    /// The same, but nothing is done: what is not cached stays so.
+    pub fn dry(self) -> Self {
+        Self { dry: true, ..self }
+    }
+
+    /// The plan of a stage.
+    pub fn plan(&self, id: StageId, base: BaseState<'_>) -> Result<StagePlan, Error> {
+        Ok(plan::stage(&self.request.dockerfile, &self.outline, &self.options, id, base)?)
     }
 
     /// Keeps what was learned of the context's files, also when the build failed.
@@ -167,10 +204,8 @@ impl<'a> Builder<'a> {
                 let origins = vec![LayerOrigin::Base; base.layers.len()];
                 self.start(id, BaseState::Image(&base.config), base.chain(), Vec::new(), origins)?
             }
-            Base::Context(name) => {
-                let what = format!("FROM {name}, which is a --build-context,");
-                return Err(self.at(span, StepProblem::Unsupported(what)));
-            }
+            // Its files are the first step of the plan.
+            Base::Context(_) => self.start(id, BaseState::Scratch, Vec::new(), Vec::new(), Vec::new())?,
         };
         let has_image = matches!(outlined.base, Base::Image(_));
         let name = if self.request.dockerfile.stages.len() == 1 { String::new() } else { outlined.name.clone() };
@@ -185,6 +220,8 @@ impl<'a> Builder<'a> {
         }
         for (index, step) in stage.plan.steps.clone().iter().enumerate() {
             let label = label(index + 1 + usize::from(has_image), &step.title, step.span);
+            // Set for each step: one that reads from another stage may have built that in between.
+            self.fresh = self.request.no_cache_stages.iter().any(|name| name.eq_ignore_ascii_case(&outlined.name));
             let made = self.step(&stage.chain, step, &label).map_err(|problem| self.at(step.span, problem))?;
             stage.origins.push(if made.cached { LayerOrigin::Cache } else { LayerOrigin::Built });
             stage.chain.push(Arc::new(made.link));
@@ -201,8 +238,7 @@ impl<'a> Builder<'a> {
         times: Vec<String>,
         origins: Vec<LayerOrigin>,
     ) -> Result<Finished, Error> {
-        let plan = plan::stage(&self.request.dockerfile, &self.outline, &self.options, id, base)?;
-        Ok(Finished { plan, chain, times, origins })
+        Ok(Finished { plan: self.plan(id, base)?, chain, times, origins })
     }
 
     /// A base image, resolved once.
@@ -223,9 +259,9 @@ impl<'a> Builder<'a> {
     /// What `--from` means.
     pub fn from(&mut self, origin: &Origin) -> Result<From<'a>, StepProblem> {
         Ok(match origin {
-            Origin::Context => From::Directory(&self.request.context),
+            Origin::Context => From::Files(&self.request.context),
             Origin::Named(name) => match self.request.contexts.get(name) {
-                Some(directory) => From::Directory(directory),
+                Some(files) => From::Files(files),
                 None => From::Nothing, // the planner takes the names from this very map
             },
             Origin::Stage(id) => {
@@ -240,7 +276,7 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn step(&mut self, chain: &Chain, step: &Step, label: &Arc<StepLabel>) -> Result<Made, StepProblem> {
+    pub fn step(&mut self, chain: &Chain, step: &Step, label: &Arc<StepLabel>) -> Result<Made, StepProblem> {
         self.layers.check_cancelled()?;
         self.event(Event::Started(label.clone()));
         let begun = Instant::now();
@@ -288,10 +324,14 @@ impl<'a> Builder<'a> {
         make: impl FnOnce(&mut Self) -> Result<Link, StepProblem>,
     ) -> Result<Made, StepProblem> {
         if !self.request.no_cache
+            && !self.fresh
             && let Some(Record { diff_id, blob, created }) = self.workshop.cache.step(&key)
             && self.workshop.store.blob_size(&blob.digest)? == Some(blob.size)
         {
             return Ok(Made { link: Link { diff_id, blob, base: None }, created, cached: true });
+        }
+        if self.dry {
+            return Err(StepProblem::NotDone);
         }
         let link = make(self)?;
         let created = self.timestamp().to_string();

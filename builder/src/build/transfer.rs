@@ -5,15 +5,17 @@ use oci::Reference;
 use super::base::Unusable;
 use super::error::StepProblem;
 use super::layers::{Chain, ChainContents};
+use super::remote::Fetched;
 use super::steps::{Builder, From, Made};
-use super::{Directory, Request};
+use super::{Directory, Files, Request, remote};
 use crate::copy::{self, Chmod, Context, Inline, Owner, Source, Target, place, resolve_owner, select};
 use crate::dockerfile::nearest;
 use crate::event::Event;
 use crate::ignore::Patterns;
 use crate::layer::View;
 use crate::layer::read::Limits;
-use crate::plan::CopyStep;
+use crate::plan::{CopySource, CopyStep};
+use crate::sandbox::{self, ExecFailure};
 
 /// Largest /etc/passwd or /etc/group that is read, in bytes.
 const DATABASE_LIMIT: u64 = 16 << 20;
@@ -28,8 +30,17 @@ impl copy::Ignore for Patterns {
 }
 
 pub(super) fn copy(builder: &mut Builder<'_>, chain: &Chain, step: &CopyStep) -> Result<Made, StepProblem> {
+    // A checksum says what comes, so what was made of it before can be had without fetching anything.
+    match remote::pinned_key(builder, chain, step) {
+        Some(key) => builder.remembered(key, |builder| Ok(copy_fetched(builder, chain, step)?.into_link())),
+        None => copy_fetched(builder, chain, step),
+    }
+}
+
+fn copy_fetched(builder: &mut Builder<'_>, chain: &Chain, step: &CopyStep) -> Result<Made, StepProblem> {
     let from = builder.from(&step.from)?;
-    with_source(builder, &from, |builder, source| copy_from(builder, chain, step, source))
+    let fetched = remote::fetch(builder, step)?;
+    with_source(builder, &from, |builder, source| copy_from(builder, chain, step, source, &fetched))
 }
 
 /// Opens where files come from, for as long as `then` takes.
@@ -39,10 +50,11 @@ pub(super) fn with_source<'b, R>(
     then: impl FnOnce(&mut Builder<'b>, &dyn Source) -> Result<R, StepProblem>,
 ) -> Result<R, StepProblem> {
     match from {
-        From::Directory(Directory { path, ignore }) => {
+        From::Files(Files::Directory(Directory { path, ignore })) => {
             let known = builder.known.clone();
             then(builder, &Context::open(path, ignore, Some(&known))?)
         }
+        From::Files(Files::Archive(archive)) => then(builder, &archive.stage()),
         From::Chain(chain) => {
             let layers = builder.layers.clone();
             let view = layers.view(chain)?;
@@ -58,16 +70,25 @@ fn copy_from(
     chain: &Chain,
     step: &CopyStep,
     source: &dyn Source,
+    fetched: &Fetched,
 ) -> Result<Made, StepProblem> {
     let files = step.inline.iter().map(|file| (file.name.clone().into_bytes(), file.text.clone().into_bytes()));
     let inline = Inline::new(files, builder.now());
     let excludes = Patterns::new(step.excludes.iter().map(String::as_str));
     let excludes = excludes.map_err(|error| StepProblem::Unsupported(format!("--exclude: {error}")))?;
+    let checkouts = fetched.checkouts()?;
     let mut wanted: Vec<(&dyn Source, &[u8])> = Vec::new();
-    wanted.extend(step.sources.iter().map(|path| (source, path.as_bytes())));
+    for (number, asked) in step.sources.iter().enumerate() {
+        wanted.push(match asked {
+            CopySource::Path(path) => (source, path.as_bytes()),
+            CopySource::Http(..) => (fetched.download(number)?, fetched.pattern(number)),
+            CopySource::Git(..) => (checkouts.get(&number).ok_or_else(remote::lost)?, b"".as_slice()),
+        });
+    }
     wanted.extend(step.inline.iter().map(|file| (&inline as &dyn Source, file.name.as_bytes())));
     let exclude = (!excludes.is_empty()).then_some(&excludes as &dyn copy::Ignore);
     let selection = select(&wanted, copy::Options { exclude, parents: step.parents })?;
+    builder.reads = selection.bytes();
     let selected = selection.hash(builder.layers.options.threads)?;
     let mut key = builder.key("copy", chain);
     key.copy(step, &selected.digest());
@@ -123,6 +144,13 @@ pub(super) fn hint(request: &Request, problem: &StepProblem) -> Option<String> {
     let path = match problem {
         StepProblem::Copy(copy::Error::NotFound(path)) => path,
         StepProblem::Base(Unusable::Missing { reference, .. }) => return misspelt_stage(request, reference),
+        StepProblem::Sandbox(sandbox::Error::Exec { why: ExecFailure::Format, .. }) => {
+            return Some(
+                "the program is for another machine: the kernel starts such programs with binfmt_misc; \
+                 install qemu-user-static and binfmt-support, or build this platform on a machine of its own"
+                    .to_owned(),
+            );
+        }
         StepProblem::NoSecret(id) => {
             return Some(format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME"));
         }
@@ -134,9 +162,9 @@ pub(super) fn hint(request: &Request, problem: &StepProblem) -> Option<String> {
         _ => return None,
     };
     let relative = path.trim_start_matches('/');
-    if request.context.ignore.excludes(relative.as_bytes()) {
+    if request.context.ignore().excludes(relative.as_bytes()) {
         return Some(format!("{relative} is excluded by the ignore file of the build context"));
     }
-    let directory = request.context.path.display();
+    let directory = request.context.shown();
     Some(format!("sources are looked up in the build context {directory}, or in what --from names"))
 }

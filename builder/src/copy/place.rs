@@ -66,7 +66,8 @@ impl From<Spooled> for Content<'_> {
 pub fn place<'a>(selection: &Hashed<'a>, target: &Target<'_>, view: &View) -> Result<Placed<'a>, Error> {
     let mut placer = Placer { target, upper: Upper::new(view, target.now), groups: 0 };
     for pick in &selection.picks {
-        if target.unpack && is_file(&pick.top) && is_archive(pick.source, &pick.top)? {
+        let may_extract = target.unpack && pick.source.holds_archives() && is_file(&pick.top);
+        if may_extract && is_archive(pick.source, &pick.top)? {
             placer.extract(pick)?;
         } else {
             placer.copy(pick)?;

@@ -60,6 +60,11 @@ pub trait Source: Sync {
     /// The hash of a file's content.
     fn hash(&self, item: &Item) -> Result<ContentHash, Error>;
 
+    /// Whether archives in it are extracted by an ADD that extracts archives.
+    fn holds_archives(&self) -> bool {
+        true
+    }
+
     /// Follows every symbolic link of a path inside this source.
     fn resolve(&self, path: &[u8]) -> Result<Vec<u8>, Error> {
         view::resolve(path, |at| {

@@ -1,8 +1,10 @@
 //! The contents of one layer in a temporary file, so that they can be read in any order: a blob can only
 //! be read from its beginning. For steps that copy from a layer which nobody unpacked.
 
-use super::entry::{Entry, Kind};
+use super::entry::{ContentHash, Entry, Kind};
+use super::index::{self, Index};
 use super::read::{self, Limits, Names, Reader};
+use oci::Verifier;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -43,32 +45,73 @@ impl Spool {
         let mut end = 0;
         while let Some(entry) = reader.next_entry()? {
             each(&entry).map_err(Error::Stopped)?;
-            match &entry.kind {
-                Kind::File { size, .. } => {
-                    spool.append(&mut reader)?;
-                    spool.places.insert(entry.path, (end, end + size));
-                    end += size;
-                }
-                // The file as it is now: its first name may be replaced later. In a view every name of a
-                // file can be the one that stands for all of them.
-                Kind::Hardlink(target) => {
-                    if let Some(&place) = spool.places.get(target) {
-                        spool.places.insert(entry.path, place);
-                    }
-                }
-                _ => {}
+            if matches!(entry.kind, Kind::File { .. }) {
+                spool.append(&mut reader, &mut io::sink())?;
             }
+            spool.place(&entry, &mut end);
         }
         Ok(spool)
     }
 
-    fn append<E>(&self, content: &mut impl Read) -> Result<(), Error<E>> {
+    /// Holds nothing.
+    pub fn empty(file: File) -> Self {
+        Self { file: Arc::new(file), places: HashMap::new() }
+    }
+
+    /// Reads somebody's archive to its end into an empty file, and says what is in it. Names that hide
+    /// something in a layer are names like any other here.
+    pub fn read_archive<E>(
+        archive: impl Read,
+        file: File,
+        limits: Limits,
+        mut each: impl FnMut(&Entry) -> Result<(), E>,
+    ) -> Result<(Self, Index), Error<E>> {
+        let mut reader = Reader::open(archive, Names::Archive, limits)?;
+        let mut spool = Self { file: Arc::new(file), places: HashMap::new() };
+        let mut index = index::Builder::default();
+        let mut end = 0;
+        while let Some(mut entry) = reader.next_entry()? {
+            each(&entry).map_err(Error::Stopped)?;
+            if let Kind::File { hash, .. } = &mut entry.kind {
+                let mut content = Verifier::sha256();
+                spool.append(&mut reader, &mut content)?;
+                *hash = ContentHash::sealed(content);
+            }
+            spool.place(&entry, &mut end);
+            if !entry.path.is_empty() {
+                index.push(entry); // the root is there already, whatever an archive says of it
+            }
+        }
+        reader.finish()?;
+        Ok((spool, index.finish()))
+    }
+
+    /// Remembers where the content of an entry lies that was appended at `end`.
+    fn place(&mut self, entry: &Entry, end: &mut u64) {
+        match &entry.kind {
+            Kind::File { size, .. } => {
+                self.places.insert(entry.path.clone(), (*end, *end + size));
+                *end += size;
+            }
+            // The file as it is now: its first name may be replaced later. In a view every name of a
+            // file can be the one that stands for all of them.
+            Kind::Hardlink(target) => {
+                if let Some(&place) = self.places.get(target) {
+                    self.places.insert(entry.path.clone(), place);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn append<E>(&self, content: &mut impl Read, hash: &mut impl Write) -> Result<(), Error<E>> {
         let mut chunk = [0; 64 << 10];
         loop {
             let got = content.read(&mut chunk).map_err(read::Error::from)?;
             if got == 0 {
                 return Ok(());
             }
+            hash.write_all(&chunk[..got]).map_err(Error::Write)?;
             self.file.as_ref().write_all(&chunk[..got]).map_err(Error::Write)?;
         }
     }

@@ -93,6 +93,20 @@ pub enum Problem {
     /// `--checksum` of files.
     #[error("--checksum requires exactly one HTTP(S) or Git source")]
     Checksum,
+    /// `--checksum` that is no digest.
+    #[error("--checksum={checksum}: {reason}")]
+    ChecksumDigest {
+        /// As it is written.
+        checksum: String,
+        /// Why.
+        reason: oci::InvalidDigest,
+    },
+    /// A remote source that makes no sense.
+    #[error("{0}")]
+    Remote(#[from] crate::remote::InvalidSource),
+    /// `--keep-git-dir` against the address.
+    #[error("--keep-git-dir says something else than the address of the repository")]
+    KeepGitDir,
     /// An `--exclude` pattern that is none.
     #[error("--exclude: {0}")]
     Exclude(crate::ignore::Invalid),

@@ -14,15 +14,16 @@ mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oci::Platform;
+use oci::{Platform, Reference};
 
 pub use error::Problem;
-pub use outline::{Base, Origin, Outline, StageId, StageOutline, outline};
+pub use outline::{Base, Origin, Outline, StageId, StageOutline, context_name, outline};
 pub use scope::Scope;
 pub(crate) use scope::global as globals;
 pub use stage::{BaseState, StagePlan, stage};
 
 use crate::dockerfile::{Located, Mount, Network, Span};
+use crate::remote::{GitSource, HttpSource};
 
 /// A plan that cannot be made: what, where, the lines, and a hint.
 pub type Error = Located<Problem>;
@@ -40,8 +41,10 @@ pub struct Options {
     pub target_platform: Platform,
     /// Whether `--platform` was given, so the image says so whatever its base says.
     pub platform_is_explicit: bool,
-    /// The names of `--build-context`; they come before stages and images of the same name.
+    /// The names of `--build-context` that are files; they come before stages and images of the same name.
     pub contexts: BTreeSet<String>,
+    /// Those that are images.
+    pub images: BTreeMap<String, Reference>,
     /// `--label`.
     pub labels: BTreeMap<String, String>,
 }
@@ -56,6 +59,7 @@ impl Options {
             target_platform: platform,
             platform_is_explicit: false,
             contexts: BTreeSet::new(),
+            images: BTreeMap::new(),
             labels: BTreeMap::new(),
         }
     }
@@ -125,8 +129,8 @@ pub struct CopyStep {
     pub add: bool,
     /// Where the sources lie.
     pub from: Origin,
-    /// The sources, which may be patterns.
-    pub sources: Vec<String>,
+    /// The sources, in the order of the instruction.
+    pub sources: Vec<CopySource>,
     /// Files that stand in the Dockerfile.
     pub inline: Vec<Inline>,
     /// The destination, absolute; a slash at its end is kept and means a directory.
@@ -143,6 +147,17 @@ pub struct CopyStep {
     pub excludes: Vec<String>,
     /// Whether archives are unpacked.
     pub unpack: bool,
+}
+
+/// One source of COPY or ADD.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopySource {
+    /// A path of what `from` names, which may be a pattern.
+    Path(String),
+    /// A file behind a URL; whether it is unpacked if it is an archive.
+    Http(HttpSource, bool),
+    /// A git repository; whether `.git` is kept.
+    Git(GitSource, bool),
 }
 
 #[cfg(test)]

@@ -55,6 +55,9 @@ pub struct StageOutline {
     pub span: Span,
     /// What it starts from.
     pub base: Base,
+    /// Whether a `--build-context` of the stage's own name stands in its place: then none of its
+    /// instructions counts.
+    pub replaced: bool,
     /// `FROM --platform`, expanded; the target's otherwise.
     pub platform: Platform,
     /// Where its instructions take files from, as far as that is known without the base image: its
@@ -114,8 +117,12 @@ fn one(file: &Dockerfile, options: &Options, globals: &Scope, id: StageId) -> Re
             text.parse().map_err(wrong)?
         }
     };
-    let base =
-        base(file, options, id, &base_name).map_err(|problem| suggest_stage(file, place(problem), &base_name))?;
+    let wrong = |problem| suggest_stage(file, place(problem), &base_name);
+    if let Some(base) = stage.name.as_deref().and_then(|own| named(options, own)) {
+        let (name, span, origins) = (stage_name(stage, id), stage.span, Vec::new());
+        return Ok(StageOutline { id, name, span, base, replaced: true, platform, origins });
+    }
+    let base = base(file, options, id, &base_name).map_err(wrong)?;
     let mut origins = Vec::new();
     let inherited: &[Node<Instruction>] = match base {
         Base::Stage(base) => &file.stages[base.0].instructions,
@@ -130,7 +137,7 @@ fn one(file: &Dockerfile, options: &Options, globals: &Scope, id: StageId) -> Re
     for node in &stage.instructions {
         origins.extend(origins_of(file, options, id, node)?);
     }
-    Ok(StageOutline { id, name: stage_name(stage, id), span: stage.span, base, platform, origins })
+    Ok(StageOutline { id, name: stage_name(stage, id), span: stage.span, base, replaced: false, platform, origins })
 }
 
 /// The name people know a stage by.
@@ -146,19 +153,38 @@ pub(super) fn read_trigger(trigger: &str, source: &Source, span: Span) -> Result
 }
 
 fn base(file: &Dockerfile, options: &Options, id: StageId, name: &str) -> Result<Base, Problem> {
-    if let Some(own) = file.stages[id.0].name.as_ref().filter(|own| options.contexts.contains(*own)) {
-        return Ok(Base::Context(own.clone())); // `--build-context NAME=…` replaces the stage NAME
-    }
     if let Some(earlier) = stage_named(&file.stages[..id.0], name) {
         return Ok(Base::Stage(earlier));
     }
     if name == "scratch" {
         return Ok(Base::Scratch);
     }
-    if options.contexts.contains(name) {
-        return Ok(Base::Context(name.to_owned()));
+    match named(options, name) {
+        Some(base) => Ok(base),
+        None => Ok(Base::Image(reference(name)?)),
     }
-    Ok(Base::Image(reference(name)?))
+}
+
+/// The `--build-context` of that name.
+fn named(options: &Options, name: &str) -> Option<Base> {
+    if ["scratch", "context"].iter().any(|taken| name.eq_ignore_ascii_case(taken)) {
+        return None; // these two always mean what they mean
+    }
+    let name = context_name(name);
+    match options.images.get(&name) {
+        Some(reference) => Some(Base::Image(reference.clone())),
+        None => options.contexts.contains(&name).then_some(Base::Context(name)),
+    }
+}
+
+/// A name as contexts are known by: images are named in their shortest form, so that `debian`,
+/// `debian:latest` and `docker.io/library/debian` are one.
+pub fn context_name(name: &str) -> String {
+    let Ok(reference) = name.parse::<Reference>() else { return name.to_lowercase() };
+    let text = reference.to_string();
+    let text = text.strip_suffix(":latest").unwrap_or(&text);
+    let text = text.strip_prefix("docker.io/library/").or_else(|| text.strip_prefix("docker.io/")).unwrap_or(text);
+    text.to_owned()
 }
 
 /// A misspelt stage name looks like an image that cannot be had; a near name is offered.
@@ -202,9 +228,14 @@ pub(super) fn origin(file: &Dockerfile, options: &Options, id: StageId, name: &s
     let stage = match index {
         Some(Ok(index)) if index < file.stages.len() => Some(StageId(index)),
         Some(_) if !name.is_empty() => return Err(Problem::StageIndex(name.to_owned())),
-        _ if options.contexts.contains(name) => return Ok(Origin::Named(name.to_owned())),
         _ => stage_named(&file.stages, name),
     };
+    let replaced = stage.and_then(|stage| file.stages[stage.0].name.as_deref()).and_then(|own| named(options, own));
+    match replaced {
+        Some(Base::Context(name)) => return Ok(Origin::Named(name)),
+        Some(Base::Image(reference)) => return Ok(Origin::Image(reference)),
+        _ => {}
+    }
     match stage {
         Some(stage) if stage < id => Ok(Origin::Stage(stage)),
         Some(stage) => Err(Problem::LaterStage {
@@ -212,7 +243,11 @@ pub(super) fn origin(file: &Dockerfile, options: &Options, id: StageId, name: &s
             stage: stage_name(&file.stages[id.0], id),
         }),
         None if name == "scratch" => Ok(Origin::Scratch),
-        None => Ok(Origin::Image(reference(name)?)),
+        None => match named(options, name) {
+            Some(Base::Context(name)) => Ok(Origin::Named(name)),
+            Some(Base::Image(reference)) => Ok(Origin::Image(reference)),
+            _ => Ok(Origin::Image(reference(name)?)),
+        },
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::outline::{self, Base, Outline, StageId};
+use oci::Platform;
+
+use super::outline::{self, Base, Origin, Outline, StageId};
 use super::scope::{self, Scope};
-use super::{Action, Error, Inline, Options, Problem, RunStep, Step, go, ports, transfer};
+use super::{Action, CopySource, CopyStep, Error, Inline, Options, Problem, RunStep, Step, go, ports, transfer};
 use crate::config::{DEFAULT_PATH, Empty, HealthConfig, History, ImageConfig};
 use crate::dockerfile::expand::Style;
 use crate::dockerfile::{
@@ -46,23 +48,44 @@ pub fn stage(
 ) -> Result<StagePlan, Error> {
     let stage = &file.stages[id.0];
     let mut planner = Planner::start(file, outline, options, id, base);
-    for trigger in std::mem::take(&mut planner.plan.config.run.on_build) {
+    let outlined = outline.stage(id);
+    if let Some(Base::Context(name)) = outlined.map(|stage| &stage.base) {
+        planner.all_of(name, stage.span);
+    }
+    let is_replaced = outlined.is_some_and(|stage| stage.replaced);
+    let triggers = std::mem::take(&mut planner.plan.config.run.on_build);
+    for trigger in if is_replaced { Vec::new() } else { triggers } {
         let node = outline::read_trigger(&trigger, &file.source, stage.span)?;
         planner.title_prefix = "ONBUILD ";
         planner.instruction(&node).map_err(|problem| file.source.at(stage.span, problem))?;
     }
     planner.title_prefix = "";
-    for node in &stage.instructions {
+    for node in if is_replaced { &[][..] } else { &stage.instructions } {
         planner.instruction(node).map_err(|problem| file.source.at(node.span, problem))?;
     }
     let mut plan = planner.plan;
     if id == outline.target {
         plan.config.run.labels.extend(options.labels.clone());
         if options.platform_is_explicit {
-            plan.config.platform = options.target_platform.clone();
+            plan.config.platform = explicit(&plan.config.platform, &options.target_platform);
         }
+        plan.config.platform = plan.config.platform.normalised();
     }
     Ok(plan)
+}
+
+/// The platform of an image whose platform was asked for: what the base says of its variant and version
+/// stays if it is for the same machine and nothing else was asked for.
+fn explicit(base: &Platform, asked: &Platform) -> Platform {
+    let same = base.os == asked.os && base.architecture == asked.architecture;
+    let kept = |asked: &Option<String>, base: &Option<String>| {
+        if asked.is_some() || !same { asked.clone() } else { base.clone() }
+    };
+    Platform {
+        variant: kept(&asked.variant, &base.variant),
+        os_version: kept(&asked.os_version, &base.os_version),
+        ..asked.clone()
+    }
 }
 
 /// Where planning a stage stands.
@@ -104,7 +127,7 @@ impl<'a> Planner<'a> {
             plan.scope.set(name, value);
         }
         if !plan.config.run.working_dir.is_empty() {
-            plan.config.run.working_dir = transfer::absolute("/", &plan.config.run.working_dir, true);
+            plan.config.run.working_dir = workdir("/", &plan.config.run.working_dir);
         }
         Self { file, options, id, globals: &outline.globals, plan, own_cmd: false, title_prefix: "" }
     }
@@ -131,6 +154,26 @@ impl<'a> Planner<'a> {
 
     fn note(&mut self, created_by: String) {
         self.plan.config.history.push(History::new(created_by, false));
+    }
+
+    /// `FROM` a named context that is files: all of it is the first layer.
+    fn all_of(&mut self, name: &str, span: Span) {
+        let action = Action::Copy(CopyStep {
+            add: false,
+            from: Origin::Named(name.to_owned()),
+            sources: vec![CopySource::Path(".".to_owned())],
+            inline: Vec::new(),
+            destination: "/".to_owned(),
+            chown: None,
+            chmod: None,
+            link: false,
+            parents: false,
+            excludes: Vec::new(),
+            unpack: false,
+        });
+        let title = format!("FROM {name}");
+        self.plan.config.history.push(History::new(title.clone(), true));
+        self.plan.steps.push(Step { span, title, action });
     }
 
     /// Adds a step that makes a layer.
@@ -332,15 +375,14 @@ impl<'a> Planner<'a> {
 
     fn workdir(&mut self, node: &Node<Instruction>, path: &str) -> Result<(), Problem> {
         let path = self.expand(path)?;
-        // Nothing, as a variable without a value, and `.` mean where we are; any other path keeps its slash.
-        let keep_end = !matches!(path.as_str(), "" | ".");
-        let path = transfer::absolute(&self.plan.config.run.working_dir, &path, keep_end);
+        let path = workdir(&self.plan.config.run.working_dir, &path);
         self.plan.config.run.working_dir.clone_from(&path);
         let created_by = format!("WORKDIR {path}");
         if path == "/" {
             self.note(created_by); // the root is always there
         } else {
             let user = self.plan.config.run.user.clone();
+            let path = transfer::absolute("/", &path, false);
             self.step(created_by, node.span, &node.text, Action::Workdir { path, user });
         }
         Ok(())
@@ -362,7 +404,7 @@ impl<'a> Planner<'a> {
             proxy: scope::proxies(&self.options.build_args),
             cwd: match self.plan.config.run.working_dir.as_str() {
                 "" => "/".to_owned(),
-                path => path.to_owned(),
+                path => transfer::absolute("/", path, false),
             },
             user: self.plan.config.run.user.clone(),
             script,
@@ -402,6 +444,17 @@ impl<'a> Planner<'a> {
             mounts.push((mount, origin));
         }
         Ok(mounts)
+    }
+}
+
+/// What WORKDIR means: an absolute path stays as it is written, to the last slash; a relative one is put
+/// behind the directory before, and cleaned. Nothing, as a variable without a value, means where we are.
+fn workdir(before: &str, path: &str) -> String {
+    let before = if before.starts_with('/') { before.to_owned() } else { transfer::absolute("/", before, false) };
+    match path {
+        "" => before,
+        path if path.starts_with('/') => path.to_owned(),
+        path => transfer::absolute(&before, path, false),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use super::outline::{self, Origin};
 use super::stage::Planner;
-use super::{Action, CopyStep, Inline, Problem};
+use super::{Action, CopySource, CopyStep, Inline, Problem};
 use crate::dockerfile::expand::Style;
 use crate::dockerfile::{Add, Copy, Instruction, Node, Transfer};
 use crate::ignore::{self, Patterns};
+use crate::remote::{GitSource, HttpSource, InvalidSource, Place, is_commit};
 
 impl Planner<'_> {
     pub(super) fn copy(&mut self, node: &Node<Instruction>, copy: &Copy) -> Result<(), Problem> {
@@ -16,10 +17,10 @@ impl Planner<'_> {
         let mut step = self.transfer(&copy.transfer, from)?;
         step.parents = copy.parents;
         for source in &step.sources {
-            match remote(source) {
-                Some(Remote::Url) => return Err(Problem::RemoteCopy("URL")),
-                Some(Remote::Git) => return Err(Problem::RemoteCopy("git ref")),
-                None => {}
+            match source {
+                CopySource::Path(_) => {}
+                CopySource::Http(..) => return Err(Problem::RemoteCopy("URL")),
+                CopySource::Git(..) => return Err(Problem::RemoteCopy("git ref")),
             }
         }
         self.transfer_step(node, &copy.transfer, step)
@@ -29,18 +30,20 @@ impl Planner<'_> {
         let mut step = self.transfer(&add.transfer, Origin::Context)?;
         step.add = true;
         step.unpack = add.unpack.unwrap_or(true);
-        let unsupported = |what: &str| Err(Problem::Unsupported { what: what.to_owned() });
-        if add.checksum.is_some() {
-            return match step.sources.as_slice() {
-                [source] if remote(source).is_some() => unsupported("ADD --checksum"),
-                _ => Err(Problem::Checksum),
-            };
+        if let Some(checksum) = &add.checksum {
+            match step.sources.as_mut_slice() {
+                [source] => check_with(source, &self.expand(checksum)?)?,
+                _ => return Err(Problem::Checksum),
+            }
         }
-        for source in &step.sources {
-            match remote(source) {
-                Some(Remote::Url) => return unsupported("ADD of a URL"),
-                Some(Remote::Git) => return unsupported("ADD of a git repository"),
-                None => {}
+        for source in &mut step.sources {
+            match source {
+                CopySource::Path(_) => {}
+                CopySource::Http(_, unpack) => *unpack = add.unpack.unwrap_or(false),
+                CopySource::Git(source, keep) => match (add.keep_git_dir, source.keep_git_dir) {
+                    (Some(flag), Some(address)) if flag != address => return Err(Problem::KeepGitDir),
+                    (flag, address) => *keep = address.or(flag).unwrap_or(false),
+                },
             }
         }
         self.transfer_step(node, &add.transfer, step)
@@ -56,13 +59,14 @@ impl Planner<'_> {
             let text = if heredoc.expand { self.scope().expand(Style::heredoc(), &text)? } else { text };
             Ok(Inline { name: heredoc.name.clone(), text })
         });
+        let sources = transfer.sources.iter().map(|text| copy_source(expand(text)?));
         let chmod = filled(&transfer.chmod)?;
         check_chmod(chmod.as_deref())?;
         Patterns::new(transfer.excludes.iter().map(String::as_str)).map_err(Problem::Exclude)?;
         Ok(CopyStep {
             add: false,
             from,
-            sources: transfer.sources.iter().map(expand).collect::<Result<_, Problem>>()?,
+            sources: sources.collect::<Result<_, Problem>>()?,
             inline: inline.collect::<Result<_, Problem>>()?,
             destination: self.expand(&transfer.destination)?,
             chown: filled(&transfer.chown)?,
@@ -85,7 +89,9 @@ impl Planner<'_> {
         words.extend(step.parents.then(|| "--parents".to_owned()));
         words.extend(step.chown.iter().map(|chown| format!("--chown={chown}")));
         words.extend(step.chmod.iter().map(|chmod| format!("--chmod={chmod}")));
-        words.extend(step.sources.iter().cloned());
+        for source in &transfer.sources {
+            words.push(self.expand(source)?);
+        }
         words.extend(transfer.heredocs.iter().map(|heredoc| format!("<<{}", heredoc.name)));
         words.push(step.destination.clone());
         step.destination = absolute(&self.plan.config.run.working_dir, &step.destination, true);
@@ -105,22 +111,43 @@ fn check_chmod(chmod: Option<&str>) -> Result<(), Problem> {
     }
 }
 
-enum Remote {
-    Url,
-    Git,
+/// What a source is: a URL, a git repository, or a path.
+fn copy_source(text: String) -> Result<CopySource, Problem> {
+    if let Some(source) = GitSource::parse(&text, Place::Dockerfile)? {
+        return Ok(CopySource::Git(source, false));
+    }
+    Ok(match HttpSource::parse(&text) {
+        Some(source) => CopySource::Http(source, false),
+        None => CopySource::Path(text),
+    })
 }
 
-/// Whether a source is no file: a URL or a git repository.
-fn remote(source: &str) -> Option<Remote> {
-    let is_http = source.starts_with("http://") || source.starts_with("https://");
-    let path = source.split(['#', '?']).next().unwrap_or_default();
-    let is_git = source.starts_with("git@") && source.contains(':')
-        || ["git://", "ssh://"].iter().any(|scheme| source.starts_with(scheme))
-        || is_http && path.ends_with(".git");
-    match (is_git, is_http) {
-        (true, _) => Some(Remote::Git),
-        (false, true) => Some(Remote::Url),
-        _ => None,
+/// `--checksum`: the digest of a file, or the commit of a repository.
+fn check_with(source: &mut CopySource, checksum: &str) -> Result<(), Problem> {
+    match source {
+        CopySource::Path(_) => Err(Problem::Checksum),
+        CopySource::Http(source, _) => {
+            let digest = checksum.parse();
+            let wrong = |reason| Problem::ChecksumDigest { checksum: checksum.to_owned(), reason };
+            source.checksum = Some(digest.map_err(wrong)?);
+            Ok(())
+        }
+        CopySource::Git(source, _) => {
+            if !is_commit(checksum) {
+                return Err(InvalidSource::Commit(checksum.to_owned()).into());
+            }
+            let checksum = checksum.to_lowercase();
+            match &source.commit {
+                Some(commit) if *commit != checksum => {
+                    Err(InvalidSource::Conflict { what: "the commit", first: commit.clone(), second: checksum }.into())
+                }
+                _ => {
+                    source.reference.get_or_insert_with(|| checksum.clone());
+                    source.commit = Some(checksum);
+                    Ok(())
+                }
+            }
+        }
     }
 }
 
@@ -160,11 +187,13 @@ mod tests {
 
     #[test]
     fn urls_and_repositories() {
-        for source in ["http://x/y", "https://x/y.git#main:sub", "git@github.com:x/y", "ssh://git@x/y"] {
-            assert!(remote(source).is_some(), "{source}");
+        let source = |text: &str| copy_source(text.to_owned()).unwrap();
+        assert!(matches!(source("http://x/y"), CopySource::Http(HttpSource { name, .. }, false) if name == "y"));
+        for text in ["https://x/y.git#main:sub", "git@github.com:x/y", "ssh://git@x/y"] {
+            assert!(matches!(source(text), CopySource::Git(..)), "{text}");
         }
-        for source in ["x", "http", "git", "a.git", "github.com/x"] {
-            assert!(remote(source).is_none(), "{source}");
+        for text in ["x", "http", "git", "a.git", "github.com/x", "file:///x.git"] {
+            assert_eq!(source(text), CopySource::Path(text.to_owned()));
         }
     }
 }

@@ -187,7 +187,7 @@ impl Room<'_> {
         request.options.build_args = asked.build_args.clone().into_iter().collect();
         request.options.target_platform = Platform::linux("amd64");
         let named = |(name, from): (&String, &String)| {
-            (name.clone(), Directory { path: lay_out(from), ignore: Patterns::default() })
+            (name.clone(), Directory { path: lay_out(from), ignore: Patterns::default() }.into())
         };
         request.contexts = asked.contexts.iter().map(named).collect();
         request.no_cache = self.entered.is_some();

@@ -1,23 +1,21 @@
-//! build: a Dockerfile and a directory become an image, and go where they are wanted.
+//! build: a Dockerfile and a context become an image, and go where they are wanted.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use builder::build::RunOptions;
 use builder::cache::Cache;
-use builder::dockerfile;
 use builder::event::Event;
-use builder::ignore::Patterns;
-use builder::output::Output;
 use builder::sandbox::{self, Cancel, Entered};
 use builder::{Built, Request, Workshop};
 use content::Disk;
 use content::remote::Client;
-use oci::{Platform, Reference};
+use oci::{Descriptor, Digest, Manifest, Reference};
 use tokio::runtime::Runtime;
 
+use super::named::LayoutImage;
 use super::output::Outputs;
+use super::request::{self, Loaded};
+use super::{docker, kaniko, platforms, report};
 use crate::args::{BuildArgs, ProgressKind};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -29,45 +27,7 @@ use crate::progress::Progress;
 use crate::settings;
 use crate::terminal::{out, tell};
 
-/// Largest Dockerfile or ignore file that is read, in bytes.
-const TEXT_LIMIT: u64 = 16 << 20;
-
-/// What a build needs to know; `build` and `ship` fill it in.
-#[derive(Debug)]
-pub struct Job {
-    pub context: PathBuf,
-    pub file: Option<PathBuf>,
-    pub target: Option<String>,
-    pub platform: Option<Platform>,
-    pub build_args: Vec<String>,
-    pub contexts: BTreeMap<String, PathBuf>,
-    pub no_cache: bool,
-    /// Asks the registry for base images even where the local store has them.
-    pub pull: bool,
-    /// What the commands of RUN get.
-    pub run: RunOptions,
-    pub outputs: Vec<Output>,
-    pub progress: ProgressKind,
-}
-
-impl Job {
-    /// What was typed, with the outputs that it asks for.
-    pub fn new(args: &BuildArgs, outputs: Vec<Output>) -> Outcome<Self> {
-        Ok(Self {
-            context: args.context.clone(),
-            file: args.file.clone(),
-            target: args.target.clone(),
-            platform: args.platform.clone(),
-            build_args: args.build_arg.clone(),
-            contexts: named_contexts(&args.build_context)?,
-            no_cache: args.no_cache,
-            pull: args.pull,
-            run: super::run_options::parse(&args.run)?,
-            outputs,
-            progress: if args.quiet { ProgressKind::Quiet } else { args.progress },
-        })
-    }
-}
+pub use super::request::Job;
 
 /// A build that is ready to begin: everything that needs a process without threads is done.
 pub struct Prepared {
@@ -76,51 +36,122 @@ pub struct Prepared {
     entered: Option<Entered>,
     pull: bool,
     progress: ProgressKind,
+    layouts: BTreeMap<Reference, LayoutImage>,
+    /// What the request reads from, for as long as it may.
+    _loaded: request::Kept,
 }
 
-pub fn run(args: &BuildArgs) -> Outcome<()> {
+/// What came out, for one platform or several.
+pub struct Finished {
+    /// The image, or the index of all of them.
+    pub manifest: Manifest,
+    /// What `--iidfile` gets: the config of an image, the index itself.
+    pub image_id: Digest,
+    /// What `--metadata-file` gets.
+    pub metadata: serde_json::Value,
+}
+
+pub fn run(mut args: BuildArgs) -> Outcome<()> {
+    let mut notes = kaniko::translate(&mut args)?;
+    notes.extend(docker::notes(&args.docker)?);
+    if args.progress != ProgressKind::Quiet && !args.quiet {
+        notes.iter().for_each(|note| tell(&format!("note: {note}")));
+    }
     if args.is_check() {
-        return super::check::run(args);
+        return super::check::run(&args);
     }
     let data = settings::data_directory(&args.store)?;
     let local = settings::local_store(&data)?;
-    let names = args.tag.iter().map(|name| reference(name)).collect::<Outcome<Vec<_>>>()?;
-    if args.push && names.is_empty() {
-        return Err(
-            Failure::new(Exit::Usage, "--push needs a --tag to push to").hint("lighter build -t HOST/NAME:TAG --push")
-        );
+    let mut image = super::image_options::ImageOptions::new(&args.image)?;
+    let outputs = Outputs::parse(&args.output, &mut image, || scratch(&data))?;
+    let mut job = Job::new(&args, outputs.files.clone())?;
+    job.image = image;
+    if args.plan {
+        return super::plan::run(&job, &data, &local);
     }
-    let outputs = Outputs::parse(&args.output, || scratch(&data))?;
-    let job = Job::new(args, outputs.files.clone())?;
+    let named = Names::new(&args, &outputs)?;
+    platforms::check(&job, &outputs)?;
     let mut prepared = prepare(&job, &data)?;
-    prepared.request.names.clone_from(&names);
     let client = settings::client(&args.registry)?;
     let runtime = crate::runtime()?;
-    let built = build(&prepared, &runtime, &local, &client)?;
+    let built = if job.platforms.len() > 1 {
+        platforms::build(&mut prepared, &job, &named.all, &runtime, &local, &client)?
+    } else {
+        prepared.request.names.clone_from(&named.all);
+        Finished::of(&build(&prepared, &runtime, &local, &client)?)
+    };
     let digest = built.manifest.digest();
-    write_files(args, &built)?;
-    if args.push {
-        let opener = Opener { data, local, client };
-        for name in &names {
-            push(&runtime, &opener, name)?;
-        }
+    let opener = Opener { data, local, client };
+    for name in &named.pushed {
+        push(&runtime, &opener, name, outputs.push_by_digest)?;
     }
+    report::write(&args, &built, &named.all)?;
     outputs.send()?;
     if !outputs.uses_stdout() {
-        if names.is_empty() {
+        if named.all.is_empty() {
             out(&digest.to_string());
         }
-        for name in &names {
+        for name in &named.all {
             out(&name.pin(digest).to_string());
         }
     }
     Ok(())
 }
 
-fn push(runtime: &Runtime, opener: &Opener, name: &Reference) -> Outcome<()> {
+/// The names of the image, and those that are pushed.
+struct Names {
+    all: Vec<Reference>,
+    pushed: Vec<Reference>,
+}
+
+impl Names {
+    fn new(args: &BuildArgs, outputs: &Outputs) -> Outcome<Self> {
+        let tags = args.tag.iter().map(|name| reference("--tag", name)).collect::<Outcome<Vec<_>>>()?;
+        let push_tags = args.push || outputs.push_tags;
+        if push_tags && tags.is_empty() && outputs.pushed.is_empty() {
+            return Err(Failure::new(Exit::Usage, "--push needs a --tag to push to")
+                .hint("lighter build -t HOST/NAME:TAG --push"));
+        }
+        let named = |names: &[String]| names.iter().map(|name| reference("name", name)).collect::<Outcome<Vec<_>>>();
+        let mut pushed = if push_tags { tags.clone() } else { Vec::new() };
+        pushed.extend(named(&outputs.pushed)?);
+        let mut all = tags;
+        all.extend(named(&outputs.names)?);
+        for names in [&mut all, &mut pushed] {
+            let mut seen = std::collections::BTreeSet::new();
+            names.retain(|name| seen.insert(name.to_string()));
+        }
+        Ok(Self { all, pushed })
+    }
+}
+
+impl Finished {
+    fn of(built: &Built) -> Self {
+        Self { manifest: built.manifest.clone(), image_id: built.image_id, metadata: built.metadata() }
+    }
+
+    /// Of an index.
+    pub fn of_index(manifest: Manifest, names: &[Reference]) -> Self {
+        let descriptor: Descriptor = manifest.descriptor();
+        let mut metadata = serde_json::json!({
+            "containerimage.descriptor": descriptor,
+            "containerimage.digest": manifest.digest(),
+        });
+        if !names.is_empty() {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            metadata["image.name"] = names.join(",").into();
+        }
+        Self { image_id: manifest.digest(), metadata, manifest }
+    }
+}
+
+fn push(runtime: &Runtime, opener: &Opener, name: &Reference, by_digest: bool) -> Outcome<()> {
     let destination = Location::Registry(name.clone());
     let opened = opener.in_local_store(name);
-    let target = opener.target(&destination)?;
+    let mut target = opener.target(&destination)?;
+    if by_digest {
+        target.tags.clear();
+    }
     let options = settings::copy_options(None);
     let shown = destination.to_string();
     let sending = super::transfer::run(&opened, &target, &shown, &options);
@@ -132,12 +163,12 @@ fn push(runtime: &Runtime, opener: &Opener, name: &Reference) -> Outcome<()> {
 /// Reads what there is to read, and enters the sandbox if a RUN is to come: that must happen before any
 /// thread starts.
 pub fn prepare(job: &Job, data: &Path) -> Outcome<Prepared> {
-    let request = request(job)?;
+    let Loaded { request, layouts, kept } = request::read(job, data)?;
     let directory = data.join("build");
     let cache = Cache::open(&directory).map_err(|error| Failure::io(error.to_string(), &error.source))?;
     let runs_commands = request.runs_commands().map_err(|error| told(&error))?;
     let entered = if runs_commands { Some(enter(&cache, job.progress)?) } else { None };
-    Ok(Prepared { request, cache, entered, pull: job.pull, progress: job.progress })
+    Ok(Prepared { request, cache, entered, pull: job.pull, progress: job.progress, layouts, _loaded: kept })
 }
 
 fn enter(cache: &Cache, progress: ProgressKind) -> Outcome<Entered> {
@@ -168,7 +199,8 @@ pub fn build(prepared: &Prepared, runtime: &Runtime, local: &Disk, client: &Clie
         watching.cancel();
     });
     let images =
-        Images::new(runtime.handle().clone(), client.clone(), local.clone(), prepared.pull, interrupted.clone());
+        Images::new(runtime.handle().clone(), client.clone(), local.clone(), prepared.pull, interrupted.clone())
+            .with_layouts(prepared.layouts.clone());
     let progress = Progress::new(prepared.progress, false);
     let show = |event: Event| progress.show(&event);
     let workshop = Workshop {
@@ -189,150 +221,16 @@ pub fn build(prepared: &Prepared, runtime: &Runtime, local: &Disk, client: &Clie
     built.map_err(|error| told(&error))
 }
 
-/// Reads the Dockerfile, the ignore files, and what else there is to know before a build.
-pub fn request(job: &Job) -> Outcome<Request> {
-    let context = directory(&job.context, "the build context")?;
-    let (name, path, text) = read_dockerfile(job)?;
-    let dockerfile = dockerfile::parse(&text, &name).map_err(|error| told(&error.into()))?;
-    let ignore = ignore_file(path.as_deref(), &context)?;
-    let mut request = Request::new(dockerfile, builder::build::Directory { path: context, ignore });
-    request.options.target.clone_from(&job.target);
-    if let Some(platform) = &job.platform {
-        request.options.target_platform = platform.clone();
-        request.options.platform_is_explicit = true;
-    }
-    request.options.build_args = build_args(&job.build_args)?;
-    for (name, path) in &job.contexts {
-        let path = directory(path, "the named context")?;
-        let ignore = ignore_file(None, &path)?;
-        request.contexts.insert(name.clone(), builder::build::Directory { path, ignore });
-    }
-    request.no_cache = job.no_cache;
-    request.run = job.run.clone();
-    request.outputs.clone_from(&job.outputs);
-    Ok(request)
-}
-
-fn directory(path: &Path, what: &str) -> Outcome<PathBuf> {
-    let real = path
-        .canonicalize()
-        .map_err(|error| Failure::io(format!("{what} `{}` cannot be used", path.display()), &error))?;
-    if !real.is_dir() {
-        return Err(Failure::new(Exit::BadInput, format!("{what} `{}` is not a directory", path.display())));
-    }
-    Ok(real)
-}
-
-/// The Dockerfile: its name for messages, its path where it has one, its text.
-fn read_dockerfile(job: &Job) -> Outcome<(String, Option<PathBuf>, Vec<u8>)> {
-    let path = job.file.clone().unwrap_or_else(|| job.context.join("Dockerfile"));
-    if path == Path::new("-") {
-        let text = read_limited(&mut std::io::stdin().lock())
-            .map_err(|error| Failure::io("cannot read the Dockerfile from stdin", &error))?;
-        return Ok(("stdin".to_owned(), None, text));
-    }
-    let shown = path.display().to_string();
-    let text = std::fs::File::open(&path).and_then(|mut file| read_limited(&mut file));
-    let text = text.map_err(|error| {
-        let failure = Failure::io(format!("cannot read the Dockerfile `{shown}`"), &error);
-        let missing = error.kind() == std::io::ErrorKind::NotFound && job.file.is_none();
-        if missing { failure.hint("name another one with -f FILE, or another directory as CONTEXT") } else { failure }
-    })?;
-    Ok((shown, Some(path), text))
-}
-
-fn read_limited(from: &mut dyn Read) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    from.take(TEXT_LIMIT).read_to_end(&mut text)?;
-    Ok(text)
-}
-
-/// `<Dockerfile>.dockerignore` if there is one, else `.dockerignore` of the context.
-fn ignore_file(dockerfile: Option<&Path>, context: &Path) -> Outcome<Patterns> {
-    let beside = dockerfile.map(|path| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".dockerignore");
-        PathBuf::from(name)
-    });
-    for path in beside.into_iter().chain([context.join(".dockerignore")]) {
-        let text = match std::fs::File::open(&path).and_then(|mut file| read_limited(&mut file)) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(Failure::io(format!("cannot read {}", path.display()), &error)),
-        };
-        let wrong = |error| Failure::because(Exit::BadInput, format!("cannot use {}", path.display()), &error);
-        return Patterns::parse(&text).map_err(wrong);
-    }
-    Patterns::parse(b"").map_err(|error| Failure::because(Exit::Bug, "no patterns are no patterns", &error))
-}
-
-/// `NAME=VALUE`, or `NAME` for the value in the environment; unset there means not given.
-fn build_args(typed: &[String]) -> Outcome<BTreeMap<String, String>> {
-    let mut values = BTreeMap::new();
-    // Taken from the environment without asking, as `docker buildx` does: builds that can be repeated set it.
-    values.extend(settings::variable("SOURCE_DATE_EPOCH").map(|epoch| ("SOURCE_DATE_EPOCH".to_owned(), epoch)));
-    for text in typed {
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (text.as_str(), std::env::var(text).ok()),
-        };
-        if name.is_empty() {
-            return Err(
-                Failure::new(Exit::Usage, format!("--build-arg `{text}` has no name")).hint("--build-arg NAME=VALUE")
-            );
-        }
-        values.extend(value.map(|value| (name.to_owned(), value)));
-    }
-    Ok(values)
-}
-
-fn named_contexts(typed: &[String]) -> Outcome<BTreeMap<String, PathBuf>> {
-    let mut contexts = BTreeMap::new();
-    for text in typed {
-        let wrong = |why: &str| {
-            Failure::new(Exit::Usage, format!("--build-context `{text}` {why}")).hint("--build-context NAME=DIR")
-        };
-        let (name, value) = text.split_once('=').ok_or_else(|| wrong("has no value"))?;
-        if name.is_empty() || value.is_empty() {
-            return Err(wrong("has no name or no directory"));
-        }
-        for scheme in ["docker-image://", "oci-layout://", "https://", "http://", "git@", "target:"] {
-            if value.starts_with(scheme) {
-                return Err(wrong(&format!("is no directory; `{scheme}` is not supported yet")));
-            }
-        }
-        contexts.insert(name.to_lowercase(), PathBuf::from(value));
-    }
-    Ok(contexts)
-}
-
-fn reference(name: &str) -> Outcome<Reference> {
+fn reference(flag: &str, name: &str) -> Outcome<Reference> {
     let parsed: Reference =
-        name.parse().map_err(|error| Failure::because(Exit::Usage, format!("--tag `{name}`"), &error))?;
+        name.parse().map_err(|error| Failure::because(Exit::Usage, format!("{flag} `{name}`"), &error))?;
     if parsed.digest().is_some() {
         return Err(Failure::new(
             Exit::Usage,
-            format!("--tag `{name}` has a digest, which only the finished image has"),
+            format!("{flag} `{name}` has a digest, which only the finished image has"),
         ));
     }
     Ok(parsed)
-}
-
-fn write_files(args: &BuildArgs, built: &Built) -> Outcome<()> {
-    if let Some(path) = &args.iidfile {
-        write_file(path, built.image_id.to_string().as_bytes())?;
-    }
-    if let Some(path) = &args.metadata_file {
-        let text = serde_json::to_vec_pretty(&built.metadata())
-            .map_err(|error| Failure::because(Exit::Bug, "cannot print the metadata", &error))?;
-        write_file(path, &text)?;
-    }
-    Ok(())
-}
-
-fn write_file(path: &Path, text: &[u8]) -> Outcome<()> {
-    content::place::replace_file(path, text)
-        .map_err(|error| Failure::io(format!("cannot write {}", path.display()), &error))
 }
 
 /// A failed build, with its exit code and what to do.
@@ -387,6 +285,10 @@ fn exit(error: &builder::Error) -> Exit {
         builder::Error::Output(_) | builder::Error::Store(_) | builder::Error::Cache(_) => Exit::Disk,
         builder::Error::Step(step) => match step.problem() {
             StepProblem::Failed { .. } | StepProblem::Sandbox(sandbox::Error::Exec { .. }) => Exit::Failed,
+            StepProblem::Download { source, .. } => Failure::content("", source).exit,
+            StepProblem::Git(builder::remote::Error::Start(_)) => Exit::Environment,
+            StepProblem::Git(builder::remote::Error::Disk { .. }) => Exit::Disk,
+            StepProblem::Git(_) => Exit::Unavailable,
             StepProblem::Copy(builder::copy::Error::NotFound(_))
             | StepProblem::NoSecret(_)
             | StepProblem::NoAgent(_) => Exit::NoInput,

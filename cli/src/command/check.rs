@@ -9,6 +9,7 @@ use builder::config::ImageConfig;
 use oci::{Platform, Reference};
 
 use super::build::{self, Job};
+use super::request;
 use crate::args::BuildArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -18,14 +19,17 @@ use crate::terminal::{out, tell};
 
 /// Prints the findings of all stages, or of those that `--target` needs. Fails if there are any.
 pub fn run(args: &BuildArgs) -> Outcome<()> {
-    let request = build::request(&Job::new(args, Vec::new())?)?;
+    let data = settings::data_directory(&args.store)?;
+    let loaded = request::read(&Job::new(args, Vec::new())?, &data)?;
+    let request = &loaded.request;
     let options = request.plan_options();
     let file = &request.dockerfile;
     let runtime = crate::runtime()?;
-    let local = settings::local_store(&settings::data_directory(&args.store)?)?;
+    let local = settings::local_store(&data)?;
     let (_interrupt, interrupted) = tokio::sync::watch::channel(None); // Ctrl-C just ends us: nothing is half done
     let images =
-        Images::new(runtime.handle().clone(), settings::client(&args.registry)?, local, args.pull, interrupted);
+        Images::new(runtime.handle().clone(), settings::client(&args.registry)?, local, args.pull, interrupted)
+            .with_layouts(loaded.layouts.clone());
     let known = RefCell::new(BTreeMap::new());
     let base = |reference: &Reference, platform: &Platform| {
         let key = (reference.clone(), platform.to_string());
@@ -36,7 +40,7 @@ pub fn run(args: &BuildArgs) -> Outcome<()> {
         Some(_) => Some(builder::plan::outline(file, &options).map_err(|error| build::told(&error.into()))?),
         None => None,
     };
-    let around = Around { outline: outline.as_ref(), ignore: &request.context.ignore, base: &base };
+    let around = Around { outline: outline.as_ref(), ignore: request.context.ignore(), base: &base };
     let report = check::check(file, &options, &around).map_err(|error| build::told(&error.into()))?;
     let shown: Vec<String> =
         report.findings.iter().map(|finding| file.source.at(finding.span, finding).to_string()).collect();

@@ -13,8 +13,8 @@ use deployer::{
 };
 use oci::{ManifestKind, Pinned, Platform, Reference};
 
+use super::deploy_report::Report;
 use super::probe::Prober;
-use super::report::Report;
 use super::wait;
 use crate::args::{ClusterArgs, DeployArgs, DeployCommand, DryRun, HowArgs, RbacArgs, RegistryArgs, SubjectArgs};
 use crate::exit::Exit;

@@ -1,7 +1,7 @@
 //! diff: what a deploy would change. Nothing is written; the exit code says whether there is a difference.
 
 use super::deploy;
-use super::report::DIFFERS;
+use super::deploy_report::DIFFERS;
 use crate::args::{DiffArgs, OutputFormat};
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;

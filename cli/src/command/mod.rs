@@ -4,24 +4,44 @@
 pub mod build;
 #[cfg(feature = "build")]
 mod check;
+#[cfg(feature = "build")]
+mod context;
 pub mod credential_provider;
 #[cfg(feature = "deploy")]
 pub mod deploy;
 #[cfg(feature = "deploy")]
+mod deploy_report;
+#[cfg(feature = "deploy")]
 pub mod diff;
+#[cfg(feature = "build")]
+mod docker;
+#[cfg(feature = "build")]
+mod image_options;
+#[cfg(feature = "build")]
+pub mod index;
 #[cfg(feature = "serve")]
 pub mod init;
 pub mod inspect;
+#[cfg(feature = "build")]
+mod kaniko;
 pub mod login;
 pub mod manual;
 #[cfg(feature = "build")]
+mod named;
+#[cfg(feature = "build")]
 mod output;
+#[cfg(feature = "build")]
+mod plan;
+#[cfg(feature = "build")]
+mod platforms;
 #[cfg(feature = "deploy")]
 mod probe;
 #[cfg(feature = "deploy")]
 pub mod pull_secret;
-#[cfg(feature = "deploy")]
+#[cfg(feature = "build")]
 mod report;
+#[cfg(feature = "build")]
+mod request;
 #[cfg(feature = "serve")]
 pub mod robot;
 #[cfg(feature = "deploy")]
@@ -39,3 +59,6 @@ pub mod transfer;
 pub mod upkeep;
 #[cfg(feature = "deploy")]
 pub mod wait;
+
+#[cfg(feature = "build")]
+pub use named::LayoutImage;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use deployer::{Class, Cluster, Error, Policy, Steer, Target, Ticket, Which};
 
 use super::deploy::{connect_options, failed};
-use super::report::Report;
+use super::deploy_report::Report;
 use super::wait::{self, TicketFile};
 use crate::args::{
     ClusterArgs, HistoryArgs, OnFailure, RolloutCommand, RolloutWaitArgs, StatusArgs, UndoArgs, WaitArgs,

@@ -1,19 +1,21 @@
 //! ship: build, push, check, deploy, and a short account of all of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use builder::Built;
 use builder::build::LayerOrigin;
 use content::remote::{Client, Repository};
-use content::{Copied, Source};
+use content::{Copied, Source as _};
 use deployer::{Cluster, Image, Plan, Request, What, Which};
 use futures_util::StreamExt;
 use oci::{Host, Pinned, Reference, RepoName, Selector, Tag, Verifier};
 use tokio::runtime::Runtime;
 
 use super::build::{Job, Prepared};
-use super::report::Report;
+use super::deploy_report::Report;
+use super::named::Source;
 use super::{build, deploy, serve, transfer, wait};
 use crate::args::ShipArgs;
 use crate::embedded::Embedded;
@@ -213,18 +215,25 @@ fn parse_host(text: &str) -> Outcome<Host> {
 
 fn job(args: &ShipArgs, project: &Project) -> Outcome<Job> {
     Ok(Job {
-        context: args.context.clone(),
+        context: args.context.clone().into(),
         file: project.build.file.as_ref().map(|file| args.context.join(file)),
         target: project.build.target.clone(),
-        platform: None,
+        platforms: Vec::new(),
         build_args: args.build_arg.clone(),
-        contexts: project.contexts(&args.context)?,
+        contexts: directories(project.contexts(&args.context)?),
         no_cache: false,
+        no_cache_stages: Vec::new(),
         pull: false,
         run: builder::build::RunOptions::default(),
+        image: super::image_options::ImageOptions::default(),
         outputs: Vec::new(),
         progress: args.progress,
+        registry: args.registry.clone(),
     })
+}
+
+fn directories(paths: BTreeMap<String, PathBuf>) -> BTreeMap<String, Source> {
+    paths.into_iter().map(|(name, path)| (builder::plan::context_name(&name), Source::Directory(path))).collect()
 }
 
 /// The repository and tag: typed, else the project's, else the name of the directory.

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use deployer::{Event, ObjectName};
 
-use super::report;
+use super::deploy_report;
 
 /// Widest row, in characters: a row that the terminal breaks could not be taken back.
 const WIDTH: usize = 100;
@@ -40,9 +40,9 @@ impl Table {
             }
             Event::Undoing { object, .. } => {
                 self.set(object, "going back");
-                report::text(event)
+                deploy_report::text(event)
             }
-            Event::Trouble { .. } | Event::Note { .. } => report::text(event),
+            Event::Trouble { .. } | Event::Note { .. } => deploy_report::text(event),
         };
         let mut text = if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() };
         if let Some(line) = stays {

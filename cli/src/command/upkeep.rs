@@ -14,16 +14,23 @@ use crate::failure::{Failure, Outcome};
 use crate::settings;
 use crate::terminal::{bytes, out, tell};
 
+/// Where the data is, which must be there, and the policies.
 fn meant(args: &RegistryDataArgs) -> Outcome<(PathBuf, Keeping)> {
+    let (data, keeping) = meant_for_new(args)?;
+    if !data.join("VERSION").is_file() {
+        let what = format!("{} is no registry's data directory", data.display());
+        return Err(Failure::new(Exit::NoInput, what).hint("say which one it is with --data DIR"));
+    }
+    Ok((data, keeping))
+}
+
+/// The same, where the data may be made.
+fn meant_for_new(args: &RegistryDataArgs) -> Outcome<(PathBuf, Keeping)> {
     let config = serve::read(args.config.as_deref())?;
     let data = match args.data.clone().or_else(|| config.data.clone()) {
         Some(data) => data,
         None => embedded_data(&StoreArgs { data: settings::variable("LIGHTER_DATA").map(PathBuf::from) })?,
     };
-    if !data.join("VERSION").is_file() {
-        let what = format!("{} is no registry's data directory", data.display());
-        return Err(Failure::new(Exit::NoInput, what).hint("say which one it is with --data DIR"));
-    }
     Ok((data, config.keeping()))
 }
 
@@ -168,9 +175,6 @@ pub fn fsck(args: &FsckArgs) -> Outcome<()> {
             false => failure.hint("run it again with --repair"),
         });
     }
-    if checked.findings > 0 && !args.repair {
-        return Err(Failure::new(Exit::Failed, "not everything is as it should be"));
-    }
     Ok(())
 }
 
@@ -197,7 +201,7 @@ pub async fn export(args: &ExportArgs) -> Outcome<()> {
 }
 
 pub async fn import(args: &ImportArgs) -> Outcome<()> {
-    let (data, keeping) = meant(&args.data)?;
+    let (data, keeping) = meant_for_new(&args.data)?;
     let what = "the import stopped";
     let disk = Disk::open(&args.source).map_err(|error| Failure::content(what, &error))?;
     let store = open(&data, keeping)?;
@@ -212,7 +216,7 @@ pub fn backup(args: &BackupArgs) -> Outcome<()> {
     let done = registry::backup(&data, &args.destination, args.copy).map_err(|error| {
         let exit = match error {
             BackupError::Source(_) | BackupError::Foreign(_) => Exit::Usage,
-            BackupError::Busy(_) | BackupError::Restless | BackupError::Missing(_) => Exit::Transient,
+            BackupError::Busy(_) | BackupError::Restless => Exit::Transient,
             BackupError::Io { .. } | BackupError::Metadata(_) => Exit::Disk,
         };
         Failure::because(exit, "there is no new backup", &error)
@@ -226,5 +230,11 @@ pub fn backup(args: &BackupArgs) -> Outcome<()> {
         done.new,
         done.removed
     ));
-    Ok(())
+    match done.first_missing {
+        None => Ok(()),
+        Some(first) => {
+            let what = format!("{} could not be copied, {first} first", count(done.missing, "file"));
+            Err(Failure::new(Exit::Failed, what).hint("run it again; if that does not help, `lighter registry fsck`"))
+        }
+    }
 }

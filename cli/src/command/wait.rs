@@ -10,7 +10,7 @@ use deployer::{Class, Cluster, End, Error, Outcome as Rollout, Plan, Policy, Tic
 use serde::{Deserialize, Serialize};
 
 use super::deploy::{exit, told};
-use super::report::Report;
+use super::deploy_report::Report;
 use crate::args::{OnFailure, WaitArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};

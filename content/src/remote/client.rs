@@ -11,8 +11,9 @@ use oci::wire::{Challenge, ErrorCode, Problems, Scope};
 use oci::{Host, RepoName};
 
 use super::auth::{self, Asking, Authorization};
+use super::map::Mappings;
 use super::repository::Repository;
-use super::transport::{Payload, Transport, empty, error_body};
+use super::transport::{ClientCertificate, Payload, Transport, empty, error_body};
 use crate::credentials::{Credentials, Login};
 use crate::{Error, Result};
 
@@ -32,6 +33,10 @@ pub struct Settings {
     pub insecure: Vec<Host>,
     /// Certificate authorities beyond the machine's own, as PEM.
     pub authorities: Vec<Vec<u8>>,
+    /// Certificates of our own, by the registry that wants them.
+    pub client_certificates: Vec<(Host, ClientCertificate)>,
+    /// Registries in place of others.
+    pub mappings: Mappings,
     /// Logins.
     pub credentials: Credentials,
 }
@@ -44,6 +49,8 @@ pub struct Client {
 
 struct Shared {
     transport: Transport,
+    /// For registries that want to see a certificate of ours, which nobody else is shown.
+    presenting: HashMap<Host, Transport>,
     settings: Settings,
     authorizations: Mutex<HashMap<(Host, String), Authorization>>,
     schemes: Mutex<HashMap<Host, &'static str>>,
@@ -80,14 +87,30 @@ impl<'a> Call<'a> {
 impl Client {
     /// Makes a client; connects to nothing yet.
     pub fn new(settings: Settings) -> Result<Self> {
-        let transport = Transport::new(&settings.authorities)?;
-        let shared = Shared { transport, settings, authorizations: Mutex::default(), schemes: Mutex::default() };
+        let transport = Transport::new(&settings.authorities, None)?;
+        let mut presenting = HashMap::new();
+        for (host, certificate) in &settings.client_certificates {
+            presenting.insert(host.clone(), Transport::new(&settings.authorities, Some(certificate))?);
+        }
+        let shared =
+            Shared { transport, presenting, settings, authorizations: Mutex::default(), schemes: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// A repository of a registry.
+    /// A repository of a registry, or of the one that stands in its place.
     pub fn repository(&self, host: &Host, name: &RepoName) -> Repository {
-        Repository::new(self.clone(), host.clone(), name.clone())
+        let (host, name) = self.shared.settings.mappings.resolve(host, name);
+        Repository::new(self.clone(), host, name)
+    }
+
+    /// For those who are no registry.
+    pub(super) fn transport(&self) -> &Transport {
+        &self.shared.transport
+    }
+
+    /// A registry's own connections; other hosts of a redirect get nothing of them.
+    fn transport_to(&self, host: &Host, same_host: bool) -> &Transport {
+        self.shared.presenting.get(host).filter(|_| same_host).unwrap_or(&self.shared.transport)
     }
 
     /// Checks that the registry can be reached and takes the login, if there is one.
@@ -179,7 +202,7 @@ impl Client {
             let broken =
                 |error: http::Error| Error::Protocol { host: host.to_string(), reason: format!("{url}: {error}") };
             let request = request.body(payload.take().unwrap_or_else(empty)).map_err(broken)?;
-            let answer = self.shared.transport.send(request, streams).await?;
+            let answer = self.transport_to(host, same_host).send(request, streams).await?;
             let followed = matches!(call.method, Method::GET | Method::HEAD) && answer.status().is_redirection();
             let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             match location.filter(|_| followed) {
@@ -200,7 +223,7 @@ impl Client {
         }
         let request = Request::builder().uri(format!("http://{host}/v2/")).body(empty());
         let request = request.map_err(|error| Error::Protocol { host: host.to_string(), reason: error.to_string() })?;
-        let scheme = match self.shared.transport.send(request, false).await {
+        let scheme = match self.transport_to(host, true).send(request, false).await {
             // What Go's TLS servers say to plain HTTP.
             Ok(answer) if answer.status() == StatusCode::BAD_REQUEST => "https",
             Ok(_) => "http",

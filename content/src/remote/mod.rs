@@ -2,11 +2,15 @@
 //!
 //! [`Client`] holds connections, logins and tokens; [`Repository`] is one repository of one registry
 //! and is a [`crate::Source`] and [`crate::Sink`]. `transport` sends one request, `auth` answers
-//! challenges, `upload` takes up broken uploads where they stopped. [`Web`] is for servers that are no registries.
+//! challenges, `upload` takes up broken uploads where they stopped. `map` puts registries in place of
+//! others. `download` fetches files behind URLs and [`Web`] asks other servers, neither of which has to do
+//! with registries.
 
 mod auth;
 mod client;
 mod distrust;
+mod download;
+mod map;
 mod repository;
 mod transport;
 mod upload;
@@ -14,5 +18,8 @@ mod web;
 
 pub use client::{Client, Settings};
 pub use distrust::Distrust;
+pub use download::Download;
+pub use map::{InvalidMapping, Mapping, Mappings};
 pub use repository::Repository;
+pub use transport::ClientCertificate;
 pub use web::Web;

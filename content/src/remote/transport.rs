@@ -12,8 +12,8 @@ use hyper::body::{Frame, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::distrust::{Trouble, trouble};
 use crate::store::Body;
@@ -30,6 +30,21 @@ const ERROR_LIMIT: usize = 64 << 10;
 
 pub(super) type Payload = UnsyncBoxBody<Bytes, Error>;
 
+/// A certificate of ours and its key, as PEM.
+#[derive(Clone)]
+pub struct ClientCertificate {
+    /// The certificate, and those that it is signed by.
+    pub chain: Vec<u8>,
+    /// The key; it may stand in the same file.
+    pub key: Vec<u8>,
+}
+
+impl std::fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientCertificate").finish_non_exhaustive() // the key is nobody's business
+    }
+}
+
 /// The connections.
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
@@ -38,7 +53,8 @@ pub(super) struct Transport {
 
 impl Transport {
     /// Trusts the machine's authorities and those in `authorities` (PEM texts).
-    pub(super) fn new(authorities: &[Vec<u8>]) -> Result<Self> {
+    /// Shows `certificate` to whoever wants one.
+    pub(super) fn new(authorities: &[Vec<u8>], certificate: Option<&ClientCertificate>) -> Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         let native = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(native.certs);
@@ -53,8 +69,18 @@ impl Transport {
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("ring supports the default versions of TLS")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let tls = match certificate {
+            None => tls.with_no_client_auth(),
+            Some(certificate) => {
+                let wrong = |reason: String| Error::Protocol { host: "the client certificate".to_owned(), reason };
+                let chain =
+                    CertificateDer::pem_slice_iter(&certificate.chain).collect::<std::result::Result<Vec<_>, _>>();
+                let chain = chain.map_err(|error| wrong(error.to_string()))?;
+                let key = PrivateKeyDer::from_pem_slice(&certificate.key).map_err(|error| wrong(error.to_string()))?;
+                tls.with_client_auth_cert(chain, key).map_err(|error| wrong(error.to_string()))?
+            }
+        };
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);

@@ -16,7 +16,7 @@ pub struct Web {
 impl Web {
     /// Trusts the machine's authorities and those in `authorities` (PEM texts).
     pub fn new(authorities: &[Vec<u8>]) -> Result<Self> {
-        Ok(Self { transport: Transport::new(authorities)? })
+        Ok(Self { transport: Transport::new(authorities, None)? })
     }
 
     /// Reads a document of at most `limit` bytes.

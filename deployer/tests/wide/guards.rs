@@ -48,7 +48,7 @@ async fn what_changed_since_it_was_looked_at_is_left_alone() {
     };
     let path = stage.path(DEPLOYMENTS, "web");
     let plan = stage.cluster.plan(&request(2)).await.unwrap();
-    stage.admin.patch(&path, &json!({"metadata": {"labels": {"touched": "by hand"}}})).expect_ok();
+    stage.admin.patch(&path, &json!({"metadata": {"labels": {"touched": "by-hand"}}})).expect_ok();
     let executed = stage.cluster.execute(&plan).await;
     assert!(executed.is_ok(), "a label is no change of what it is to be: {executed:?}");
     stage.cluster.watch(&executed.unwrap().tickets, &patient(), |_| {}).await.unwrap();

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use oci::{Digest, Manifest, RepoName, Tag, Verifier};
 use serde_json::json;
 
-use super::{Decision, Frozen, Item, Kind, MemoryRows, MountSource, Refusal, Transaction, View, decide};
+use super::{Decision, Frozen, Item, Kind, MemoryRows, MountSource, Refusal, Transaction, View, decide, is_needed};
 
 const SIZE: u64 = 4;
 
@@ -170,7 +170,7 @@ impl World {
             next.push(self.after("the lease runs out", |world| {
                 world.leased = false;
                 for pusher in &mut world.pushers {
-                    if let Pusher::Promised { lapsed } | Pusher::Asking { lapsed } = pusher {
+                    if let Pusher::Promised { lapsed } | Pusher::Asking { lapsed, .. } = pusher {
                         *lapsed = true;
                     }
                 }
@@ -221,11 +221,14 @@ impl World {
         };
         match self.pushers[who] {
             Pusher::Start => add("asks", &|world| {
-                let promised = world.renew();
-                world.pushers[who] = if promised { Pusher::Asking { lapsed: false } } else { Pusher::Absent };
+                let taken = !world.renew();
+                world.pushers[who] = Pusher::Asking { taken, lapsed: taken };
             }),
-            Pusher::Asking { lapsed } => add("is answered", &|world| {
-                let there = world.look(|view| view.blob(&repo(who), &blob())).is_some();
+            Pusher::Asking { taken, lapsed } => add("is answered", &|world| {
+                // What is about to be taken counts as gone, unless a manifest came to name it. Then the
+                // answer is true; should that manifest go at once, the ghost of the blob is left.
+                let sure = !taken || world.look(|view| view.a_parent(&repo(who), &blob())).is_some();
+                let there = sure && world.look(|view| view.blob(&repo(who), &blob())).is_some();
                 world.pushers[who] = if there { Pusher::Promised { lapsed } } else { Pusher::Absent };
             }),
             Pusher::Absent if self.lock.is_none() => {
@@ -322,8 +325,10 @@ impl World {
             for item in self.doubts() {
                 add(format!("the collector begins with {item:?}"), &|world| {
                     world.lock = Some(COLLECTOR);
-                    world.taking = matches!(item, Item::Link { .. });
-                    world.collector = Some((item.clone(), Step::Announced));
+                    let needed = world.look(|view| is_needed(&view, &item));
+                    world.taking = matches!(item, Item::Link { .. }) && !needed;
+                    let step = if needed { Step::Looked { spared: true } } else { Step::Announced };
+                    world.collector = Some((item.clone(), step));
                 });
             }
             if self.in_place && !self.is_stored() {

@@ -23,6 +23,7 @@ mod view;
 
 pub(crate) use doubt::{Item, Kind};
 pub(crate) use fact::{Fact, InvalidRecord, Pull, Record, Write};
+pub(crate) use review::is_needed;
 pub(crate) use rows::{MemoryRows, Overlay, Rows, RowsError, prefix_end};
 pub use transaction::Refusal;
 pub(crate) use transaction::{Decision, Frozen, MountSource, Transaction, decide};

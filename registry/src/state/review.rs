@@ -59,15 +59,9 @@ pub(super) fn review(
 }
 
 /// Whether something needs the thing, or it is gone already: then there is nothing to doubt.
-fn is_needed(view: &View<'_, impl Rows>, item: &Item) -> Result<bool, RowsError> {
+pub(crate) fn is_needed(view: &View<'_, impl Rows>, item: &Item) -> Result<bool, RowsError> {
     Ok(match item {
-        Item::Manifest { repo, digest } => match view.manifest(repo, digest)? {
-            None => true,
-            Some((row, _)) => {
-                let subject = row.subject.map(|subject| view.has_manifest(repo, &subject)).transpose()?;
-                subject == Some(true) || view.is_tagged(repo, digest)? || view.a_parent(repo, digest)?.is_some()
-            }
-        },
+        Item::Manifest { repo, digest } => !view.has_manifest(repo, digest)? || view.is_kept(repo, digest)?,
         Item::Referrers { repo, subject, .. } => view.has_manifest(repo, subject)?,
         Item::Link { repo, digest } => !view.is_linked(repo, digest)? || view.a_parent(repo, digest)?.is_some(),
         Item::Content { digest } => view.is_in_use(digest)?,

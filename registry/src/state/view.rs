@@ -229,6 +229,13 @@ impl<R: Rows> View<'_, R> {
         self.any(&key::names(repo, digest))
     }
 
+    /// Whether a manifest is there and a tag, an index or its subject keeps it.
+    pub(crate) fn is_kept(&self, repo: &RepoName, digest: &Digest) -> Result<bool, RowsError> {
+        let Some((row, _)) = self.manifest(repo, digest)? else { return Ok(false) };
+        let subject = row.subject.map(|subject| self.has_manifest(repo, &subject)).transpose()?;
+        Ok(subject == Some(true) || self.is_tagged(repo, digest)? || self.a_parent(repo, digest)?.is_some())
+    }
+
     /// The tags that name a manifest.
     pub(crate) fn names_of(&self, repo: &RepoName, digest: &Digest) -> Result<Vec<Tag>, RowsError> {
         let prefix = key::names(repo, digest);

@@ -35,7 +35,7 @@ const MARKER: &str = "BACKUP";
 const NEXT: &str = "next";
 
 /// What a backup did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BackedUp {
     /// Files that the copy holds.
     pub blobs: u64,
@@ -47,6 +47,11 @@ pub struct BackedUp {
     pub removed: u64,
     /// Up to which record of the journal it goes.
     pub record: u64,
+    /// Files that are in neither place: lost before, or removed while the copy was made. The rest of the
+    /// copy is good all the same.
+    pub missing: u64,
+    /// The first of them.
+    pub first_missing: Option<Digest>,
 }
 
 /// Why there is no backup.
@@ -64,9 +69,6 @@ pub enum BackupError {
     /// The server dropped parts of its journal faster than they could be copied.
     #[error("the journal changes faster than it can be copied; try again")]
     Restless,
-    /// Content is in neither place: it was removed while the copy was made, or is lost.
-    #[error("{0} is not in the registry any more; run the backup again, or `registry fsck` if that does not help")]
-    Missing(Digest),
     /// The system refused a file operation.
     #[error("could not copy {}", path.display())]
     Io {
@@ -222,7 +224,11 @@ impl Copier {
                 let target = self.to.path(&digest);
                 let here = self.to.size(&digest).map_err(BackupError::io(&target))?;
                 if here != Some(row.size) {
-                    self.one(&digest, &target)?;
+                    if !self.one(&digest, &target)? {
+                        done.missing += 1;
+                        done.first_missing.get_or_insert(digest);
+                        continue;
+                    }
                     done.new += 1;
                 }
                 done.blobs += 1;
@@ -231,17 +237,18 @@ impl Copier {
         }
     }
 
-    fn one(&self, digest: &Digest, target: &Path) -> Result<(), BackupError> {
+    /// Brings over one file; false if it is nowhere.
+    fn one(&self, digest: &Digest, target: &Path) -> Result<bool, BackupError> {
         let trash = self.trash.join(format!("{}-{}", digest.algorithm(), digest.hex()));
         // Twice: it may come back from the trash between the two looks.
         for source in [self.from.path(digest), trash.clone(), self.from.path(digest), trash] {
             match self.bring(&source, digest) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(BackupError::io(target)(error)),
             }
         }
-        Err(BackupError::Missing(*digest))
+        Ok(false)
     }
 
     fn bring(&self, source: &Path, digest: &Digest) -> io::Result<()> {

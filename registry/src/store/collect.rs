@@ -24,7 +24,7 @@ use oci::{Algorithm, Digest, RepoName};
 use super::lease::Taking;
 use super::{Store, StoreError, layout, stripe};
 use crate::keeping::Patience;
-use crate::state::{Item, Kind, Transaction};
+use crate::state::{Item, Kind, Transaction, is_needed};
 
 /// Doubts that are looked at together: their records share one sync, and pushes of the same digests
 /// wait for it.
@@ -231,11 +231,17 @@ impl Store {
         stripes.dedup();
         // In order; everybody else holds one at a time, so nobody waits for us in a circle.
         let _locks: Vec<_> = stripes.iter().map(|&stripe| self.inner.stripes[stripe].blocking_lock()).collect();
-        let taking: Vec<Option<Taking<'_>>> = due.iter().map(|(_, item)| self.taking(item)).collect();
-        let mut reviews = Vec::new();
-        for ((since, item), taking) in due.iter().zip(&taking) {
+        let (mut reviews, mut all_taking) = (Vec::new(), Vec::new());
+        for (since, item) in due {
             let was_here = self.is_manifest(item)?;
-            let spared = taking.as_ref().is_some_and(|taking| taking.leased) || !self.unlink(item, pass)?;
+            // What is needed is only looked at: were it announced, whoever asks would be told that it is
+            // gone. Should it be needed no more a moment later, it is doubted anew.
+            let spared = self.read(|view| is_needed(&view, item))? || {
+                let taking = self.taking(item);
+                let leased = taking.as_ref().is_some_and(|taking| taking.leased);
+                all_taking.push(taking);
+                leased || !self.unlink(item, pass)?
+            };
             let review = Transaction::Review { item: item.clone(), since: *since, spared };
             reviews.push((item, was_here, self.inner.committer.begin_blocking(review)?));
         }

@@ -128,6 +128,7 @@ impl StoreError {
     pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly("its file system is".to_owned()),
             _ => Self::Io { path: path.to_owned(), source },
         }
     }

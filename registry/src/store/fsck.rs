@@ -281,11 +281,7 @@ impl Check<'_> {
             }
         }
         let item = Item::Manifest { repo: repo.clone(), digest: *digest };
-        let forgotten = self.store.read(|view| {
-            let subject = row.subject.map(|subject| view.has_manifest(repo, &subject)).transpose()?;
-            let kept = view.is_tagged(repo, digest)? || view.a_parent(repo, digest)?.is_some() || subject == Some(true);
-            Ok(!kept && view.doubted(&item)?.is_none())
-        })?;
+        let forgotten = self.store.read(|view| Ok(!view.is_kept(repo, digest)? && view.doubted(&item)?.is_none()))?;
         if forgotten {
             self.found(&Finding::Forgotten(*digest));
             self.repair(Transaction::Suspect { item })?;

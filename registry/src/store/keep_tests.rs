@@ -400,6 +400,7 @@ async fn a_backup_of_a_store_in_use_is_whole_and_is_brought_up_to_date() {
     while !pusher.is_finished() || rounds < 2 {
         let (from, to) = (data.clone(), dest.clone());
         last = tokio::task::spawn_blocking(move || backup(&from, &to, rounds % 2 == 1).unwrap()).await.unwrap();
+        assert_eq!(last.missing, 0);
         let copy = open(&dest, &keeping);
         assert!(read_all(&copy, "a").await.contains(&("first".parse().unwrap(), image(&[b"first"]).digest())));
         assert_eq!(check(&copy, false).await.0, Vec::<String>::new());

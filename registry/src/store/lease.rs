@@ -44,14 +44,16 @@ impl Leases {
         u32::try_from(self.start.elapsed().as_millis() / TICK.as_millis()).unwrap_or(u32::MAX)
     }
 
-    /// Promises that this is there. False if somebody is about to take it: then it counts as gone.
+    /// Promises that this is there. False if somebody is about to take it: then it counts as gone, unless
+    /// something came to need it.
     pub(super) fn renew(&self, digest: &Digest) -> bool {
         let now = self.now();
         let slot = self.slot(digest);
         if slot.load(Ordering::SeqCst) != now {
             slot.store(now, Ordering::SeqCst);
         }
-        !self.taking.read().unwrap_or_else(PoisonError::into_inner).contains(digest)
+        let taking = self.taking.read().unwrap_or_else(PoisonError::into_inner);
+        taking.is_empty() || !taking.contains(digest)
     }
 
     /// Whether everything is leased, since the store was opened a short time ago.

@@ -276,7 +276,7 @@ impl Store {
                 },
             };
             // Clients do not send a manifest again that is there, so it has to stay for a while.
-            if !self.inner.leases.renew(&digest) {
+            if !self.inner.leases.renew(&digest) && !view.is_kept(repo, &digest)? {
                 return Ok(None);
             }
             Ok(view.manifest(repo, &digest)?.map(|(row, bytes)| (digest, row, bytes)))
@@ -357,10 +357,11 @@ impl Store {
     /// The size of a blob of a repository, in bytes, without opening a file.
     pub(crate) fn blob_size(&self, repo: &RepoName, digest: &Digest) -> Result<u64, StoreError> {
         // Clients do not send what is there, so it has to stay until they name it in a manifest.
-        if !self.inner.leases.renew(digest) {
-            return Err(StoreError::NoBlob(*digest));
-        }
-        let row = self.read(|view| view.blob(repo, digest))?;
+        let promised = self.inner.leases.renew(digest);
+        let row = self.read(|view| match promised || view.a_parent(repo, digest)?.is_some() {
+            true => view.blob(repo, digest),
+            false => Ok(None),
+        })?;
         Ok(row.ok_or(StoreError::NoBlob(*digest))?.size)
     }
 
@@ -376,6 +377,8 @@ impl Store {
         });
         match opened.await?.map_err(StoreError::io(&path))? {
             Some((length, file)) if length == size => Ok((file, size)),
+            // It may have been collected since its row was read.
+            _ if self.read(|view| view.blob(repo, digest))?.is_none() => Err(StoreError::NoBlob(*digest)),
             _ => Err(StoreError::Damaged(*digest)),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -9,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use oci::Digest;
-use registry::{Server, Settings};
+use registry::{BindError, OpenError, Server, Settings};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -38,7 +39,7 @@ impl Registry {
     }
 
     pub async fn start_with(dir: tempfile::TempDir, settings: Settings) -> Self {
-        let server = Server::bind(settings).await.expect("the registry starts");
+        let server = bind(settings).await;
         let http = Http::new(server.local_addr());
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(server.serve(async {
@@ -68,6 +69,20 @@ impl Registry {
         drop(self.stop.take());
         self.task.await.expect("the server ends");
         self.dir
+    }
+}
+
+/// Starts a server. Its data may still be locked by a process that another test is just starting: between
+/// fork and exec it has every file that we have open.
+async fn bind(settings: Settings) -> Server {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match Server::bind(settings.clone()).await {
+            Err(BindError::Open(OpenError::InUse { .. })) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            bound => return bound.expect("the registry starts"),
+        }
     }
 }
 

@@ -1,0 +1,199 @@
+//! Looking after a registry's data: gc, retention, fsck, backup, export, import as an operator types them.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use fixtures::clients::Lighter;
+use fixtures::images::Image;
+use fixtures::registry::Registry;
+use oci::Digest;
+
+struct Done {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Done {
+    #[track_caller]
+    fn ends(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.stdout, self.stderr);
+        self.stdout
+    }
+}
+
+fn lighter() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_lighter"))
+}
+
+fn run(home: &Lighter, arguments: &[&str]) -> Done {
+    let output = home.command(arguments).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Done { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Runs `lighter registry COMMAND … --data DATA`.
+fn registry(home: &Lighter, data: &Path, arguments: &[&str]) -> Done {
+    let data = data.display().to_string();
+    run(home, &[&["registry"], arguments, &["--data", &data]].concat())
+}
+
+/// Pushes an image; gives the digest of its manifest.
+fn push(home: &Lighter, image: &Image, registry: &Registry, name: &str) -> Digest {
+    let source = format!("oci:{}:v1", image.layout().display());
+    let pinned = run(home, &["push", &source, &registry.reference(name)]).ends(0);
+    pinned.trim().rsplit_once('@').unwrap().1.parse().unwrap()
+}
+
+/// The file of a blob in a data directory.
+fn file(data: &Path, digest: &Digest) -> PathBuf {
+    data.join("blobs/sha256").join(&digest.hex()[..2]).join(digest.hex())
+}
+
+fn write(home: &Lighter, name: &str, text: &str) -> String {
+    let path = home.home().join(name);
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// A blob that a manifest names, by its place among them.
+fn a_layer(registry: &Registry, name: &str, digest: &Digest) -> Digest {
+    let manifest = registry.send("GET", &format!("/v2/{name}/manifests/{digest}"), &[], b"").expect(200);
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest.body).unwrap();
+    manifest["layers"][0]["digest"].as_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn garbage_of_a_stopped_registry_is_explained_and_collected() {
+    let (mut server, home) = (Registry::start(lighter()), Lighter::new(lighter()));
+    let old = push(&home, &Image::small(51), &server, "shop/api:v1");
+    let new = push(&home, &Image::small(52), &server, "shop/api:v1");
+    let (gone, kept) = (a_layer(&server, "shop/api", &old), a_layer(&server, "shop/api", &new));
+    let data = server.data();
+
+    let running = registry(&home, &data, &["gc"]);
+    assert!(running.stderr.contains("hint: stop it first"), "{}", running.stderr);
+    running.ends(69);
+    server.kill();
+
+    let explained = registry(&home, &data, &["gc", "--explain", &old.to_string()]).ends(0);
+    assert!(explained.contains("manifest in shop/api, kept by nothing"), "{explained}");
+    assert!(explained.contains("looked at again from"), "{explained}");
+    let explained = registry(&home, &data, &["gc", "--explain", &new.to_string()]).ends(0);
+    assert!(explained.contains("manifest in shop/api, kept by tag v1"), "{explained}");
+    assert_eq!(registry(&home, &data, &["gc", "--dry-run"]).ends(0), "", "nothing is a week old");
+
+    let config = "[gc]\nuntagged = '0s'\nblob_grace = '0s'\ntrash_grace = '0s'\n";
+    let config = write(&home, "registry.toml", config);
+    let planned = registry(&home, &data, &["gc", "--dry-run", "--config", &config]).ends(0);
+    assert_eq!(planned, format!("delete manifest shop/api@{old}\n"));
+    registry(&home, &data, &["gc", "--config", &config]).ends(0);
+    assert!(!file(&data, &gone).exists() && file(&data, &kept).exists());
+
+    server.restart();
+    server.send("GET", &format!("/v2/shop/api/manifests/{old}"), &[], b"").expect(404);
+    server.send("GET", &format!("/v2/shop/api/blobs/{kept}"), &[], b"").expect(200);
+}
+
+#[test]
+fn retention_says_what_goes_and_why_and_refuses_to_empty_a_repository() {
+    let (mut server, home) = (Registry::start(lighter()), Lighter::new(lighter()));
+    for (number, tag) in [(53, "v1"), (54, "v2")] {
+        push(&home, &Image::small(number), &server, &format!("ci/api:{tag}"));
+    }
+    server.kill();
+    let data = server.data();
+    registry(&home, &data, &["retention"]).ends(64);
+    let one = write(&home, "one.toml", "[[retention.rules]]\nrepository = 'ci/*'\nkeep_last = 1\n");
+    let judged = registry(&home, &data, &["retention", "--dry-run", "--config", &one]).ends(0);
+    let lines: Vec<&str> = judged.lines().collect();
+    assert!(lines[0].starts_with("delete ci/api:v1 sha256:") && lines[0].ends_with(" no rule keeps it"), "{judged}");
+    assert!(lines[1].starts_with("keep ci/api:v2 ") && lines[1].ends_with(" it is among the last 1"), "{judged}");
+
+    let none = write(&home, "none.toml", "[[retention.rules]]\nrepository = '**'\nyounger_than = '0s'\n");
+    let judged = registry(&home, &data, &["retention", "--config", &none]).ends(0);
+    assert!(
+        judged.lines().all(|line| line.starts_with("keep ") && line.ends_with("it may not be emptied")),
+        "{judged}"
+    );
+    let judged = registry(&home, &data, &["retention", "--config", &one]).ends(0);
+    assert_eq!(judged.lines().filter(|line| line.starts_with("delete ")).count(), 1);
+    server.restart();
+    let tags = server.send("GET", "/v2/ci/api/tags/list", &[], b"").expect(200);
+    assert!(String::from_utf8_lossy(&tags.body).contains(r#"["v2"]"#));
+    server.kill();
+    let judged = registry(&home, &data, &["retention", "--force", "--config", &none]).ends(0);
+    assert!(judged.starts_with("delete ci/api:v2 "), "{judged}");
+}
+
+#[test]
+fn a_damaged_blob_is_found_put_away_and_healed_by_the_next_push() {
+    let (mut server, home) = (Registry::start(lighter()), Lighter::new(lighter()));
+    let image = Image::small(55);
+    let digest = push(&home, &image, &server, "shop/api:v1");
+    let layer = a_layer(&server, "shop/api", &digest);
+    server.kill();
+    let data = server.data();
+    assert_eq!(registry(&home, &data, &["fsck"]).ends(0), "");
+    let path = file(&data, &layer);
+    let size = std::fs::metadata(&path).unwrap().len();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, vec![0; size as usize]).unwrap();
+
+    let found = registry(&home, &data, &["fsck"]).ends(1);
+    assert_eq!(found, format!("damaged: the file of {layer} is something else; push it again\n"));
+    let found = registry(&home, &data, &["fsck", "--repair"]).ends(1);
+    assert!(found.contains(&format!("incomplete: shop/api@{digest} names {layer}")), "{found}");
+    assert!(data.join("quarantine").join(format!("sha256-{}", layer.hex())).exists());
+    server.restart();
+    push(&home, &image, &server, "shop/api:v1");
+    server.kill();
+    assert_eq!(registry(&home, &data, &["fsck"]).ends(0), "");
+}
+
+#[test]
+fn a_running_registry_is_backed_up_and_the_copy_serves() {
+    let (mut server, home) = (Registry::start(lighter()), Lighter::new(lighter()));
+    let first = push(&home, &Image::small(56), &server, "shop/api:v1");
+    let copy = home.home().join("backup");
+    let dest = copy.display().to_string();
+    assert_eq!(registry(&home, &server.data(), &["backup", &dest]).ends(0).trim(), dest);
+    let second = push(&home, &Image::small(57), &server, "shop/api:v2");
+    registry(&home, &server.data(), &["backup", &dest]).ends(0);
+    registry(&home, &server.data(), &["backup", &home.home().display().to_string()]).ends(64);
+    server.kill();
+    assert_eq!(registry(&home, &copy, &["fsck"]).ends(0), "");
+
+    // The copy in place of the data, as an operator restores it.
+    std::fs::remove_dir_all(server.data()).unwrap();
+    std::fs::rename(&copy, server.data()).unwrap();
+    server.restart();
+    for digest in [first, second] {
+        server.send("GET", &format!("/v2/shop/api/manifests/{digest}"), &[], b"").expect(200);
+    }
+}
+
+#[test]
+fn repositories_go_to_a_layout_and_come_back_from_one() {
+    let (mut server, home) = (Registry::start(lighter()), Lighter::new(lighter()));
+    let image = Image::small(58);
+    let digest = push(&home, &image, &server, "shop/api:v1");
+    push(&home, &image, &server, "shop/web:v1");
+    server.kill();
+    let (layout, other) = (home.home().join("layout"), home.home().join("other"));
+    let layout = layout.display().to_string();
+    let exported = registry(&home, &server.data(), &["export", &layout, "shop/api"]).ends(0);
+    assert_eq!(exported, "shop/api:v1\n");
+    assert_eq!(registry(&home, &other, &["import", &layout]).ends(0), "shop/api:v1\n");
+    // And what other tools wrote, whose images are named by tags alone.
+    let foreign = image.layout().display().to_string();
+    registry(&home, &other, &["import", &foreign]).ends(64);
+    registry(&home, &other, &["import", "--repository", "from/elsewhere", &foreign]).ends(0);
+    std::fs::remove_dir_all(server.data()).unwrap();
+    std::fs::rename(&other, server.data()).unwrap();
+    server.restart();
+    for name in ["shop/api", "from/elsewhere"] {
+        let head = server.send("GET", &format!("/v2/{name}/manifests/v1"), &[], b"").expect(200);
+        assert_eq!(Digest::of(&head.body), digest);
+    }
+}
