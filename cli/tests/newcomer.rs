@@ -142,7 +142,7 @@ fn the_clock_of_the_job_is_wrong() {
     let (issuer, den) = (Issuer::start(), Den::new("newcomer"));
     let settings = format!(
         "[[access.issuers]]\nname = 'gitlab'\nissuer = '{}'\naudiences = ['https://registry.example.test']\n\
-         [[access.rules]]\nsubjects = ['issuer:gitlab']\nrepositories = ['**']\nrights = ['push']\n",
+         [[access.rules]]\nsubjects = ['issuer:gitlab']\nclaims = {{ project_id = '7' }}\nrepositories = ['**']\nrights = ['push']\n",
         issuer.url()
     );
     fs::write(den.path().join("registry.toml"), settings).unwrap();

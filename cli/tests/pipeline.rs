@@ -100,7 +100,7 @@ impl Project {
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
         let mut pipeline = runner();
         pipeline.args(["--force-shell-executor", "--shell-isolation", "--no-artifacts-to-source", "--no-color"]);
-        pipeline.args(["--max-job-name-padding", "0"]).arg("--cwd").arg(self.clone());
+        pipeline.args(["--max-job-name-padding", "0"]).args(["--cwd", "."]).current_dir(self.clone());
         pipeline.arg("--home").arg(self.den.path()).env_clear().env("PATH", path).env("HOME", self.den.path());
         for (name, value) in [
             ("LIGHTER_REGISTRY_HOST", self.registry.as_str()),
