@@ -104,3 +104,26 @@ fn a_real_api_server_takes_the_manifests_of_the_registry() {
     let output = deploy.output().expect("lighter starts");
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("volumeMount"));
 }
+
+#[test]
+fn lighter_builds_the_toolchain_image() {
+    let lighter = Lighter::new(Path::new(LIGHTER));
+    let program = lighter.home().join("program");
+    fs::create_dir(&program).unwrap();
+    fs::copy(LIGHTER, program.join("lighter")).unwrap();
+    let context = |name: &str, directory: &Path| format!("{name}={}", directory.display());
+    let mut build = lighter.command(&["build", "-o", "type=local,dest=out"]);
+    for (name, directory) in
+        [("lighter", program.as_path()), ("system", Path::new("/usr")), ("certificates", Path::new("/etc/ssl/certs"))]
+    {
+        build.arg("--build-context").arg(context(name, directory));
+    }
+    let output = build.arg(project("fixtures/toolchain")).output().expect("lighter starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let out = lighter.home().join("out");
+    assert_eq!(fs::read(out.join("bin/lighter")).unwrap(), fs::read(LIGHTER).unwrap());
+    for applet in ["sh", "tr", "head", "printf", "date"] {
+        assert_eq!(fs::read_link(out.join("bin").join(applet)).unwrap(), Path::new("/bin/busybox"), "{applet}");
+    }
+    assert!(fs::read_to_string(out.join("etc/ssl/certs/ca-certificates.crt")).unwrap().contains("BEGIN CERTIFICATE"));
+}
