@@ -5,9 +5,14 @@
 #![allow(clippy::print_stdout)] // printing is what this program is for
 
 mod build_tree;
+mod conformance;
 mod contest;
+mod load;
 mod machine;
+mod nginx;
 mod registry_blob;
+mod registry_requests;
+mod registry_tags;
 mod start;
 mod usage;
 
@@ -22,7 +27,7 @@ Examples:
   cargo build --release && cargo run --release -p benches -- all --rounds 3
   cargo run --release -p benches -- build-tree
 
-Peers come from Debian (buildah, docker-registry). Root is needed to give them storage of their own.")]
+Peers come from Debian (buildah, docker-registry, nginx). Root is needed to give them storage of their own.")]
 struct Arguments {
     /// What to measure
     program: Program,
@@ -38,8 +43,14 @@ struct Arguments {
 enum Program {
     /// An image of 20 000 small files: lighter build and buildah build
     BuildTree,
-    /// One blob of 512 MB, received and served: lighter registry and docker-registry
+    /// One blob of 512 MB, received and served: lighter registry, docker-registry and nginx
     RegistryBlob,
+    /// Small requests of pulls over 64 connections: lighter registry, docker-registry and nginx
+    RegistryRequests,
+    /// 100 000 tags: set, listed, started over; referrers: lighter registry and docker-registry
+    RegistryTags,
+    /// Checks of the OCI conformance program that are passed: lighter registry and docker-registry
+    Conformance,
     /// The time until a first answer, memory at rest, and the size of the program
     Start,
     /// All of these
@@ -57,6 +68,15 @@ fn main() {
     }
     if wanted(Program::RegistryBlob) {
         registry_blob::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::RegistryRequests) {
+        registry_requests::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::RegistryTags) {
+        registry_tags::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::Conformance) {
+        conformance::run(&lighter);
     }
     if wanted(Program::Start) {
         start::run(&lighter, arguments.rounds);

@@ -1,8 +1,10 @@
-//! `registry-blob`: one blob of 512 MB, received and served, by lighter and by Debian's docker-registry.
+//! `registry-blob`: one blob of 512 MB, received and served, by lighter, by Debian's docker-registry, and by
+//! nginx, which only sends a file: the limit.
 //!
 //! The client is the same for both, and does little: it sends bytes that it has, and throws away what it
 //! gets. Processor time is the server's alone.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -16,6 +18,8 @@ use fixtures::seed::Seed;
 use oci::Digest;
 
 use crate::contest::{Contestant, hold, measure_server};
+use crate::nginx::Nginx;
+use crate::usage;
 
 const SIZE: usize = 512 << 20;
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -38,14 +42,52 @@ pub fn run(lighter: &Path, rounds: usize) {
     let digest = Digest::of(&content[..SIZE - 1]);
     push(ours.address(), &content[..SIZE - 1], &digest);
     push(theirs.address, &content[..SIZE - 1], &digest);
-    hold(
-        "registry-blob/serve",
-        rounds,
-        vec![
-            Contestant::new("lighter", || measure_server(ours.process(), || pull(ours.address(), &digest))),
-            Contestant::new("docker-registry", || measure_server(theirs.process, || pull(theirs.address, &digest))),
-        ],
+    let nginx = Nginx::start(|files| fs::write(files.join("blob"), &content[..SIZE - 1]).expect("write a file"));
+    let blob = format!("/v2/bench/blobs/{digest}");
+    for streams in [1, 4] {
+        let pull = |server, path: &str| pull_in(streams, server, path);
+        hold(
+            &format!("registry-blob/serve-{streams}"),
+            rounds,
+            vec![
+                Contestant::new("lighter", || measure_server(ours.process(), || pull(ours.address(), &blob))),
+                Contestant::new("docker-registry", || measure_server(theirs.process, || pull(theirs.address, &blob))),
+                Contestant::new("nginx", || measure_server(nginx.process, || pull(nginx.address, "/blob"))),
+            ],
+        );
+    }
+    memory(&ours, &blob);
+}
+
+/// What a thousand clients cost that all pull at once and take their time.
+fn memory(ours: &Registry, path: &str) {
+    let before = usage::memory_of_process(ours.process());
+    let slow: Vec<_> = (0..1000)
+        .map(|_| {
+            let mut stream = TcpStream::connect(ours.address()).expect("the registry answers");
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").expect("ask");
+            stream
+        })
+        .map(|mut stream| {
+            stream.read_exact(&mut [0; 4096]).expect("the blob begins");
+            stream
+        })
+        .collect();
+    let during = usage::memory_of_process(ours.process());
+    println!(
+        "registry-blob/memory  lighter {:.1} MB, with {} pulls at once {:.1} MB\n",
+        before as f64 / 1e6,
+        slow.len(),
+        during as f64 / 1e6
     );
+}
+
+fn pull_in(streams: usize, server: SocketAddr, path: &str) {
+    std::thread::scope(|scope| {
+        for _ in 0..streams {
+            scope.spawn(|| pull(server, path));
+        }
+    });
 }
 
 /// Each round sends another blob: one that is known already need not be kept.
@@ -56,7 +98,7 @@ fn receive(server: u32, address: SocketAddr, content: &[u8], pushed: &mut usize)
     measure_server(server, || push(address, content, &digest))
 }
 
-fn push(server: SocketAddr, content: &[u8], digest: &Digest) {
+pub fn push(server: SocketAddr, content: &[u8], digest: &Digest) {
     let opened = http::send(server, "POST", "/v2/bench/blobs/uploads/", &[], b"").expect("the registry answers");
     let opened = opened.expect(202);
     let sent = http::send(server, "PATCH", &target(&opened), &[("content-type", "application/octet-stream")], content);
@@ -69,7 +111,16 @@ fn push(server: SocketAddr, content: &[u8], digest: &Digest) {
 
 /// The path of a Location, which one of them writes with its host.
 fn target(answer: &http::Answer) -> String {
-    let location = answer.header("location").expect("the registry says where to go on");
+    path(answer.header("location").expect("the registry says where to go on"))
+}
+
+/// The same of the head of an answer as it came.
+pub fn path_of(head: &str) -> String {
+    let location = head.lines().find_map(|line| line.strip_prefix("Location: ").or(line.strip_prefix("location: ")));
+    path(location.expect("the registry says where to go on"))
+}
+
+fn path(location: &str) -> String {
     match location.strip_prefix("http://") {
         Some(rest) => rest[rest.find('/').expect("a path")..].to_owned(),
         None => location.to_owned(),
@@ -77,10 +128,9 @@ fn target(answer: &http::Answer) -> String {
 }
 
 /// Reads a blob to its last byte, and keeps none.
-fn pull(server: SocketAddr, digest: &Digest) {
+fn pull(server: SocketAddr, path: &str) {
     let mut stream = TcpStream::connect(server).expect("the registry answers");
-    write!(stream, "GET /v2/bench/blobs/{digest} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n\r\n")
-        .expect("ask");
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n\r\n").expect("ask");
     let (mut buffer, mut total) = (vec![0; 1 << 20], 0);
     loop {
         match stream.read(&mut buffer).expect("read the blob") {

@@ -5,6 +5,7 @@
 
 mod args;
 mod command;
+mod config;
 #[cfg(feature = "serve")]
 mod embedded;
 mod exit;
@@ -14,6 +15,7 @@ mod identity;
 mod images;
 mod interrupt;
 mod location;
+mod log;
 mod place;
 #[cfg(feature = "build")]
 mod progress;
@@ -25,6 +27,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::args::{Cli, Command};
 use crate::exit::Exit;
@@ -38,7 +41,9 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     start_logging(&cli);
-    match run(cli.command) {
+    let outcome = run(cli.command);
+    log::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             terminal::tell(&failure.to_string());
@@ -127,7 +132,13 @@ fn start_logging(cli: &Cli) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LIGHTER_LOG");
     let filter = filter
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},sled=warn,hyper=info,rustls=warn")));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let writer = match cli.command {
+        Command::Registry(_) => {
+            log::Gathered::start().map_or_else(|_| BoxMakeWriter::new(std::io::stderr), BoxMakeWriter::new)
+        }
+        _ => BoxMakeWriter::new(std::io::stderr),
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match settings::variable("LIGHTER_LOG_FORMAT").as_deref() {
         Some("json") => lines.json().init(),
         _ => lines.with_target(false).init(),

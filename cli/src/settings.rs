@@ -53,6 +53,7 @@ pub fn client(args: &RegistryArgs) -> Outcome<Client> {
 
 /// A client with other logins than our own.
 pub fn client_with(args: &RegistryArgs, credentials: Credentials) -> Outcome<Client> {
+    let args = &crate::config::with_file(args, variable)?;
     let settings = ClientSettings {
         insecure: insecure(args)?,
         authorities: authorities(args)?,

@@ -275,6 +275,12 @@ fn a_repository_is_a_context_by_branch_tag_commit_and_directory() {
     let (found, _) = bench.lists(&[&format!("{daemon}/repository#main:sub")], b"");
     let names: Vec<&str> = found.iter().map(|line| line.rsplit(' ').next().unwrap()).collect();
     assert_eq!(names, ["all/", "all/Dockerfile", "all/g"], "no .git, and only the directory");
+    let keep = ["--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1", "-f", "-", "."];
+    let (_, told) = bench.fails(&keep, b"FROM scratch\nCOPY .git/HEAD /\n");
+    assert!(told.contains("not found"), "a directory has what it has: {told}");
+    let (found, _) =
+        bench.lists(&[&keep[..2], &["-f", "sub/Dockerfile", &format!("{daemon}/repository")]].concat(), b"");
+    assert!(found.iter().any(|line| line.ends_with(" all/.git/HEAD")), "{found:?}");
     for (context, wanted) in [
         (format!("{daemon}/nothing"), "cannot fetch"),
         (format!("{daemon}/repository#nobranch"), "nobranch"),

@@ -190,6 +190,8 @@ fn several_platforms_are_an_index_and_parts_can_be_joined() {
     bench.does(&["build", "--platform", "linux/amd64", "--label", "x=y", "-t", &other, "--push", "."]);
     let refused = bench.run(&["index", "create", &joined, &parts[0], &other]);
     assert_eq!(refused.status.code(), Some(65), "two parts for one platform");
+    bench.does(&["build", "-t", "one", "--build-arg", "BUILDKIT_MULTI_PLATFORM=1", "."]);
+    assert_eq!(bench.manifest("one")["manifests"].as_array().unwrap().len(), 1);
     for flags in [&["-o", "type=docker,dest=x"][..], &["-o", "-"], &["--platform", "linux/amd64"]] {
         let words = [&["build", "--platform", "linux/amd64,linux/arm64"], flags, &["."]].concat();
         assert_eq!(bench.run(&words).status.code(), Some(64), "{flags:?}");
@@ -218,6 +220,13 @@ fn one_registry_stands_for_another() {
     let by_environment =
         bench.command(&["build", "--pull", "."]).env("LIGHTER_REGISTRY_MAP", format!("{map},{quay}")).output().unwrap();
     assert!(by_environment.status.success(), "{}", String::from_utf8_lossy(&by_environment.stderr));
+    let config = bench.path().join("config.toml");
+    std::fs::write(&config, format!("[registries]\nmap = {{ \"docker.io\" = \"{address}/hub\" }}\n")).unwrap();
+    let by_file = bench.command(&["build", "--pull", "."]).env("LIGHTER_CONFIG", &config).output().unwrap();
+    assert!(by_file.status.success(), "{}", String::from_utf8_lossy(&by_file.stderr));
+    std::fs::write(&config, "[registries]\nmirror = \"x\"\n").unwrap();
+    let wrong = bench.command(&["build", "--pull", "."]).env("LIGHTER_CONFIG", &config).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(65), "{}", String::from_utf8_lossy(&wrong.stderr));
     for bad in ["docker.io", "docker.io=UPPER HOST", "a=b,b=c"] {
         assert_eq!(bench.run(&["build", "--registry-map", bad, "."]).status.code(), Some(64), "{bad}");
     }
@@ -353,4 +362,61 @@ fn a_plan_says_what_would_be_done_and_does_nothing() {
     assert!(told.contains("[a 1/2]") && !told.contains("CACHED [a 1/2]"), "{told}");
     let missing = bench.run(&["build", "--plan", "--target", "nope", "."]);
     assert_eq!(missing.status.code(), Some(65));
+}
+
+/// Runs openssl in a directory.
+fn openssl(directory: &std::path::Path, words: &str) {
+    let output = Command::new("openssl").args(words.split(' ')).current_dir(directory).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("openssl: {error}; install the package openssl"));
+    assert!(output.status.success(), "openssl {words}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_registry_that_wants_a_certificate_is_shown_ours() {
+    use std::io::{BufRead, BufReader};
+    let bench = Bench::new(PLAIN);
+    let place = bench.path();
+    openssl(
+        &place,
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -subj /CN=ca -days 2",
+    );
+    std::fs::write(place.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    for name in ["server", "client"] {
+        openssl(
+            &place,
+            &format!(
+                "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"
+            ),
+        );
+        openssl(
+            &place,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -set_serial 7 -out {name}.pem -days 2 -extfile names"
+            ),
+        );
+    }
+    let mut server = Command::new("openssl")
+        .args("s_server -accept 127.0.0.1:0 -WWW -cert server.pem -key server.key -CAfile ca.pem -Verify 2 -verify_return_error".split(' '))
+        .current_dir(&place)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let address = lines.find_map(|line| line.unwrap().strip_prefix("ACCEPT ").map(str::to_owned)).expect("it listens");
+    std::thread::spawn(move || lines.for_each(drop));
+    // It serves files, and so a manifest.
+    let manifest = "{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"manifests\":[]}";
+    std::fs::create_dir_all(place.join("v2/x/manifests")).unwrap();
+    std::fs::write(place.join("v2/x/manifests/1"), manifest).unwrap();
+    let image = format!("docker://{address}/x:1");
+    let certificate = format!("{address}=client.pem,client.key");
+    let words = ["inspect", "--raw", "--registry-ca", "ca.pem", "--registry-client-cert", &certificate, &image];
+    let shown = bench.run(&words);
+    let without = bench.run(&[&words[..4], &words[6..]].concat());
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(String::from_utf8_lossy(&shown.stdout).trim(), manifest, "{}", String::from_utf8_lossy(&shown.stderr));
+    assert!(!without.status.success(), "without it nothing is had");
 }

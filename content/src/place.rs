@@ -164,11 +164,11 @@ impl Shelf {
     /// Makes a directory when its first content comes, so that a store of nothing opens at once.
     fn make(&self, directory: &Path) -> io::Result<()> {
         let _nobody_files = self.directories.write().unwrap_or_else(PoisonError::into_inner);
+        // What is there already was made durable by whoever made it, before anything was filed below.
+        let missing = directory.ancestors().take_while(|above| above.starts_with(&self.root) && !above.is_dir());
+        let missing: Vec<_> = missing.collect();
         std::fs::create_dir_all(directory)?;
-        for above in directory.ancestors().skip(1).take_while(|above| above.starts_with(&self.root)) {
-            sync_directory(above)?;
-        }
-        Ok(())
+        missing.iter().filter_map(|made| made.parent()).try_for_each(sync_directory)
     }
 
     /// Removes what interrupted processes left in `ingest`, a day after they last wrote to it.

@@ -234,7 +234,8 @@ pub struct Options {
 pub fn plan_images(live: &[(Target, Live)], image: &Image, options: &Options) -> Result<Plan, Error> {
     let mut chosen: Vec<(&Live, Vec<Container>)> = Vec::new();
     for (target, live) in live {
-        if !workload::is_patchable(&live.name.resource) && !(options.replace_jobs && is_job(&live.name.resource)) {
+        let replaced = options.replace_jobs && is_job(&live.name.resource);
+        if !workload::is_patchable(&live.name.resource) && !replaced {
             return Err(Error::Unpatchable { object: live.name.clone().into() });
         }
         options.guard.check(&live.name, &live.object, None)?;

@@ -11,7 +11,6 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 
 /// One thing that somebody may do: a rule of a Role, with one verb.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -54,19 +53,32 @@ fn merged<'a>(rules: impl Iterator<Item = &'a RoleRule>) -> Vec<String> {
     for rule in rules {
         verbs.entry((&rule.group, rule.name.as_deref(), &rule.resource)).or_default().insert(&rule.verb);
     }
-    let mut resources: BTreeMap<(&str, Option<&str>, Vec<&str>), Vec<&str>> = BTreeMap::new();
+    let mut lines: Vec<Line<'_>> = Vec::new();
     for ((group, name, resource), verbs) in verbs {
-        resources.entry((group, name, verbs.into_iter().collect())).or_default().push(resource);
-    }
-    let list = |words: &[&str]| words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
-    let line = |((group, name, verbs), resources): ((&str, Option<&str>, Vec<&str>), Vec<&str>)| {
-        let mut line = format!("- {{apiGroups: [{group:?}], resources: [{}], ", list(&resources));
-        if let Some(name) = name {
-            let _ = write!(line, "resourceNames: [{name:?}], "); // a string takes everything
+        let verbs: Vec<&str> = verbs.into_iter().collect();
+        match lines.iter_mut().find(|line| line.group == group && line.name == name && line.verbs == verbs) {
+            Some(line) => line.resources.push(resource),
+            None => lines.push(Line { group, name, verbs, resources: vec![resource] }),
         }
-        line + &format!("verbs: [{}]}}\n", list(&verbs))
-    };
-    resources.into_iter().map(line).collect()
+    }
+    lines.iter().map(Line::print).collect()
+}
+
+/// One line of a role.
+struct Line<'a> {
+    group: &'a str,
+    name: Option<&'a str>,
+    verbs: Vec<&'a str>,
+    resources: Vec<&'a str>,
+}
+
+impl Line<'_> {
+    fn print(&self) -> String {
+        let list = |words: &[&str]| words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+        let name = self.name.map(|name| format!("resourceNames: [{name:?}], ")).unwrap_or_default();
+        let (group, resources, verbs) = (self.group, list(&self.resources), list(&self.verbs));
+        format!("- {{apiGroups: [{group:?}], resources: [{resources}], {name}verbs: [{verbs}]}}\n")
+    }
 }
 
 /// The rules that deploying to targets needs, going back included; with `optional`, also those that only make

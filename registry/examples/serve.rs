@@ -1,5 +1,5 @@
 //! A registry on an address and a directory, until Ctrl-C or the end of standard input:
-//! `cargo run --release -p registry --example serve -- 127.0.0.1:5000 /tmp/registry`.
+//! `cargo run --release -p registry --example serve -- 127.0.0.1:5000 /tmp/registry [sparse]`.
 
 use std::error::Error;
 
@@ -9,8 +9,10 @@ use registry::{Server, Settings};
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let addr = arguments.next().unwrap_or_else(|| "127.0.0.1:5000".to_owned()).parse()?;
-    let data = arguments.next().ok_or("usage: serve ADDRESS DIRECTORY")?;
-    let server = Server::bind(Settings::new(addr, data)).await?;
+    let data = arguments.next().ok_or("usage: serve ADDRESS DIRECTORY [sparse]")?;
+    let mut settings = Settings::new(addr, data);
+    settings.allow_sparse = arguments.next().is_some_and(|word| word == "sparse");
+    let server = Server::bind(settings).await?;
     #[allow(clippy::print_stdout)] // tests wait for this line
     {
         println!("listening on {}", server.local_addr());

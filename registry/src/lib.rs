@@ -21,6 +21,7 @@ mod journal;
 pub mod keeping;
 mod limit;
 mod metrics;
+mod promise;
 mod server;
 mod state;
 mod store;
@@ -34,8 +35,8 @@ pub use keeping::Keeping;
 pub use limit::Rate;
 pub use server::{BindError, Limits, Server, Settings};
 pub use store::{
-    BackedUp, BackupError, Checked, Explanation, Finding, GcStatus, JudgedTag, Moved, OpenError, Pass, Planned,
-    PortableError, Refusal, Repository, Store, StoreError, backup,
+    BackedUp, BackupError, Checked, Doubt, Explanation, Finding, GcStatus, JudgedTag, KeptManifest, Moved, OpenError,
+    Pass, Planned, PortableError, Refusal, Repository, Store, StoreError, backup,
 };
 pub use tls::{ClientAuthority, TlsSettings};
 pub use watched::ReadError;

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use futures_util::future::BoxFuture;
+use hyper::rt::{Read, Write};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -25,12 +26,17 @@ use crate::hooks::{HookSettings, Hooks};
 use crate::keeping::Keeping;
 use crate::limit::{Limiter, Rate};
 use crate::metrics::Metrics;
+use crate::promise::Plain;
 use crate::store::{OpenError, Store};
 use crate::tls::{Tls, TlsSettings};
 use crate::watched::ReadError;
 
-/// How long a connection may take to send the head of a request, or stay unused between two.
-const HEAD_TIME: Duration = Duration::from_secs(75);
+/// Most bytes of a connection of HTTP/1 that are held here, and so the most that a head may have.
+const BUFFER: usize = 128 << 10;
+/// The same for a head of HTTP/2, as it is counted there.
+const HEAD: u32 = 128 << 10;
+/// Requests at once over one connection of HTTP/2.
+const STREAMS: u32 = 256;
 /// Receive window of an HTTP/2 stream and connection, in bytes: a layer at full speed needs more than
 /// the 64 KiB of the standard.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -45,6 +51,8 @@ const GUESSES: Rate = Rate { per_second: 0.2, burst: 20.0, patience: Duration::Z
 pub struct Limits {
     /// Largest blob in bytes.
     pub blob: u64,
+    /// How long a connection may take to send the head of a request, or stay unused between two.
+    pub head: Duration,
     /// How long a body may pause. There is no limit on how long it takes in all.
     pub idle: Duration,
     /// How long requests may go on after the server was told to stop.
@@ -53,7 +61,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { blob: 1 << 40, idle: Duration::from_secs(120), drain: Duration::from_secs(30) }
+        Self {
+            blob: 1 << 40,
+            head: Duration::from_secs(75),
+            idle: Duration::from_secs(120),
+            drain: Duration::from_secs(30),
+        }
     }
 }
 
@@ -66,6 +79,9 @@ pub struct Settings {
     pub data: PathBuf,
     /// Whether everybody who can reach an address that is not loopback may read, write and delete.
     pub allow_anonymous: bool,
+    /// Whether manifests may be pushed that name content which is not here: images of some platforms
+    /// only, say. Whoever pulls what is missing is told so.
+    pub allow_sparse: bool,
     /// Who may do what. Without it everybody may do everything, on loopback.
     pub access: Option<AccessSettings>,
     /// TLS; without it connections are plain.
@@ -93,6 +109,7 @@ impl Settings {
             addr,
             data: data.into(),
             allow_anonymous: false,
+            allow_sparse: false,
             access: None,
             tls: None,
             front: Front::default(),
@@ -185,8 +202,9 @@ impl Server {
         let api = Arc::new(api);
         let mut beside = JoinSet::new(); // what runs until the end, and no longer
         if let Some(listener) = admin {
-            let router = api::operation_router(api.clone());
-            beside.spawn(async move { match accept(listener, router, None, &GracefulShutdown::new()).await {} });
+            let api = api.clone();
+            let answer: Answer = |api, request| Box::pin(api::answer_operator(api, request));
+            beside.spawn(async move { match accept(listener, api, answer, None, &GracefulShutdown::new()).await {} });
         }
         let shared = Hooks {
             store: api.store.clone(),
@@ -200,8 +218,9 @@ impl Server {
         drop(shared);
         let connections = GracefulShutdown::new();
         tracing::info!(%addr, tls = tls.is_some(), "serving");
+        let answer: Answer = |api, request| Box::pin(api::answer(api, request));
         tokio::select! {
-            never = accept(listener, api::router(api.clone()), tls, &connections) => match never {},
+            never = accept(listener, api.clone(), answer, tls, &connections) => match never {},
             () = pin!(shutdown) => {}
         }
         api.draining.store(true, Ordering::Relaxed);
@@ -232,6 +251,7 @@ fn open(settings: Settings, addr: SocketAddr) -> Result<(Api, Option<Tls>), Bind
     let api = Api {
         store,
         limits: settings.limits,
+        sparse: settings.allow_sparse,
         gate,
         front: settings.front,
         metrics: Arc::new(Metrics::default()),
@@ -243,13 +263,22 @@ fn open(settings: Settings, addr: SocketAddr) -> Result<(Api, Option<Tls>), Bind
     Ok((api, tls))
 }
 
+/// How the requests of an address are answered.
+type Answer = fn(Arc<Api>, http::Request<Body>) -> BoxFuture<'static, http::Response<Body>>;
+
 /// Takes connections for ever.
-async fn accept(listener: TcpListener, router: Router, tls: Option<Tls>, connections: &GracefulShutdown) -> Infallible {
+async fn accept(
+    listener: TcpListener,
+    api: Arc<Api>,
+    answer: Answer,
+    tls: Option<Tls>,
+    connections: &GracefulShutdown,
+) -> Infallible {
     let tls = tls.map(Arc::new);
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                tokio::spawn(connection(stream, peer, router.clone(), tls.clone(), connections.watcher()));
+                tokio::spawn(connection(stream, peer, api.clone(), answer, tls.clone(), connections.watcher()));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -259,58 +288,67 @@ async fn accept(listener: TcpListener, router: Router, tls: Option<Tls>, connect
     }
 }
 
-async fn connection(stream: TcpStream, addr: SocketAddr, router: Router, tls: Option<Arc<Tls>>, watcher: Watcher) {
+async fn connection(
+    stream: TcpStream,
+    addr: SocketAddr,
+    api: Arc<Api>,
+    answer: Answer,
+    tls: Option<Arc<Tls>>,
+    watcher: Watcher,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %addr, "answers may be delayed");
     }
     match tls {
         None => {
-            let peer = Peer { addr, secure: false, certificate: None };
-            converse(stream, WithPeer { inner: TowerToHyperService::new(router), peer }, watcher).await;
+            let stream = Plain::new(stream, api.limits.head);
+            let peer = Peer { addr, secure: false, certificate: None, promises: Some(stream.promises()) };
+            converse(stream, api, answer, peer, watcher).await;
         }
         Some(tls) => match tls.accept(stream).await {
             Ok((stream, certificate)) => {
-                let peer = Peer { addr, secure: true, certificate };
-                converse(stream, WithPeer { inner: TowerToHyperService::new(router), peer }, watcher).await;
+                let peer = Peer { addr, secure: true, certificate, promises: None };
+                converse(TokioIo::new(stream), api, answer, peer, watcher).await;
             }
             Err(error) => tracing::debug!(%error, %addr, "no TLS connection came about"),
         },
     }
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, service: WithPeer, watcher: Watcher) {
-    let addr = service.peer.addr;
+async fn converse(
+    stream: impl Read + Write + Unpin + Send + 'static,
+    api: Arc<Api>,
+    answer: Answer,
+    peer: Peer,
+    watcher: Watcher,
+) {
+    let (addr, head) = (peer.addr, api.limits.head);
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).half_close(true);
+    // Slices as they are: copies of promises would be worthless.
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head)
+        .max_buf_size(BUFFER)
+        .half_close(true)
+        .writev(true);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(HEAD_TIME)
+        .keep_alive_interval(head)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    let serving = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer.clone());
+        let answered = answer(api.clone(), request);
+        async move { Ok::<_, Infallible>(answered.await) }
+    });
+    let serving = builder.serve_connection(stream, service).into_owned();
     // Clients that hang up early are normal: parallel range readers do it all the time.
     if let Err(error) = watcher.watch(serving).await {
         tracing::debug!(%error, %addr, "a connection ended early");
-    }
-}
-
-/// A service whose requests say who is at the other end.
-#[derive(Clone)]
-struct WithPeer {
-    inner: TowerToHyperService<Router>,
-    peer: Peer,
-}
-
-impl hyper::service::Service<hyper::Request<hyper::body::Incoming>> for WithPeer {
-    type Response =
-        <TowerToHyperService<Router> as hyper::service::Service<hyper::Request<hyper::body::Incoming>>>::Response;
-    type Error = Infallible;
-    type Future =
-        <TowerToHyperService<Router> as hyper::service::Service<hyper::Request<hyper::body::Incoming>>>::Future;
-
-    fn call(&self, mut request: hyper::Request<hyper::body::Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.peer.clone());
-        self.inner.call(request)
     }
 }

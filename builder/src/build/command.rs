@@ -106,6 +106,9 @@ fn task(
         Network::Default | Network::Host => sandbox::Network::Host,
         Network::None => sandbox::Network::None,
     };
+    if let Some(hostname) = &step.hostname {
+        task.hostname.clone_from(hostname);
+    }
     task.add_hosts.clone_from(&options.add_hosts);
     task.rlimits.clone_from(&options.limits);
     task.shm_size = options.shm_size.unwrap_or(sandbox::DEFAULT_SHM_SIZE);

@@ -75,6 +75,10 @@ impl Key {
         for (mount, _) in &step.mounts {
             self.text(&format!("{mount:?}"));
         }
+        if let Some(hostname) = &step.hostname {
+            self.text("hostname");
+            self.text(hostname);
+        }
         self.text(&format!("{:?} {:?} {:?}", options.add_hosts, options.limits, options.shm_size));
     }
 

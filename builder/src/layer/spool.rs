@@ -146,3 +146,59 @@ impl Read for Spooled {
         Ok(got)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::{View, tar};
+
+    fn archive() -> Vec<u8> {
+        let file = |path: &str, size| Entry::new(path, Kind::File { size, hash: ContentHash::EMPTY }, 0o644);
+        let mut tar = tar::Writer::new(Vec::new());
+        for (entry, content) in [
+            (Entry::new("d", Kind::Directory, 0o755), ""),
+            (file("d/f", 5), "hello"),
+            (Entry::new("d/link", Kind::Symlink(b"../../out".to_vec()), 0o777), ""),
+            (Entry::new("g", Kind::Hardlink(b"d/f".to_vec()), 0o644), ""),
+            (file(".wh.kept", 1), "x"),
+        ] {
+            tar.entry(&entry).unwrap();
+            tar.content(content.as_bytes()).unwrap();
+        }
+        tar.finish().unwrap()
+    }
+
+    fn read(archive: &[u8]) -> Result<(Spool, Index), Error<()>> {
+        Spool::read_archive(archive, tempfile::tempfile().unwrap(), Limits::default(), |_| Ok(()))
+    }
+
+    #[test]
+    fn an_archive_shows_its_files_and_hides_nothing() {
+        let (spool, index) = read(&archive()).unwrap();
+        let view = View::of([&index]);
+        let mut text = String::new();
+        spool.open(&view.lstat(b"g").unwrap().origin).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), view.lstat(b"d/f").unwrap().entry.size()), ("hello", 5));
+        assert!(
+            matches!(view.lstat(b"d/f").unwrap().entry.kind, Kind::File { hash, .. } if hash == ContentHash::of(b"hello"))
+        );
+        assert!(view.lstat(b".wh.kept").is_some(), "a name like any other");
+    }
+
+    proptest::proptest! {
+        /// A damaged archive is refused or shows names below the root; it never panics.
+        #[test]
+        fn damaged_archives_stay_inside(at in 0usize..3072, byte: u8, cut in 0usize..4096) {
+            let mut bytes = archive();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            bytes.truncate(bytes.len() - cut % bytes.len());
+            if let Ok((_, index)) = read(&bytes) {
+                for entry in index.entries() {
+                    let inside = entry.path.split(|byte| *byte == b'/').all(|name| !matches!(name, b"" | b"." | b".."));
+                    proptest::prop_assert!(inside, "{:?}", entry.path);
+                }
+            }
+        }
+    }
+}

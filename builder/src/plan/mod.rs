@@ -120,6 +120,8 @@ pub struct RunStep {
     pub mounts: Vec<(Mount, Option<Origin>)>,
     /// `--network`.
     pub network: Network,
+    /// The name that the machine has for the command, where a build argument says so.
+    pub hostname: Option<String>,
 }
 
 /// COPY and ADD.

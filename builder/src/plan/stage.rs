@@ -10,8 +10,10 @@ use super::{Action, CopySource, CopyStep, Error, Inline, Options, Problem, RunSt
 use crate::config::{DEFAULT_PATH, Empty, HealthConfig, History, ImageConfig};
 use crate::dockerfile::expand::Style;
 use crate::dockerfile::{
-    Argument, Assignment, CommandLine, Dockerfile, Healthcheck, Instruction, Mount, Node, Run, Security, Span,
+    Argument, Assignment, CommandLine, Dockerfile, Healthcheck, Instruction, Mount, MountKind, Node, Run, Security,
+    Span,
 };
+use crate::ignore;
 
 /// What a stage starts from, now that it is known.
 #[derive(Debug, Clone, Copy)]
@@ -410,6 +412,7 @@ impl<'a> Planner<'a> {
             script,
             mounts: self.mounts(run)?,
             network: run.network,
+            hostname: self.magic("BUILDKIT_SANDBOX_HOSTNAME"),
         };
         self.step(created_by, node.span, &node.text, Action::Run(step));
         Ok(())
@@ -433,10 +436,22 @@ impl<'a> Planner<'a> {
         words.join(" ")
     }
 
+    /// A build argument with a meaning of its own, which needs no ARG.
+    fn magic(&self, name: &str) -> Option<String> {
+        self.options.build_args.get(name).filter(|value| !value.is_empty()).cloned()
+    }
+
     fn mounts(&self, run: &Run) -> Result<Vec<(Mount, Option<outline::Origin>)>, Problem> {
         let mut mounts = Vec::new();
         for text in &run.mounts {
-            let mount = Mount::parse::<Problem>(text, |value| self.expand(value))?;
+            let mut mount = Mount::parse::<Problem>(text, |value| self.expand(value))?;
+            if mount.kind == MountKind::Cache
+                && let Some(space) = self.magic("BUILDKIT_CACHE_MOUNT_NS")
+            {
+                let own = mount.id.take().filter(|id| !id.is_empty());
+                let id = own.unwrap_or_else(|| ignore::clean(mount.target.as_deref().unwrap_or_default()).into_owned());
+                mount.id = Some(format!("{space}/{id}"));
+            }
             let origin = match &mount.from {
                 Some(name) => Some(outline::origin(self.file, self.options, self.id, name)?),
                 None => None,

@@ -281,6 +281,21 @@ fn errors_name_the_line_and_help() {
 }
 
 #[test]
+fn build_arguments_of_buildkit_need_no_declaration() {
+    let mut options = options();
+    for (name, value) in [("BUILDKIT_SANDBOX_HOSTNAME", "host"), ("BUILDKIT_CACHE_MOUNT_NS", "team")] {
+        options.build_args.insert(name.to_owned(), value.to_owned());
+    }
+    let text = "FROM scratch\nRUN --mount=type=cache,target=/a/../b --mount=type=cache,id=x,target=/c y";
+    let plan = plan(text, &options);
+    let Action::Run(run) = &plan.steps[0].action else { panic!("this is a RUN") };
+    assert_eq!(run.hostname.as_deref(), Some("host"));
+    let ids: Vec<&str> = run.mounts.iter().filter_map(|(mount, _)| mount.id.as_deref()).collect();
+    assert_eq!(ids, ["team//b", "team/x"]);
+    assert!(plan.config.history[0].created_by.as_deref().is_some_and(|text| !text.contains("BUILDKIT")));
+}
+
+#[test]
 fn problems_of_unneeded_instructions_do_not_stop_a_build() {
     let text = "FROM a AS unused\nENV x=${y?never}\nSTOPSIGNAL nonsense\nFROM scratch";
     assert!(plan(text, &options()).steps.is_empty());

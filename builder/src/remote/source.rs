@@ -355,6 +355,27 @@ mod tests {
         assert_eq!((source.reference.as_deref(), source.commit.as_deref()), (Some("0123ABCD"), Some("0123abcd")));
     }
 
+    proptest::proptest! {
+        /// Whatever is written, git never takes a part of it for an option, and nothing leads out.
+        #[test]
+        fn what_git_is_given_is_harmless(
+            start in "(https://h/r|git://|ssh://|git@h:|file://|-|[a-z@:/.-]{0,6})",
+            rest in "[-a-z0-9:/@.?#=&%_ ~^]{0,24}",
+            end in "(\\.git)?(#[-a-z0-9./:@]{0,12})?(\\?(ref|tag|branch|subdir|commit)=[-a-f0-9./]{0,12})?",
+        ) {
+            let text = format!("{start}{rest}{end}");
+            for place in [Place::Dockerfile, Place::CommandLine] {
+                let Ok(Some(source)) = GitSource::parse(&text, place) else { continue };
+                proptest::prop_assert!(!source.address.starts_with('-') && !source.address.contains(char::is_whitespace));
+                proptest::prop_assert!(place == Place::CommandLine || !source.address.starts_with("file:"));
+                if let Some(reference) = &source.reference {
+                    proptest::prop_assert!(!reference.starts_with(['-', '+']) && !reference.contains(':'));
+                }
+                proptest::prop_assert!(source.directory.split('/').all(|name| name != ".."));
+            }
+        }
+    }
+
     #[test]
     fn files_get_the_last_name_of_the_path() {
         for (url, name) in [

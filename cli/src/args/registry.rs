@@ -46,6 +46,9 @@ pub struct ServeArgs {
     /// Let anybody who reaches an address other than loopback push, pull and delete
     #[arg(long, alias = "allow-anonymous")]
     pub insecure_allow_anonymous: bool,
+    /// Take manifests that name content which is not here, such as an index of all platforms with the images of one
+    #[arg(long)]
+    pub allow_sparse: bool,
 }
 
 /// Make, list and end tokens for programs

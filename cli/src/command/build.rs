@@ -70,11 +70,12 @@ pub fn run(mut args: BuildArgs) -> Outcome<()> {
         return super::plan::run(&job, &data, &local);
     }
     let named = Names::new(&args, &outputs)?;
-    platforms::check(&job, &outputs)?;
+    let is_index = platforms::is_index(&mut job)?;
+    platforms::check(&job, &outputs, is_index)?;
     let mut prepared = prepare(&job, &data)?;
     let client = settings::client(&args.registry)?;
     let runtime = crate::runtime()?;
-    let built = if job.platforms.len() > 1 {
+    let built = if is_index {
         platforms::build(&mut prepared, &job, &named.all, &runtime, &local, &client)?
     } else {
         prepared.request.names.clone_from(&named.all);

@@ -169,6 +169,7 @@ impl Parsed {
         let rest = key.strip_prefix("annotation").ok_or_else(unknown)?;
         let (scope, name) = rest.split_once('.').ok_or_else(unknown)?;
         let scope = if scope.is_empty() { "manifest" } else { scope.strip_prefix('-').ok_or_else(unknown)? };
+        image_options::scope(scope).ok_or_else(unknown)?;
         self.annotations.extend(image_options::annotations(&format!("{scope}:{name}={value}"))?);
         Ok(())
     }

@@ -10,20 +10,28 @@ use tokio::runtime::Runtime;
 use super::build::{self, Finished, Prepared};
 use super::image_options::{ImageOptions, Scope};
 use super::output::Outputs;
-use super::request::Job;
+use super::request::{self, Job};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::terminal::tell;
 
+/// Whether an index is made: for several platforms, or for one if BuildKit's own build argument asks for it.
+pub fn is_index(job: &mut Job) -> Outcome<bool> {
+    let asked = request::is_on(&request::build_args(&job.build_args)?, "BUILDKIT_MULTI_PLATFORM");
+    if asked && job.platforms.is_empty() {
+        job.platforms.push(Platform::of_this_machine());
+    }
+    Ok(asked || job.platforms.len() > 1)
+}
+
 /// Refuses what cannot be had for that many platforms.
-pub fn check(job: &Job, outputs: &Outputs) -> Outcome<()> {
-    let several = job.platforms.len() > 1;
+pub fn check(job: &Job, outputs: &Outputs, is_index: bool) -> Outcome<()> {
     let usage = |what: &str, hint: &str| Err(Failure::new(Exit::Usage, what).hint(hint));
     let mut seen = std::collections::BTreeSet::new();
     if let Some(twice) = job.platforms.iter().find(|platform| !seen.insert(platform.to_string())) {
         return usage(&format!("--platform names {twice} twice"), "name each platform once");
     }
-    if !several {
+    if !is_index {
         let scoped = job.image.annotations.iter().find(|one| one.scope != Scope::Manifest);
         return match scoped {
             Some(one) => usage(

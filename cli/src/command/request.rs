@@ -95,7 +95,14 @@ pub fn read(job: &Job, data: &Path) -> Outcome<Loaded> {
     if job.context == Typed::Stdin && job.file.as_deref() == Some(Path::new("-")) {
         return Err(Failure::new(Exit::Usage, "the context and the Dockerfile cannot both come from stdin"));
     }
-    let ready = job.context.open(&fetching)?;
+    let build_args = build_args(&job.build_args)?;
+    let mut context = job.context.clone();
+    if let Typed::Git(source) = &mut context
+        && is_on(&build_args, "BUILDKIT_CONTEXT_KEEP_GIT_DIR")
+    {
+        source.keep_git_dir = Some(true);
+    }
+    let ready = context.open(&fetching)?;
     let (name, path, text) = match (&ready.dockerfile, &job.file) {
         (Some((name, text)), None) => (name.clone(), None, text.clone()),
         (Some((name, text)), Some(file)) if file != Path::new("-") => (name.clone(), None, text.clone()),
@@ -115,7 +122,7 @@ pub fn read(job: &Job, data: &Path) -> Outcome<Loaded> {
         request.options.target_platform = platform.clone();
         request.options.platform_is_explicit = true;
     }
-    request.options.build_args = build_args(&job.build_args)?;
+    request.options.build_args = build_args;
     let named = named::open(&job.contexts, &fetching)?;
     request.contexts = named.files;
     request.images = named.images;
@@ -181,8 +188,13 @@ pub fn ignore_file(dockerfile: Option<&Path>, context: &Path) -> Outcome<Pattern
     Ok(Patterns::none())
 }
 
+/// Whether a build argument with a meaning of its own is on.
+pub fn is_on(build_args: &BTreeMap<String, String>, name: &str) -> bool {
+    build_args.get(name).is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "True" | "TRUE"))
+}
+
 /// `NAME=VALUE`, or `NAME` for the value in the environment; unset there means not given.
-fn build_args(typed: &[String]) -> Outcome<BTreeMap<String, String>> {
+pub fn build_args(typed: &[String]) -> Outcome<BTreeMap<String, String>> {
     let mut values = BTreeMap::new();
     // Taken from the environment without asking, as `docker buildx` does: builds that can be repeated set it.
     values.extend(settings::variable("SOURCE_DATE_EPOCH").map(|epoch| ("SOURCE_DATE_EPOCH".to_owned(), epoch)));

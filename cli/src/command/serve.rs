@@ -61,6 +61,7 @@ fn meant(args: &ServeArgs) -> Outcome<Settings> {
         return Err(Failure::new(Exit::Usage, "--insecure-allow-anonymous and access rules do not go together"));
     }
     config.insecure_allow_anonymous |= args.insecure_allow_anonymous;
+    config.allow_sparse |= args.allow_sparse;
     let addr = args.addr.or(config.addr).unwrap_or(DEFAULT_ADDR);
     let data = match args.data.clone().or_else(|| config.data.clone()) {
         Some(data) => data,

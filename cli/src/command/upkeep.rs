@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use content::Disk;
 use oci::Digest;
-use registry::{BackupError, Explanation, Keeping, OpenError, Planned, PortableError, Store};
+use registry::{BackupError, Doubt, Explanation, Keeping, KeptManifest, OpenError, Planned, PortableError, Store};
 
 use super::serve::{self, embedded_data};
 use crate::args::{BackupArgs, ExportArgs, FsckArgs, GcArgs, ImportArgs, RegistryDataArgs, RetentionArgs, StoreArgs};
@@ -111,7 +111,7 @@ fn explain(digest: &Digest, explained: &Explanation) {
         Some(size) => out(&format!("{digest}: a file of {size} bytes")),
         None => out(&format!("{digest}: no file of its own")),
     }
-    for (repo, tags, parent, subject) in &explained.manifests {
+    for KeptManifest { repo, tags, parent, subject } in &explained.manifests {
         let mut kept: Vec<String> = tags.iter().map(|tag| format!("tag {tag}")).collect();
         kept.extend(parent.map(|parent| format!("index {parent}")));
         kept.extend(subject.map(|subject| format!("subject {subject}")));
@@ -124,7 +124,7 @@ fn explain(digest: &Digest, explained: &Explanation) {
             None => out(&format!("blob in {repo}, named by nothing")),
         }
     }
-    for (why, since, due) in &explained.doubts {
+    for Doubt { why, since, due } in &explained.doubts {
         match due {
             Some(due) => out(&format!("doubted since {since} {why}; looked at again from {due}")),
             None => out(&format!("doubted since {since} {why}; kept for ever by policy")),

@@ -359,3 +359,44 @@ pub(crate) fn claimed_user(header: &HeaderValue) -> Option<String> {
         Credentials::Bearer(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorization_headers_are_read() {
+        let read = |text: &str| match Credentials::parse(&HeaderValue::from_str(text).unwrap()) {
+            Some(Credentials::Basic { user, password }) => format!("{user}|{password}"),
+            Some(Credentials::Bearer(token)) => token.to_owned(),
+            None => "none".to_owned(),
+        };
+        for (text, meant) in [
+            ("Basic YWxpY2U6YTpi", "alice|a:b"),
+            ("basic Og==", "|"),
+            ("BEARER  x.y.z ", "x.y.z"),
+            ("Basic", "none"),
+            ("Basic YWxpY2U=", "none"),
+            ("Basic /w==", "none"),
+            ("Digest YWxpY2U6YTpi", "none"),
+        ] {
+            assert_eq!(read(text), meant, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        // Each case makes files that are forced to disk.
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn no_header_panics_or_is_taken(bytes: Vec<u8>, text in "(Basic|Bearer) [ -~]{0,40}") {
+            let dir = tempfile::tempdir().unwrap();
+            let access = Access::open(AccessSettings::default(), dir.path()).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            for header in [HeaderValue::from_bytes(&bytes).ok(), HeaderValue::from_str(&text).ok()].into_iter().flatten() {
+                let caller = runtime.block_on(access.by_header(&header, Timestamp::now()));
+                proptest::prop_assert!(caller.is_err() || caller.is_ok_and(|caller| caller.identity.is_anonymous()));
+            }
+        }
+    }
+}

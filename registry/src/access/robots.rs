@@ -330,6 +330,9 @@ mod tests {
     }
 
     proptest::proptest! {
+        // Each case makes files that are forced to disk.
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
         #[test]
         fn no_text_is_taken(text: String, tail in "[A-Za-z0-9_-]{0,60}") {
             let dir = tempfile::tempdir().unwrap();

@@ -3,17 +3,19 @@
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
-    IF_NONE_MATCH, IF_RANGE, RANGE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_RANGE,
+    RANGE,
 };
 use http::{HeaderMap, StatusCode};
 use oci::wire::range::{self, Requested};
 use oci::wire::{self, ErrorCode};
 use oci::{Digest, RepoName};
 
-use super::body::{self, Part};
+use super::body;
+use super::conditions::{etag, is_known, must_match};
 use super::failure::Failure;
 use super::{Answer, Api, Call, empty, header};
+use crate::promise::Part;
 
 const OCTETS: &str = "application/octet-stream";
 /// Content under a digest never changes.
@@ -22,12 +24,17 @@ const FOR_EVER: &str = "public, max-age=31536000, immutable";
 pub(super) async fn get(api: &Api, call: &Call<'_>, name: RepoName, digest: Digest) -> Answer {
     if call.is_head() {
         let size = api.store.blob_size(&name, &digest)?;
+        must_match(call.headers(), &digest)?;
+        if is_known(call.headers(), &digest) {
+            return Ok(blob_answer(StatusCode::NOT_MODIFIED, digest));
+        }
         let mut response = blob_answer(StatusCode::OK, digest);
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
         return Ok(response);
     }
     let (file, size) = api.store.open_blob(&name, &digest).await?;
-    if matches_etag(call.headers(), &digest) {
+    must_match(call.headers(), &digest)?;
+    if is_known(call.headers(), &digest) {
         return Ok(blob_answer(StatusCode::NOT_MODIFIED, digest));
     }
     let (mut response, parts) = match requested(call.headers(), &digest, size) {
@@ -43,14 +50,17 @@ pub(super) async fn get(api: &Api, call: &Call<'_>, name: RepoName, digest: Dige
                 .with_header(CONTENT_RANGE, range));
         }
     };
-    *response.body_mut() = body::of_file(file, parts);
+    *response.body_mut() = body::of_file(file, parts, call.promises());
     Ok(response)
 }
 
 /// Which part of the blob is wanted; `If-Range` with another content means all of it.
 fn requested(headers: &HeaderMap, digest: &Digest, size: u64) -> Requested {
     let unchanged = headers.get(IF_RANGE).is_none_or(|tag| tag.as_bytes() == etag(digest).as_bytes());
-    match headers.get(RANGE).and_then(|range| range.to_str().ok()) {
+    // Two of them say nothing that can be understood.
+    let mut ranges = headers.get_all(RANGE).into_iter();
+    let range = ranges.next().filter(|_| ranges.next().is_none());
+    match range.and_then(|range| range.to_str().ok()) {
         Some(text) if unchanged => range::requested(text, size),
         _ => Requested::Whole,
     }
@@ -108,17 +118,6 @@ pub(super) fn name_content(headers: &mut HeaderMap, digest: &Digest, cache: &'st
     headers.insert(HeaderName::from_static(wire::DOCKER_CONTENT_DIGEST), header(&digest.to_string()));
     headers.insert(ETAG, header(&etag(digest)));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
-}
-
-fn etag(digest: &Digest) -> String {
-    format!("\"{digest}\"")
-}
-
-/// Whether the client has this content already (RFC 9110 §13.1.2).
-pub(super) fn matches_etag(headers: &HeaderMap, digest: &Digest) -> bool {
-    let etag = etag(digest);
-    let listed = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    listed.flat_map(|list| list.split(',')).map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
 }
 
 pub(super) async fn delete(api: &Api, name: RepoName, digest: Digest) -> Answer {

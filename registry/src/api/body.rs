@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 use oci::wire::ErrorCode;
 
 use super::failure::Failure;
+use crate::promise::{Part, Promised, Promises};
 use crate::store::{Upload, blocking};
 
 /// What a client sends is written in pieces of about this size, in bytes.
@@ -124,17 +125,13 @@ pub(super) async fn drain(mut body: Body) {
     let _ = tokio::time::timeout(DRAIN_TIME, drop_some).await;
 }
 
-/// A part of a body to send.
-pub(super) enum Part {
-    /// Bytes in memory.
-    Text(Bytes),
-    /// Bytes of the file.
-    Range(Range<u64>),
-}
-
 /// A body made of text and ranges of a file. A file that turns out to be shorter breaks the
-/// connection off: a client must never take a short body for a whole one.
-pub(super) fn of_file(file: File, parts: Vec<Part>) -> Body {
+/// connection off: a client must never take a short body for a whole one. Where the connection takes
+/// promises, the kernel sends the file; else it is read here.
+pub(super) fn of_file(file: File, parts: Vec<Part>, promises: Option<Promises>) -> Body {
+    if let Some(promises) = promises {
+        return Body::new(Promised::new(promises, file, parts));
+    }
     let file = Arc::new(file);
     let pieces = parts.into_iter().flat_map(split).map(move |part| {
         let file = file.clone();

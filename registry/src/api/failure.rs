@@ -7,6 +7,7 @@ use oci::InvalidManifest;
 use oci::wire::{ErrorCode, InvalidRoute, Problem, Problems};
 use serde_json::{Value, json};
 
+use super::conditions;
 use crate::state::Refusal;
 use crate::store::StoreError;
 
@@ -131,6 +132,7 @@ fn refused(refusal: &Refusal) -> Failure {
     match refusal {
         Refusal::BlobUnknown(digest) => missing(Code::BlobUnknown, json!({"digest": digest})),
         Refusal::ManifestUnknown(digest) => missing(Code::ManifestUnknown, json!({"digest": digest})),
+        Refusal::Changed { actual } => conditions::failed(actual.as_ref()),
         Refusal::TagUnknown(tag) => missing(Code::ManifestUnknown, json!({"tag": tag})),
         Refusal::UploadUnknown => missing(Code::BlobUploadUnknown, Value::Null),
         Refusal::Incomplete { blobs, manifests } => {

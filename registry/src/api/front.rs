@@ -8,6 +8,8 @@ use std::sync::Arc;
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 
+use crate::promise::Promises;
+
 /// What clients and proxies say that a request is called.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: &str = "x-forwarded-for";
@@ -32,6 +34,8 @@ pub(crate) struct Peer {
     pub(crate) secure: bool,
     /// The SHA-256 fingerprint of the client's certificate.
     pub(crate) certificate: Option<Arc<str>>,
+    /// What bodies may promise with, where the connection keeps promises.
+    pub(crate) promises: Option<Promises>,
 }
 
 /// A range of addresses: `10.0.0.0/8`, `192.0.2.1`.
@@ -145,7 +149,7 @@ mod tests {
         }
         let mut parts = request.body(()).unwrap().into_parts().0;
         let addr = SocketAddr::new(peer.parse().unwrap(), 1);
-        parts.extensions.insert(Peer { addr, secure, certificate: None });
+        parts.extensions.insert(Peer { addr, secure, certificate: None, promises: None });
         parts
     }
 

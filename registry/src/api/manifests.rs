@@ -2,29 +2,35 @@
 
 use axum::body::Body;
 use http::StatusCode;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, WARNING};
 use oci::wire::{self, ErrorCode, Route};
-use oci::{Algorithm, Digest, MANIFEST_LIMIT, Manifest, RepoName, Selector, Tag};
+use oci::{Algorithm, Digest, MANIFEST_LIMIT, Manifest, RepoName, Selector, Tag, media_type};
 use serde_json::json;
 
-use super::blobs::{matches_etag, name_content};
+use super::blobs::name_content;
 use super::body::collect;
+use super::conditions::{is_known, must_match, of_push};
 use super::failure::Failure;
 use super::{Answer, Api, Call, empty, guard, header};
 use crate::access::{Right, Target};
+use crate::state::Terms;
 
 /// Most tags that one push may set; the specification asks for at least ten.
 const TAGS_LIMIT: usize = 100;
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 /// A tag may name something else the next moment; asking again with the ETag is cheap.
 const ASK_AGAIN: &str = "no-cache";
+/// Said to those who push what only they can keep (distribution-spec, "Warnings"; the image
+/// specification has deprecated such layers).
+const FOREIGN: &str = "299 - \"some layers are non-distributable, which is deprecated: they are not kept here, and pulling them needs the place that they come from\"";
 
 pub(super) async fn get(api: &Api, call: &Call<'_>, name: RepoName, which: Selector) -> Answer {
     let manifest = match call.is_head() {
         true => api.store.manifest_head(&name, &which)?,
         false => api.store.manifest(&name, &which).await?,
     };
-    let unchanged = matches_etag(call.headers(), &manifest.digest);
+    must_match(call.headers(), &manifest.digest)?;
+    let unchanged = is_known(call.headers(), &manifest.digest);
     let mut response = empty(if unchanged { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, header(&manifest.media_type));
@@ -45,7 +51,9 @@ pub(super) async fn put(api: &Api, call: &Call<'_>, body: &mut Body, name: RepoN
     let fixed = tags.iter().filter(|tag| !may_change(tag)).cloned().collect();
     let manifest = read(api, call, body, &which).await?;
     let (digest, subject) = (manifest.digest(), manifest.subject().map(|subject| subject.digest));
-    api.store.put_manifest(&name, manifest, tags.clone(), fixed).await?;
+    let is_foreign = manifest.blobs().any(|blob| media_type::is_foreign_layer(&blob.media_type));
+    let terms = Terms { sparse: api.sparse, condition: of_push(call.headers()), fixed };
+    api.store.put_manifest_on(&name, manifest, tags.clone(), terms).await?;
     tracing::info!(repository = %name, %digest, tags = tags.len(), "manifest stored");
     let mut response = empty(StatusCode::CREATED);
     let headers = response.headers_mut();
@@ -53,6 +61,9 @@ pub(super) async fn put(api: &Api, call: &Call<'_>, body: &mut Body, name: RepoN
     headers.insert(HeaderName::from_static(wire::DOCKER_CONTENT_DIGEST), header(&digest.to_string()));
     if let Some(subject) = subject {
         headers.insert(HeaderName::from_static(wire::OCI_SUBJECT), header(&subject.to_string()));
+    }
+    if is_foreign {
+        headers.insert(WARNING, HeaderValue::from_static(FOREIGN));
     }
     if matches!(which, Selector::Digest(_)) {
         for tag in &tags {
@@ -113,7 +124,7 @@ async fn read(api: &Api, call: &Call<'_>, body: &mut Body, which: &Selector) -> 
 }
 
 fn declared_type(call: &Call<'_>) -> Result<Option<String>, Failure> {
-    let Some(value) = call.headers().get(CONTENT_TYPE) else { return Ok(None) };
+    let Some(value) = call.only(&CONTENT_TYPE, ErrorCode::ManifestInvalid)? else { return Ok(None) };
     match value.to_str() {
         Ok(text) => Ok(Some(text.to_owned())),
         Err(_) => Err(Failure::bad(ErrorCode::ManifestInvalid, "the Content-Type is no media type")),

@@ -7,6 +7,7 @@
 
 mod blobs;
 mod body;
+mod conditions;
 mod failure;
 mod front;
 mod guard;
@@ -22,13 +23,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::extract::{Request, State};
 use axum::response::Response;
 use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use oci::wire::{self, ErrorCode, Route};
 use tracing::Instrument;
 
@@ -36,6 +35,7 @@ use crate::Limits;
 use crate::access::{Caller, Gate, Identity};
 use crate::limit::{Limiter, Passage};
 use crate::metrics::{Kind, Metrics};
+use crate::promise::Promises;
 use crate::store::Store;
 use failure::Failure;
 pub(crate) use front::Peer;
@@ -49,6 +49,8 @@ type Answer = Result<Response, Failure>;
 pub(crate) struct Api {
     pub(crate) store: Store,
     pub(crate) limits: Limits,
+    /// Whether manifests may name content that is not here.
+    pub(crate) sparse: bool,
     pub(crate) gate: Gate,
     pub(crate) front: Front,
     pub(crate) metrics: Arc<Metrics>,
@@ -81,9 +83,24 @@ impl Call<'_> {
         &self.parts.headers
     }
 
+    /// The one value of a header; two of them are refused, since others on the way may have read the other.
+    fn only(&self, name: &HeaderName, code: ErrorCode) -> Result<Option<&HeaderValue>, Failure> {
+        let mut values = self.headers().get_all(name).into_iter();
+        match (values.next(), values.next()) {
+            (value, None) => Ok(value),
+            (_, Some(_)) => Err(Failure::bad(code, format!("the header {name} was sent more than once"))),
+        }
+    }
+
     /// The announced length of the body, if there is one.
     fn content_length(&self) -> Option<u64> {
         self.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+
+    /// What a body may promise with, where this connection can keep it.
+    fn promises(&self) -> Option<Promises> {
+        let is_http_1 = self.parts.version <= Version::HTTP_11;
+        front::peer(self.parts).filter(|_| is_http_1)?.promises.clone()
     }
 
     fn is_head(&self) -> bool {
@@ -91,17 +108,9 @@ impl Call<'_> {
     }
 }
 
-/// The whole API as one service. axum cannot route names with slashes, so the path is read by [`Route`].
-pub(crate) fn router(api: Arc<Api>) -> Router {
-    Router::new().fallback(handle).with_state(api)
-}
-
-/// Only what operators ask, for an address of its own.
-pub(crate) fn operation_router(api: Arc<Api>) -> Router {
-    Router::new().fallback(handle_operation).with_state(api)
-}
-
-async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
+/// Answers a request. No router stands before this: none can route names with slashes, so the path is
+/// read by [`Route`].
+pub(crate) async fn answer(api: Arc<Api>, request: Request<Body>) -> Response {
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let id = front::request_id(&parts);
@@ -109,7 +118,14 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
     let kind = asked.kind();
     let under_way = api.metrics.begin(kind);
     let path = parts.uri.path();
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), method = %parts.method, path);
+    let name = id.to_str().unwrap_or_default().to_owned();
+    // A span costs as much as a manifest, so reads have one only for who debugs; the line at their end
+    // tells the operator the same.
+    let reads = is_read(&parts);
+    let span = match reads {
+        true => tracing::debug_span!("request", id = name, method = %parts.method, path),
+        false => tracing::info_span!("request", id = name, method = %parts.method, path),
+    };
     async move {
         let mut body = api.metrics.receiving(body);
         let mut caller = Caller::anonymous();
@@ -138,6 +154,9 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response {
         let (status, micros) = (response.status().as_u16(), took.as_micros() as u64);
         match kind {
             Kind::OPERATION => tracing::debug!(status, micros, "answered"),
+            _ if reads => {
+                tracing::info!(id = name, method = %parts.method, path = parts.uri.path(), status, micros, "answered");
+            }
             _ => tracing::info!(status, micros, "answered"),
         }
         response.map(|body| api.metrics.sending(body, under_way))
@@ -219,8 +238,8 @@ async fn serve(api: &Api, call: &Call<'_>, body: &mut Body, route: Route) -> Ans
     }
 }
 
-/// The same answers as on the main address, where nothing else is asked.
-async fn handle_operation(State(api): State<Arc<Api>>, request: Request) -> Response {
+/// Answers only what operators ask, for an address of its own.
+pub(crate) async fn answer_operator(api: Arc<Api>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
     let mut response = match Asked::parse(parts.uri.path()) {
         Asked::Live | Asked::Ready | Asked::Metrics if !is_read(&parts) => only_read().into_response(),

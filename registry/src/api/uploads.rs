@@ -108,7 +108,7 @@ pub(super) async fn cancel(api: &Api, name: RepoName, id: UploadId) -> Answer {
 }
 
 async fn resume(api: &Api, call: &Call<'_>, name: &RepoName, id: &UploadId) -> Result<Upload, Failure> {
-    let chunk = match call.headers().get(CONTENT_RANGE) {
+    let chunk = match call.only(&CONTENT_RANGE, ErrorCode::BlobUploadInvalid)? {
         None => None,
         Some(value) => Some(parse_chunk(value)?),
     };

@@ -71,6 +71,8 @@ pub struct Config {
     /// Whether everybody may do everything.
     #[serde(alias = "allow_anonymous")]
     pub insecure_allow_anonymous: bool,
+    /// Whether manifests may name content that is not here.
+    pub allow_sparse: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<TlsPart>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -142,6 +144,7 @@ fn usual_pause() -> Period {
 #[serde(default, deny_unknown_fields)]
 struct LimitsPart {
     blob: Size,
+    head: Period,
     idle: Period,
     drain: Period,
     requests_per_second: f64,
@@ -150,9 +153,10 @@ struct LimitsPart {
 
 impl Default for LimitsPart {
     fn default() -> Self {
-        let Limits { blob, idle, drain } = Limits::default();
+        let Limits { blob, head, idle, drain } = Limits::default();
         Self {
             blob: Size(blob),
+            head: Period::of(head),
             idle: Period::of(idle),
             drain: Period::of(drain),
             requests_per_second: 0.0,
@@ -195,6 +199,7 @@ impl Default for Config {
             url: None,
             proxies: Vec::new(),
             insecure_allow_anonymous: false,
+            allow_sparse: false,
             tls: None,
             access: None,
             limits: LimitsPart::default(),
@@ -239,11 +244,13 @@ impl Config {
     pub fn settings(&self, addr: SocketAddr, data: PathBuf) -> Result<Settings, ConfigError> {
         let mut settings = Settings::new(addr, data);
         settings.allow_anonymous = self.insecure_allow_anonymous;
+        settings.allow_sparse = self.allow_sparse;
         settings.access = self.access.as_ref().map(access_settings);
         settings.tls = self.tls.as_ref().map(tls_settings);
         settings.front = self.front()?;
-        let LimitsPart { blob, idle, drain, requests_per_second, burst } = self.limits;
-        settings.limits = Limits { blob: blob.0, idle: idle.duration(), drain: drain.duration() };
+        let LimitsPart { blob, head, idle, drain, requests_per_second, burst } = self.limits;
+        let (head, idle, drain) = (head.duration(), idle.duration(), drain.duration());
+        settings.limits = Limits { blob: blob.0, head, idle, drain };
         settings.pace =
             (requests_per_second > 0.0).then_some(Rate { per_second: requests_per_second, burst, patience: PATIENCE });
         settings.admin = self.metrics.addr;

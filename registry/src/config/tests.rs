@@ -179,6 +179,12 @@ fn every_key_can_be_written_and_has_a_variable_of_its_own() {
     variables.sort();
     variables.dedup();
     assert_eq!(variables.len(), count);
+    let manual = include_str!("../../../docs/registry.md");
+    for key in KEYS.iter().filter(|key| key.kind != Kind::Inner) {
+        // Policies of what is kept have tables of their own there.
+        let name = key.path.strip_prefix("gc.").or(key.path.strip_prefix("retention.")).unwrap_or(key.path);
+        assert!(manual.contains(name), "docs/registry.md does not know {}", key.path);
+    }
     // Everything that a configuration prints is a known key: reading it back finds none unknown.
     assert!(read(&read(WHOLE).unwrap().describe()).is_ok());
 }

@@ -18,6 +18,7 @@
 //! goes on; the next start makes a new index.
 
 mod build;
+mod hot;
 mod sled_rows;
 
 use std::ops::Bound;
@@ -26,6 +27,7 @@ use std::sync::{PoisonError, RwLock};
 
 use crate::journal::{Journal, JournalError, Lsn};
 use crate::state::{InvalidRecord, MemoryRows, Rows, RowsError, Write};
+use hot::Hot;
 use sled_rows::SledRows;
 
 /// Why there is no index.
@@ -76,6 +78,7 @@ pub(crate) struct Places {
 pub(crate) struct Index {
     places: Places,
     rows: RwLock<Backend>,
+    hot: Hot,
 }
 
 enum Backend {
@@ -94,11 +97,18 @@ impl Index {
         };
         build::replay(journal, rows.applied(), |writes, lsn| rows.apply(writes, journal.id(), lsn))?;
         build::mark_open(&places.state)?;
-        Ok(Self { places, rows: RwLock::new(Backend::Sled(rows)) })
+        Ok(Self { places, rows: RwLock::new(Backend::Sled(rows)), hot: Hot::default() })
     }
 
     /// Applies changes that are durable in the journal up to `lsn`.
     pub(crate) fn apply(&self, writes: Vec<Write>, journal: &Journal, lsn: Lsn) -> Result<(), IndexError> {
+        let touched = Hot::touched(&writes);
+        let applied = self.apply_to_rows(writes, journal, lsn);
+        self.hot.forget(&touched);
+        applied
+    }
+
+    fn apply_to_rows(&self, writes: Vec<Write>, journal: &Journal, lsn: Lsn) -> Result<(), IndexError> {
         {
             let backend = self.rows.read().unwrap_or_else(PoisonError::into_inner);
             if let Backend::Sled(rows) = &*backend {

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::tests::copy_dir;
 use super::{Index, Places};
 use crate::journal::{Journal, Purpose};
-use crate::state::{Decision, Frozen, Item, Kind, MountSource, Refusal, Transaction, View, decide};
+use crate::state::{Decision, Frozen, Item, Kind, MountSource, Refusal, Terms, Transaction, View, decide};
 
 const REPOS: [&str; 3] = ["a", "a/b", "ab"];
 const TAGS: [&str; 3] = ["v1", "v2", "latest"];
@@ -170,12 +170,12 @@ fn transaction(op: &Op) -> Transaction {
         }
         Op::Unlink(at, number) => Transaction::UnlinkBlob { repo: repo(*at), digest: blob(*number) },
         Op::Put(at, number, tags) => Transaction::PutManifest {
-            fixed: Vec::new(),
             repo: repo(*at),
             manifest: Box::new(manifest(*number)),
             inline: true,
             tags: tags.iter().map(|number| tag(*number)).collect(),
             frozen: Frozen::default(),
+            terms: Terms::default(),
         },
         Op::DeleteTag(at, number) => {
             Transaction::DeleteTag { repo: repo(*at), tag: tag(*number), frozen: Frozen::default() }
@@ -195,18 +195,27 @@ fn read_back(index: &Index) -> Model {
     for at in 0..REPOS.len() {
         let repo = repo(at);
         for number in 0..BLOBS {
-            if view.blob(&repo, &blob(number)).unwrap().is_some() {
+            // What pulls are told is what the rows say.
+            let size = index.blob_size(&repo, &blob(number)).unwrap();
+            assert_eq!(size.is_some(), view.is_linked(&repo, &blob(number)).unwrap());
+            if size.is_some() {
                 model.blobs.insert((at, number));
             }
         }
         for number in 0..MANIFESTS {
             let expected = manifest(number);
             let found = view.manifest(&repo, &expected.digest()).unwrap();
+            let hot = index.manifest(&repo, &expected.digest()).unwrap();
+            assert_eq!(hot.as_ref().map(|hot| &hot.bytes[..]), found.as_ref().map(|(_, bytes)| bytes.as_slice()));
             let Some((row, bytes)) = found else { continue };
             assert_eq!((bytes.as_slice(), row.size), (expected.bytes(), expected.bytes().len() as u64));
             model.manifests.insert((at, number));
         }
         let tags = view.tags(&repo, "", usize::MAX).unwrap();
+        for number in 0..TAGS.len() {
+            let row = view.tag(&repo, &tag(number)).unwrap();
+            assert_eq!(index.tag(&repo, &tag(number)).unwrap(), row.map(|row| row.digest));
+        }
         for number in (0..TAGS.len()).filter(|number| tags.contains(&tag(*number))) {
             let named = view.tag(&repo, &tag(number)).unwrap().unwrap().digest;
             let named = (0..MANIFESTS).find(|candidate| manifest(*candidate).digest() == named).unwrap();

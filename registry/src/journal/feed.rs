@@ -41,3 +41,37 @@ pub(crate) fn size_until(dir: &Path, lsn: Lsn) -> Result<u64, JournalError> {
     // A segment that is gone meanwhile takes no room.
     Ok(whole.map(|pair| std::fs::metadata(&pair[0].path).map_or(0, |metadata| metadata.len())).sum())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Journal, Purpose, forget_until};
+
+    fn numbers(records: &[(Lsn, Vec<u8>)]) -> Vec<u64> {
+        records.iter().map(|(lsn, _)| lsn.0).collect()
+    }
+
+    #[test]
+    fn records_are_read_across_segments_up_to_where_they_are_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        Journal::start(dir.path(), 7).unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap();
+        for _ in 0..5 {
+            journal.append(&[vec![1; 6 << 20]], Purpose::Ordinary).unwrap(); // three fit into a segment
+        }
+        let read = |after, until, limit| read_between(dir.path(), Lsn(after), Lsn(until), limit).unwrap();
+        assert_eq!(numbers(&read(0, 5, 10)), [1, 2, 3], "a segment at a time");
+        assert_eq!(numbers(&read(0, 2, 10)), [1, 2]);
+        assert_eq!(numbers(&read(1, 5, 1)), [2]);
+        assert_eq!(numbers(&read(3, 5, 10)), [4, 5]);
+        assert_eq!(numbers(&read(5, 5, 10)), Vec::<u64>::new());
+        assert_eq!(oldest(dir.path()).unwrap(), Lsn(1));
+        assert!(size_until(dir.path(), Lsn(3)).unwrap() > 18 << 20);
+        assert_eq!(size_until(dir.path(), Lsn(2)).unwrap(), 0);
+        journal.sync().unwrap();
+        forget_until(dir.path(), Lsn(3)).unwrap();
+        assert_eq!(oldest(dir.path()).unwrap(), Lsn(4));
+        let gone = read_between(dir.path(), Lsn(1), Lsn(5), 10).unwrap_err();
+        assert!(matches!(gone, JournalError::Gap { missing: 2, .. }), "{gone}");
+    }
+}

@@ -13,7 +13,9 @@ use jiff::Timestamp;
 use oci::{Digest, Manifest, RepoName, Tag, Verifier};
 use serde_json::json;
 
-use super::{Decision, Frozen, Item, Kind, MemoryRows, MountSource, Refusal, Transaction, View, decide, is_needed};
+use super::{
+    Decision, Frozen, Item, Kind, MemoryRows, MountSource, Refusal, Terms, Transaction, View, decide, is_needed,
+};
 
 const SIZE: u64 = 4;
 
@@ -39,8 +41,10 @@ fn manifest() -> Manifest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Pusher {
     Start,
-    /// Has renewed the lease and not read the row yet.
+    /// Has renewed the lease and not read the row yet. Perhaps somebody was about to take the blob then,
+    /// or the lease has run out since.
     Asking {
+        taken: bool,
         lapsed: bool,
     },
     /// Was told that the blob is not there.
@@ -113,7 +117,14 @@ impl World {
         let manifest = Box::new(manifest());
         self.in_place = true;
         self.commit(&Transaction::StoreBlob { repo: repo.clone(), blob: verifier.seal(), upload: None }).unwrap();
-        let put = Transaction::PutManifest { repo: repo.clone(), manifest, inline: true, tags, frozen: frozen() };
+        let put = Transaction::PutManifest {
+            repo: repo.clone(),
+            manifest,
+            inline: true,
+            tags,
+            frozen: frozen(),
+            terms: Terms::default(),
+        };
         self.commit(&put).unwrap();
         self.commit(&Transaction::DeleteTag { repo, tag: tag(), frozen: frozen() }).unwrap();
         self
@@ -271,6 +282,7 @@ impl World {
                     inline: true,
                     tags: vec![tag()],
                     frozen: Frozen::default(),
+                    terms: Terms::default(),
                 };
                 match world.commit(&put) {
                     Ok(()) if world.rounds > 0 && who == 0 => {

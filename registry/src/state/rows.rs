@@ -156,6 +156,11 @@ pub(crate) mod key {
         key
     }
 
+    /// Whether a row is of the tables that pulls ask: tags, manifests, and blobs with their links.
+    pub(crate) fn is_asked_by_pulls(key: &[u8]) -> bool {
+        key.first().is_some_and(|table| b"TMLB".contains(table))
+    }
+
     /// The doubt about a thing of some kind: all doubts about a digest lie together.
     pub(crate) fn doubt(kind: u8, of: &Digest, repo: Option<&RepoName>) -> Vec<u8> {
         let mut key = doubts(of);

@@ -21,16 +21,7 @@ pub(crate) enum Transaction {
     /// Make a blob unreadable in a repository.
     UnlinkBlob { repo: RepoName, digest: Digest },
     /// Store a manifest and let tags name it: both or nothing.
-    ///
-    /// Of the tags, those in `fixed` may be new but must not change.
-    PutManifest {
-        repo: RepoName,
-        manifest: Box<Manifest>,
-        inline: bool,
-        tags: Vec<Tag>,
-        fixed: Vec<Tag>,
-        frozen: Frozen,
-    },
+    PutManifest { repo: RepoName, manifest: Box<Manifest>, inline: bool, tags: Vec<Tag>, frozen: Frozen, terms: Terms },
     /// Delete a tag; what it named stays for a while.
     DeleteTag { repo: RepoName, tag: Tag, frozen: Frozen },
     /// Delete a manifest and the tags that name it.
@@ -89,6 +80,59 @@ impl Frozen {
     }
 }
 
+/// On what terms a manifest is pushed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Whether it may name what is not there.
+    pub(crate) sparse: bool,
+    /// What must hold before.
+    pub(crate) condition: Condition,
+    /// Tags that may be new but must not change.
+    pub(crate) fixed: Vec<Tag>,
+}
+
+/// What must hold of the first tag, or of the manifest itself if it gets none, before a push.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is there.
+    There,
+    /// It is not there.
+    Missing,
+    /// It is one of these.
+    OneOf(Vec<Digest>),
+    /// It is none of these; it may be missing.
+    NoneOf(Vec<Digest>),
+}
+
+impl Condition {
+    fn check(
+        &self,
+        view: &View<'_, impl Rows>,
+        repo: &RepoName,
+        manifest: &Digest,
+        tags: &[Tag],
+    ) -> Result<(), Decision> {
+        if *self == Self::None {
+            return Ok(());
+        }
+        let actual = match tags.first() {
+            Some(tag) => view.tag(repo, tag)?.map(|row| row.digest),
+            None => view.has_manifest(repo, manifest)?.then_some(*manifest),
+        };
+        let holds = match self {
+            Self::None => true,
+            Self::There => actual.is_some(),
+            Self::Missing => actual.is_none(),
+            Self::OneOf(digests) => actual.is_some_and(|actual| digests.contains(&actual)),
+            Self::NoneOf(digests) => actual.is_none_or(|actual| !digests.contains(&actual)),
+        };
+        if holds { Ok(()) } else { Err(Refusal::Changed { actual }.into()) }
+    }
+}
+
 /// Where a blob may be mounted from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MountSource {
@@ -110,6 +154,12 @@ pub enum Refusal {
     /// The repository does not have this tag.
     #[error("the tag {0} is not in this repository")]
     TagUnknown(Tag),
+    /// A tag or manifest is not what the client said it must be.
+    #[error("the condition of the push does not hold any more")]
+    Changed {
+        /// What it is, if it is there.
+        actual: Option<Digest>,
+    },
     /// There is no such upload session (any more).
     #[error("the upload session is unknown: it ended, was cancelled, or never began")]
     UploadUnknown,
@@ -166,9 +216,10 @@ pub(crate) fn decide(rows: &impl Rows, transaction: &Transaction, now: Timestamp
         Transaction::StoreBlob { repo, blob, upload } => store_blob(&view, repo, blob, upload.as_deref())?,
         Transaction::MountBlob { repo, digest, from } => mount_blob(&view, repo, digest, from)?,
         Transaction::UnlinkBlob { repo, digest } => unlink_blob(&view, repo, digest)?,
-        Transaction::PutManifest { repo, manifest, inline, tags, fixed, frozen } => {
-            check_fixed(&view, repo, manifest, tags, fixed)?;
-            let facts = put_manifest(&view, repo, manifest, *inline, tags, frozen)?;
+        Transaction::PutManifest { repo, manifest, inline, tags, frozen, terms } => {
+            terms.condition.check(&view, repo, &manifest.digest(), tags)?;
+            check_fixed(&view, repo, manifest, tags, &terms.fixed)?;
+            let facts = put_manifest(&view, repo, manifest, *inline, terms.sparse, tags, frozen)?;
             if *inline && facts.iter().any(|fact| matches!(fact, Fact::ManifestStored { .. })) {
                 body = manifest.bytes().to_vec();
             }
@@ -276,6 +327,7 @@ fn put_manifest(
     repo: &RepoName,
     manifest: &Manifest,
     inline: bool,
+    sparse: bool,
     tags: &[Tag],
     frozen: &Frozen,
 ) -> Result<Vec<Fact>, Decision> {
@@ -283,7 +335,9 @@ fn put_manifest(
     let mut facts = Vec::new();
     let known = view.manifest(repo, &digest)?;
     if known.is_none_or(|(row, _)| row.media_type != manifest.media_type()) {
-        check_complete(view, repo, manifest)?;
+        if !sparse {
+            check_complete(view, repo, manifest)?;
+        }
         if !inline && view.stored_blob(&digest)?.is_none() {
             facts.push(Fact::BlobStored { digest, size: manifest.bytes().len() as u64 });
         }

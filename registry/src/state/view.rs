@@ -38,6 +38,7 @@ impl<R: Rows> View<'_, R> {
     }
 
     /// A blob as it can be read in a repository.
+    #[cfg(test)] // pulls ask `index::hot`
     pub(crate) fn blob(&self, repo: &RepoName, digest: &Digest) -> Result<Option<BlobRow>, RowsError> {
         if self.is_linked(repo, digest)? { self.stored_blob(digest) } else { Ok(None) }
     }

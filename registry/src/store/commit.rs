@@ -373,7 +373,7 @@ mod tests {
         let places = Places { sled: path("index.sled"), state: path("index.state"), snapshots: path("snapshot") };
         let index = Arc::new(Index::open(places, &journal).unwrap());
         change(&mut journal);
-        (Committer::start(journal, index.clone(), path("snapshot"), usize::MAX).unwrap(), index)
+        (Committer::start(journal, index.clone(), path("snapshot"), Arc::default(), usize::MAX).unwrap(), index)
     }
 
     fn store(content: &[u8]) -> Transaction {

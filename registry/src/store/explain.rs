@@ -50,13 +50,36 @@ pub enum Planned {
 pub struct Explanation {
     /// The size of its file in bytes, if it has one.
     pub stored: Option<u64>,
-    /// Where it is a manifest: the repository, the tags that name it, the manifests that do, and its
-    /// subject.
-    pub manifests: Vec<(RepoName, Vec<Tag>, Option<Digest>, Option<Digest>)>,
+    /// Where it is a manifest.
+    pub manifests: Vec<KeptManifest>,
     /// Where it is a blob: the repository, and a manifest that names it.
     pub blobs: Vec<(RepoName, Option<Digest>)>,
-    /// What is doubted about it: in words, since when, and when it is looked at again, if ever.
-    pub doubts: Vec<(String, Timestamp, Option<Timestamp>)>,
+    /// What is doubted about it.
+    pub doubts: Vec<Doubt>,
+}
+
+/// A manifest in a repository, and what keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptManifest {
+    /// The repository.
+    pub repo: RepoName,
+    /// The tags that name it.
+    pub tags: Vec<Tag>,
+    /// An index that names it.
+    pub parent: Option<Digest>,
+    /// What it refers to, which keeps it while it is there.
+    pub subject: Option<Digest>,
+}
+
+/// Why something may go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    /// In words.
+    pub why: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it is looked at again, if ever.
+    pub due: Option<Timestamp>,
 }
 
 impl Store {
@@ -108,12 +131,13 @@ impl Store {
                     }
                     if let Some((row, _)) = view.manifest(&repo, digest)? {
                         let tags = view.names_of(&repo, digest)?;
-                        explained.manifests.push((repo, tags, parent, row.subject));
+                        explained.manifests.push(KeptManifest { repo, tags, parent, subject: row.subject });
                     }
                 }
             }
             for (item, since) in view.doubts_about(digest)? {
-                explained.doubts.push((describe(&item), since, self.due_at(item.kind(), since, now)));
+                let due = self.due_at(item.kind(), since, now);
+                explained.doubts.push(Doubt { why: describe(&item), since, due });
             }
             Ok(explained)
         })

@@ -69,3 +69,21 @@ pub(super) fn forgettable(readers: &Readers, directory: &std::path::Path, covere
     }
     Ok(wanted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slowest_reader_holds_the_journal() {
+        let readers = Readers::default();
+        let hold = |name: &str, lsn| readers.0.lock().unwrap().insert(name.to_owned(), Lsn(lsn));
+        assert_eq!(readers.may_forget(Lsn(9)), Lsn(9), "nobody reads");
+        hold("fast", 20);
+        assert_eq!(readers.may_forget(Lsn(9)), Lsn(9));
+        hold("slow", 4);
+        assert_eq!(readers.may_forget(Lsn(9)), Lsn(4));
+        hold("slow", 12);
+        assert_eq!(readers.may_forget(Lsn(9)), Lsn(9));
+    }
+}

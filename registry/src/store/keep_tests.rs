@@ -155,7 +155,7 @@ async fn untagged_manifests_stay_for_ever_if_that_is_the_policy() {
     store.manifest(&repo("a"), &Selector::Digest(digest)).await.unwrap();
     let explained = store.explain(&digest).unwrap();
     assert_eq!(explained.doubts.len(), 1);
-    assert_eq!(explained.doubts[0].2, None, "it is never due");
+    assert_eq!(explained.doubts[0].due, None, "it is never due");
 }
 
 #[tokio::test]

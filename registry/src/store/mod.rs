@@ -49,14 +49,14 @@ use crate::index::{Index, Places};
 use crate::journal::Journal;
 use crate::keeping::Keeping;
 pub use crate::state::Refusal;
-use crate::state::{Frozen, MountSource, RowsError, Transaction, View};
+use crate::state::{Frozen, MountSource, RowsError, Terms, Transaction, View};
 pub use backup::{BackedUp, BackupError, backup};
 use collect::{Collector, Progress};
 pub use collect::{GcStatus, Pass};
 use commit::Committer;
 pub(crate) use error::blocking;
 pub use error::{OpenError, StoreError};
-pub use explain::{Explanation, Planned};
+pub use explain::{Doubt, Explanation, KeptManifest, Planned};
 pub use fsck::{Checked, Finding};
 use lease::Leases;
 pub use portable::{Moved, PortableError};
@@ -267,11 +267,12 @@ impl Store {
     }
 
     fn find_manifest(&self, repo: &RepoName, which: &Selector) -> Result<(StoredManifest, bool), StoreError> {
+        let index = &self.inner.index;
         let found = self.read(|view| {
             let digest = match which {
                 Selector::Digest(digest) => *digest,
-                Selector::Tag(tag) => match view.tag(repo, tag)? {
-                    Some(row) => row.digest,
+                Selector::Tag(tag) => match index.tag(repo, tag)? {
+                    Some(digest) => digest,
                     None => return Ok(None),
                 },
             };
@@ -279,23 +280,33 @@ impl Store {
             if !self.inner.leases.renew(&digest) && !view.is_kept(repo, &digest)? {
                 return Ok(None);
             }
-            Ok(view.manifest(repo, &digest)?.map(|(row, bytes)| (digest, row, bytes)))
+            Ok(index.manifest(repo, &digest)?.map(|manifest| (digest, manifest)))
         })?;
-        let (digest, row, bytes) = found.ok_or_else(|| StoreError::NoManifest(which.clone()))?;
-        let manifest = StoredManifest { digest, media_type: row.media_type, size: row.size, bytes: bytes.into() };
-        Ok((manifest, row.inline))
+        let (digest, found) = found.ok_or_else(|| StoreError::NoManifest(which.clone()))?;
+        let (media_type, bytes) = (found.media_type.clone(), found.bytes.clone());
+        Ok((StoredManifest { digest, media_type, size: found.size, bytes }, found.inline))
     }
 
-    /// Stores a manifest and lets tags name it, both or nothing. Tags in `fixed` may be new but not change.
+    /// Stores a manifest and lets tags name it, both or nothing.
     pub(crate) async fn put_manifest(
         &self,
         repo: &RepoName,
         manifest: Manifest,
         tags: Vec<Tag>,
-        fixed: Vec<Tag>,
+    ) -> Result<(), StoreError> {
+        self.put_manifest_on(repo, manifest, tags, Terms::default()).await
+    }
+
+    /// The same, on some terms.
+    pub(crate) async fn put_manifest_on(
+        &self,
+        repo: &RepoName,
+        manifest: Manifest,
+        tags: Vec<Tag>,
+        terms: Terms,
     ) -> Result<(), StoreError> {
         self.writable()?;
-        match self.try_put_manifest(repo, &manifest, &tags, &fixed).await {
+        match self.try_put_manifest(repo, &manifest, &tags, &terms).await {
             Err(StoreError::Refused(Refusal::Incomplete { blobs, manifests })) => {
                 // The client may have been told of a blob that was collected since.
                 let mut is_back = false;
@@ -303,7 +314,7 @@ impl Store {
                     is_back |= self.resurrect(repo, *blob).await?;
                 }
                 match is_back {
-                    true => self.try_put_manifest(repo, &manifest, &tags, &fixed).await,
+                    true => self.try_put_manifest(repo, &manifest, &tags, &terms).await,
                     false => Err(StoreError::Refused(Refusal::Incomplete { blobs, manifests })),
                 }
             }
@@ -316,7 +327,7 @@ impl Store {
         repo: &RepoName,
         manifest: &Manifest,
         tags: &[Tag],
-        fixed: &[Tag],
+        terms: &Terms,
     ) -> Result<(), StoreError> {
         let inline = manifest.bytes().len() <= INLINE_LIMIT;
         let digest = manifest.digest();
@@ -326,8 +337,8 @@ impl Store {
             self.file_manifest(manifest).await?;
         }
         let (manifest, tags, frozen) = (Box::new(manifest.clone()), tags.to_vec(), self.frozen(repo));
-        let fixed = fixed.to_vec();
-        self.commit(Transaction::PutManifest { repo: repo.clone(), manifest, inline, tags, fixed, frozen }).await
+        let (repo, terms) = (repo.clone(), terms.clone());
+        self.commit(Transaction::PutManifest { repo, manifest, inline, tags, frozen, terms }).await
     }
 
     async fn file_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
@@ -358,11 +369,11 @@ impl Store {
     pub(crate) fn blob_size(&self, repo: &RepoName, digest: &Digest) -> Result<u64, StoreError> {
         // Clients do not send what is there, so it has to stay until they name it in a manifest.
         let promised = self.inner.leases.renew(digest);
-        let row = self.read(|view| match promised || view.a_parent(repo, digest)?.is_some() {
-            true => view.blob(repo, digest),
+        let size = self.read(|view| match promised || view.a_parent(repo, digest)?.is_some() {
+            true => self.inner.index.blob_size(repo, digest),
             false => Ok(None),
         })?;
-        Ok(row.ok_or(StoreError::NoBlob(*digest))?.size)
+        size.ok_or(StoreError::NoBlob(*digest))
     }
 
     /// Opens a blob of a repository. The file has as many bytes as it says.
@@ -378,7 +389,7 @@ impl Store {
         match opened.await?.map_err(StoreError::io(&path))? {
             Some((length, file)) if length == size => Ok((file, size)),
             // It may have been collected since its row was read.
-            _ if self.read(|view| view.blob(repo, digest))?.is_none() => Err(StoreError::NoBlob(*digest)),
+            _ if self.read(|_| self.inner.index.blob_size(repo, digest))?.is_none() => Err(StoreError::NoBlob(*digest)),
             _ => Err(StoreError::Damaged(*digest)),
         }
     }

@@ -81,7 +81,8 @@ impl Store {
             after = last.to_string();
             for tag in page {
                 let named = Selector::Tag(tag.clone());
-                let copied = copy(&source, &named, &sink, &[tag.clone()], &CopyOptions::default(), &|_| ()).await?;
+                let copied =
+                    copy(&source, &named, &sink, std::slice::from_ref(&tag), &CopyOptions::default(), &|_| ()).await?;
                 moved.add(&copied);
                 told(&format!("{repo}:{tag}"));
             }

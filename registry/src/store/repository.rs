@@ -132,7 +132,7 @@ impl Sink for Repository {
 
     async fn put_manifest(&self, manifest: &Manifest, tag: Option<&Tag>) -> Result<()> {
         let tags = tag.cloned().into_iter().collect();
-        self.store.put_manifest(&self.name, manifest.clone(), tags, Vec::new()).await.map_err(|error| self.error(error))
+        self.store.put_manifest(&self.name, manifest.clone(), tags).await.map_err(|error| self.error(error))
     }
 
     async fn mount(&self, blob: Digest, from: &RepoName) -> Result<bool> {

@@ -36,7 +36,7 @@ async fn a_store_with_snapshots_comes_back_without_its_index() {
     let store = Store::open_with(dir.path(), Keeping::default(), None, 16 << 10).unwrap();
     put_blob(&store, b"config".to_vec()).await.unwrap();
     for number in 0..400 {
-        store.put_manifest(&repo(), manifest(number), vec![tag(number % 50)], Vec::new()).await.unwrap();
+        store.put_manifest(&repo(), manifest(number), vec![tag(number % 50)]).await.unwrap();
         if number % 3 == 0 {
             store.delete_manifest(&repo(), &Selector::Tag(tag(number % 50))).await.unwrap();
         }
@@ -80,9 +80,7 @@ async fn disturb(store: Store, client: usize) {
         let step = client * 7 + round * 13;
         let done = match step % 6 {
             0 | 1 => put_blob(&store, b"config".to_vec()).await.map(drop),
-            2 | 3 => {
-                store.put_manifest(&repo(), manifest(step % 4), vec![tag(step % 3), tag(step % 5)], Vec::new()).await
-            }
+            2 | 3 => store.put_manifest(&repo(), manifest(step % 4), vec![tag(step % 3), tag(step % 5)]).await,
             4 => store.delete_manifest(&repo(), &Selector::Digest(manifest(step % 4).digest())).await,
             _ => store.delete_blob(&repo(), Digest::of(b"config")).await,
         };

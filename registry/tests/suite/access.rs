@@ -137,12 +137,9 @@ async fn logins_of_users_work_directly_and_by_token() {
         assert!(challenge(&reply).starts_with("Bearer realm="), "{name}");
         registry.http.send("GET", "/token", &[("authorization", &wrong.1)], "").await.refuses(401, "UNAUTHORIZED");
     }
-    for header in ["Basic", "Basic %%%", "Basic YQ==", "Digest x", "Bearer", "Bearer x", "Bearer a.b.c", "\u{7f}"] {
-        let Ok(reply) = registry.http.try_send("GET", "/v2/public/a/tags/list", &[("authorization", header)], "").await
-        else {
-            continue; // not even a header
-        };
-        reply.refuses(401, "UNAUTHORIZED");
+    for header in ["Basic", "Basic %%%", "Basic YQ==", "Digest x", "Bearer", "Bearer x", "Bearer a.b.c"] {
+        let show = [("authorization", header)];
+        registry.http.send("GET", "/v2/public/a/tags/list", &show, "").await.refuses(401, "UNAUTHORIZED");
     }
     // Podman's libraries send an empty login where they have none.
     let nobody = As(&registry.http, basic("", ""));
@@ -165,9 +162,12 @@ async fn logins_of_users_work_directly_and_by_token() {
 #[tokio::test]
 async fn tokens_are_given_to_forms_as_containerd_sends_them() {
     let registry = guarded(team()).await;
-    let post = |form: &'static str| async {
-        let kind = [("content-type", "application/x-www-form-urlencoded")];
-        registry.http.send("POST", "/token", &kind, form).await
+    let post = |form: &'static str| {
+        let http = registry.http.clone();
+        async move {
+            let kind = [("content-type", "application/x-www-form-urlencoded")];
+            http.send("POST", "/token", &kind, form).await
+        }
     };
     let answer = post(
         "grant_type=password&client_id=containerd-client&service=lighter-registry&username=bob&password=bob\

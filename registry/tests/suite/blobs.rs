@@ -243,6 +243,33 @@ async fn what_the_client_has_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn more_than_everything_comes_once() {
+    let registry = Registry::start().await;
+    let content = noise(3, 100_000);
+    let path = format!("/v2/a/blobs/{}", registry.http.push_blob("a", &content).await);
+    for ranges in ["0-,0-,0-", "0-99999,5-5", "0-60000,40000-99999"] {
+        let range = format!("bytes={ranges}");
+        let reply = registry.http.send("GET", &path, &[("range", &range)], "").await.expect(200);
+        assert!(reply.body == content, "{ranges}");
+    }
+    let twice = [("range", "bytes=0-0"), ("range", "bytes=5-6")];
+    assert!(registry.http.send("GET", &path, &twice, "").await.expect(200).body == content);
+}
+
+#[tokio::test]
+async fn a_condition_on_a_blob_is_heard() {
+    let registry = Registry::start().await;
+    let digest = registry.http.push_blob("a", b"content").await;
+    let (path, etag) = (format!("/v2/a/blobs/{digest}"), format!("\"{digest}\""));
+    for method in ["GET", "HEAD"] {
+        registry.http.send(method, &path, &[("if-match", "\"other\"")], "").await.expect(412);
+        registry.http.send(method, &path, &[("if-match", &etag)], "").await.expect(200);
+        let known = registry.http.send(method, &path, &[("if-none-match", &etag)], "").await.expect(304);
+        assert_eq!(known.header("etag"), etag);
+    }
+}
+
+#[tokio::test]
 async fn a_blob_is_mounted_instead_of_sent() {
     let registry = Registry::start().await;
     let digest = registry.http.push_blob("from/here", b"content").await;

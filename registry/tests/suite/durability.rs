@@ -109,7 +109,7 @@ async fn http_loop(http: &Http, tag: &str, next: &AtomicU64, acknowledged: &Mute
         let number = next.fetch_add(1, Ordering::Relaxed);
         acknowledged.lock().unwrap().tags.entry(tag.to_owned()).or_default().1 = number;
         let manifest = image(&layer(number));
-        let pinned = number % PINNED == 0;
+        let pinned = number.is_multiple_of(PINNED);
         let digest = Digest::of(&manifest);
         let own = if pinned { format!("&tag=pinned-{number}") } else { String::new() };
         let put = format!("/v2/load/test/manifests/{digest}?tag={tag}{own}");

@@ -39,7 +39,8 @@ impl Key {
             .output()
             .expect("openssl is missing; install the Debian package openssl");
         assert!(made.status.success());
-        Self::Rsa(RsaKeyPair::from_pkcs8(&made.stdout).unwrap())
+        // Which of the two forms comes differs between versions of openssl.
+        Self::Rsa(RsaKeyPair::from_pkcs8(&made.stdout).or_else(|_| RsaKeyPair::from_der(&made.stdout)).unwrap())
     }
 
     fn public(&self, kid: &str) -> Value {

@@ -3,6 +3,8 @@
 use oci::{Algorithm, Digest};
 use serde_json::json;
 
+use registry::Settings;
+
 use crate::client::{CONFIG, INDEX, LAYER, MANIFEST, Registry, describe, image, image_with, noise};
 
 #[tokio::test]
@@ -56,6 +58,100 @@ async fn every_kind_of_manifest_is_taken() {
         let get = registry.http.get(&format!("/v2/a/manifests/{tag}")).await.expect(200);
         assert_eq!((get.header("content-type"), &get.body[..]), (kind, &bytes[..]), "{tag}");
     }
+}
+
+#[tokio::test]
+async fn a_tag_is_moved_only_if_it_is_what_the_client_thinks() {
+    let registry = Registry::start().await;
+    let old = registry.http.push_image("a", "v1", b"old").await;
+    registry.http.push_blob("a", b"new").await;
+    let (etag, new) = (format!("\"{}\"", Digest::of(&old)), image(b"new"));
+    let put = |tag: &'static str, header: &'static str, value: String| {
+        let (http, new) = (registry.http.clone(), new.clone());
+        async move {
+            let headers = [("content-type", MANIFEST), (header, value.as_str())];
+            http.send("PUT", &format!("/v2/a/manifests/{tag}"), &headers, new).await
+        }
+    };
+    let refused = put("v1", "if-none-match", "*".to_owned()).await.refuses(412, "PRECONDITION_FAILED");
+    assert_eq!(refused.json()["errors"][0]["detail"]["actual"], Digest::of(&old).to_string());
+    put("v1", "if-match", format!("\"{}\"", Digest::of(b"other"))).await.expect(412);
+    put("v2", "if-match", "*".to_owned()).await.expect(412);
+    put("v2", "if-match", etag.clone()).await.expect(412);
+    assert_eq!(registry.http.get("/v2/a/manifests/v1").await.expect(200).body, old, "nothing was moved");
+    registry.http.get("/v2/a/manifests/v2").await.expect(404);
+    put("v1", "if-match", format!("\"x\", {etag}")).await.expect(201);
+    put("v1", "if-match", etag).await.expect(412);
+    put("v2", "if-none-match", "*".to_owned()).await.expect(201);
+    registry.http.send("GET", "/v2/a/manifests/v1", &[("if-match", "\"x\"")], "").await.expect(412);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_who_move_a_tag_at_once_one_wins() {
+    let registry = Registry::start().await;
+    registry.http.push_image("a", "v0", b"layer").await;
+    let pushes: Vec<_> = (0..16)
+        .map(|number| {
+            let http = registry.http.clone();
+            tokio::spawn(async move {
+                let manifest = image_with(b"layer", json!({"annotations": {"by": number.to_string()}}));
+                let headers = [("content-type", MANIFEST), ("if-none-match", "*")];
+                http.send("PUT", "/v2/a/manifests/lock", &headers, manifest).await.status.as_u16()
+            })
+        })
+        .collect();
+    let mut statuses = Vec::new();
+    for push in pushes {
+        statuses.push(push.await.unwrap());
+    }
+    statuses.sort_unstable();
+    assert_eq!((statuses[0], &statuses[1..]), (201, &[412; 15][..]));
+}
+
+#[tokio::test]
+async fn incomplete_images_are_taken_by_option() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings::new("127.0.0.1:0".parse().unwrap(), dir.path());
+    settings.allow_sparse = true;
+    let registry = Registry::start_with(dir, settings).await;
+    let (present, missing) = (registry.http.push_image("a", "v1", b"layer").await, image(b"missing"));
+    let children = [describe(MANIFEST, &present), describe(MANIFEST, &missing)];
+    let index = serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": children})).unwrap();
+    registry.http.put_manifest("a", "multi", INDEX, index.clone()).await.expect(201);
+    assert_eq!(registry.http.get("/v2/a/manifests/multi").await.expect(200).body, index);
+    let path = format!("/v2/a/manifests/{}", Digest::of(&missing));
+    registry.http.get(&path).await.refuses(404, "MANIFEST_UNKNOWN");
+    registry.http.put_manifest("a", &Digest::of(&missing).to_string(), MANIFEST, missing.clone()).await.expect(201);
+    assert_eq!(registry.http.get(&path).await.expect(200).body, missing);
+}
+
+#[tokio::test]
+async fn whoever_pushes_foreign_layers_is_warned() {
+    let registry = Registry::start().await;
+    registry.http.push_image("a", "v1", b"layer").await;
+    let foreign = json!({"mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "digest": Digest::of(b"elsewhere"), "size": 9});
+    let with = image_with(b"layer", json!({"layers": [foreign]}));
+    let told = registry.http.put_manifest("a", "foreign", MANIFEST, with).await.expect(201);
+    assert!(told.header("warning").starts_with("299 - \"") && told.header("warning").ends_with('"'));
+    let without = registry.http.put_manifest("a", "v1", MANIFEST, image(b"layer")).await.expect(201);
+    assert_eq!(without.header("warning"), "");
+}
+
+#[tokio::test]
+async fn a_manifest_of_four_megabytes_is_taken_and_a_larger_one_is_not() {
+    let registry = Registry::start().await;
+    registry.http.push_image("a", "v1", b"layer").await;
+    let large = image_with(b"layer", json!({"annotations": {"large": "x".repeat(4 << 20)}}));
+    registry.http.put_manifest("a", "large", MANIFEST, large.clone()).await.expect(201);
+    let digest = Digest::of(&large);
+    for reference in ["large", &digest.to_string()] {
+        let path = format!("/v2/a/manifests/{reference}");
+        assert!(registry.http.get(&path).await.expect(200).body == large);
+        assert_eq!(registry.http.head(&path).await.expect(200).header("content-length"), large.len().to_string());
+    }
+    let larger = image_with(b"layer", json!({"annotations": {"large": "x".repeat(5 << 20)}}));
+    let refused = registry.http.put_manifest("a", "larger", MANIFEST, larger).await.refuses(413, "MANIFEST_INVALID");
+    assert!(refused.json()["errors"][0]["detail"]["limit"].as_u64().unwrap() >= 4 << 20);
 }
 
 #[tokio::test]
