@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use builder::build::{BaseImages, Built, Directory, Error, LayerOrigin, Request, Resolved, StepProblem, Workshop};
+use builder::build::{BaseImages, Built, Directory, Error, LayerOrigin, Request, Resolved, Workshop};
 use builder::cache::Cache;
 use builder::config::ImageConfig;
 use builder::event::Event;
