@@ -7,6 +7,7 @@
 mod build_tree;
 mod conformance;
 mod contest;
+mod deploy;
 mod load;
 mod machine;
 mod nginx;
@@ -28,7 +29,8 @@ Examples:
   cargo build --release && cargo run --release -p benches -- all --rounds 3
   cargo run --release -p benches -- build-tree
 
-Peers come from Debian (buildah, docker-registry, nginx). Root is needed to give them storage of their own.")]
+Peers come from Debian (buildah, docker-registry, nginx, kubernetes-client); `deploy` wants the API server of
+fixtures/kubernetes/build.sh. Root is needed to give them storage of their own.")]
 struct Arguments {
     /// What to measure
     program: Program,
@@ -57,6 +59,8 @@ enum Program {
     Conformance,
     /// The time until a first answer, memory at rest, and the size of the program
     Start,
+    /// A new image on a Deployment until it runs: lighter deploy, and kubectl set image with rollout status
+    Deploy,
     /// Twenty small RUNs, pushed: lighter and buildah
     RunSteps,
     /// A RUN that writes 5 000 files, pushed: lighter and buildah
@@ -90,6 +94,9 @@ fn main() {
     }
     if wanted(Program::Start) {
         start::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::Deploy) {
+        deploy::run(&lighter, arguments.rounds);
     }
     if wanted(Program::RunSteps) {
         run::steps(&lighter, arguments.rounds);

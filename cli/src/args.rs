@@ -6,6 +6,9 @@ pub mod build;
 mod deploy;
 #[cfg(feature = "build")]
 pub mod index;
+mod install;
+#[cfg(feature = "serve")]
+mod registry;
 #[cfg(feature = "serve")]
 mod upkeep;
 
@@ -25,7 +28,8 @@ use crate::exit;
 pub use upkeep::{BackupArgs, ExportArgs, FsckArgs, GcArgs, ImportArgs, RegistryDataArgs, RetentionArgs};
 
 #[cfg(feature = "serve")]
-mod registry;
+pub use install::InitArgs;
+pub use install::{CompletionsArgs, CredentialProviderArgs, ManArgs};
 
 #[cfg(feature = "build")]
 mod cache;
@@ -76,6 +80,9 @@ pub enum Command {
     Rollout(RolloutCommand),
     #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
     Ship(Box<ShipArgs>),
+    CredentialProvider(CredentialProviderArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// Where lighter keeps images, caches and the embedded registry.

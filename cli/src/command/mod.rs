@@ -8,6 +8,7 @@ pub mod cache;
 mod check;
 #[cfg(feature = "build")]
 mod context;
+pub mod credential_provider;
 #[cfg(feature = "deploy")]
 pub mod deploy;
 #[cfg(feature = "deploy")]
@@ -20,10 +21,13 @@ mod docker;
 mod image_options;
 #[cfg(feature = "build")]
 pub mod index;
+#[cfg(feature = "serve")]
+pub mod init;
 pub mod inspect;
 #[cfg(feature = "build")]
 mod kaniko;
 pub mod login;
+pub mod manual;
 #[cfg(feature = "build")]
 mod named;
 #[cfg(feature = "build")]
