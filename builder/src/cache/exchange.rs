@@ -66,15 +66,13 @@ impl Document {
         Some(document)
     }
 
-    /// Takes in what another one knows; of two records of one step the later one counts.
+    /// Takes in what another one knows. Of two results of one step the one that is here stays, as later steps were built
+    /// upon it: two machines that know nothing of each other give their files different times.
     pub fn merge(&mut self, other: Self) {
         for (key, step) in other.steps {
-            match self.steps.get(&key) {
-                Some(ours) if ours.used >= step.used => {}
-                _ => {
-                    self.steps.insert(key, step);
-                }
-            }
+            let used = step.used;
+            let kept = self.steps.entry(key).or_insert(step);
+            kept.used = kept.used.max(used);
         }
         for (layer, index) in other.indexes {
             self.indexes.entry(layer).or_insert(index);
