@@ -8,6 +8,8 @@ mod command;
 mod config;
 #[cfg(feature = "serve")]
 mod embedded;
+#[cfg(feature = "build")]
+mod exchange;
 mod exit;
 mod failure;
 mod identity;
@@ -65,6 +67,8 @@ fn run(command: Command) -> Outcome<()> {
     match command {
         #[cfg(feature = "build")]
         Command::Build(args) => command::build::run(*args),
+        #[cfg(feature = "build")]
+        Command::Cache(command) => command::cache::run(&command),
         Command::Push(args) => waiting(command::transfer::push(&args)),
         Command::Pull(args) => waiting(command::transfer::pull(&args)),
         Command::Copy(args) => waiting(command::transfer::copy(&args)),
@@ -133,6 +137,7 @@ fn start_logging(cli: &Cli) {
     let filter = filter
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},sled=warn,hyper=info,rustls=warn")));
     let writer = match cli.command {
+        #[cfg(feature = "serve")]
         Command::Registry(_) => {
             log::Gathered::start().map_or_else(|_| BoxMakeWriter::new(std::io::stderr), BoxMakeWriter::new)
         }

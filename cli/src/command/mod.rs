@@ -3,6 +3,8 @@
 #[cfg(feature = "build")]
 pub mod build;
 #[cfg(feature = "build")]
+pub mod cache;
+#[cfg(feature = "build")]
 mod check;
 #[cfg(feature = "build")]
 mod context;
@@ -55,6 +57,8 @@ pub mod ship;
 #[cfg(feature = "deploy")]
 mod table;
 pub mod transfer;
+#[cfg(feature = "build")]
+mod twice;
 #[cfg(feature = "serve")]
 pub mod upkeep;
 #[cfg(feature = "deploy")]

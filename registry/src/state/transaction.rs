@@ -304,7 +304,13 @@ fn unlink_blob(view: &View<'_, impl Rows>, repo: &RepoName, digest: &Digest) -> 
     if let Some(parent) = view.a_parent(repo, digest)? {
         return Err(Refusal::Referenced { parent }.into());
     }
-    Ok(review::unlink(view, repo, digest)?)
+    let mut facts = review::unlink(view, repo, digest)?;
+    // What somebody deletes by name does not come back, though a review took it before.
+    let ghost = Item::Ghost { repo: repo.clone(), digest: *digest };
+    if let Some(since) = view.doubted(&ghost)? {
+        facts.push(Fact::Settled { item: ghost, since });
+    }
+    Ok(facts)
 }
 
 fn check_fixed(

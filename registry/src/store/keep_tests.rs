@@ -207,6 +207,14 @@ async fn what_was_condemned_comes_back_when_it_is_named_mounted_or_pushed() {
         std::io::Read::read_to_end(&mut file, &mut read).unwrap();
         assert_eq!(read, content);
     }
+    // What was deleted by name does not come back, though it was collected before and pushed again.
+    for _ in 0..2 {
+        put_blob(&store, "a", b"deleted").await;
+        collect_all(&store).await;
+    }
+    put_blob(&store, "a", b"deleted").await;
+    store.delete_blob(&repo("a"), Digest::of(b"deleted")).await.unwrap();
+    assert!(put_image(&store, "a", &["v3"], &[b"deleted"]).await.is_err());
     // Nobody who never had it gets it.
     let secret = put_blob(&store, "c", b"secret").await.digest();
     collect_all(&store).await;
