@@ -280,7 +280,7 @@ impl Layers<'_> {
         check(link, DiffId::of_tar(&done.plain))?;
         let verified = self.store.keep(done.out.incoming.seal())?;
         let blob = Descriptor::new(self.options.compression.media_type(), verified.digest(), verified.size());
-        Ok(Link { diff_id: link.diff_id, blob, base: None })
+        Ok(Link { diff_id: link.diff_id, blob, base: None, import: None })
     }
 
     /// Makes a layer: `fill` puts the entries in, the blob goes to the store, the index to the cache.
