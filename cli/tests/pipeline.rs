@@ -133,7 +133,7 @@ fn registry(issuer: &Issuer) -> Registry {
         [[access.rules]]
         subjects = ["issuer:gitlab"]
         claims = {{ ref_protected = "true" }}
-        repositories = ["{{project_path}}"]
+        repositories = ["{{project_path}}", "{{project_path}}/**"]
         rights = ["pull", "push", "overwrite"]
         "#,
         issuer.url()
@@ -203,6 +203,7 @@ fn the_gitlab_pipeline_runs() {
     assert!(running.starts_with(&registry.reference("shop/web:")) && running.ends_with(&digest), "{running}");
     assert!(running.contains(&commit[..8]), "the tag is the commit's: {running}");
     assert_eq!(live()["status"]["availableReplicas"], 1);
+    registry.send("GET", "/v2/shop/web/cache/manifests/latest", &[("accept", "*/*")], b"").expect(200);
     let report = project.artifact("lighter-deploy", "deploy-report.xml");
     assert!(report.contains("<testcase") && report.contains("deployment/web"), "{report}");
     let document: Value = serde_json::from_str(&project.artifact("lighter-deploy", "deploy.json")).expect("JSON");

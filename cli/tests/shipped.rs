@@ -39,7 +39,11 @@ fn calls(text: &str) -> Vec<(String, Vec<String>)> {
         }
         // The template collects its options beforehand.
         if let Some((_, set)) = line.split_once("set -- ") {
-            let command = if set.contains("--push") || set.contains("LIGHTER_DOCKERFILE") { "build" } else { "deploy" };
+            let command = if ["--push", "LIGHTER_DOCKERFILE", "--cache"].iter().any(|word| set.contains(word)) {
+                "build"
+            } else {
+                "deploy"
+            };
             let words = set.split([' ', '"', ';']).filter(|word| word.starts_with("--") && word.len() > 2);
             calls.push((command.to_owned(), words.map(str::to_owned).collect()));
         }
