@@ -7,12 +7,14 @@
 mod build_tree;
 mod conformance;
 mod contest;
+mod deploy;
 mod load;
 mod machine;
 mod nginx;
 mod registry_blob;
 mod registry_requests;
 mod registry_tags;
+mod run;
 mod start;
 mod usage;
 
@@ -27,13 +29,17 @@ Examples:
   cargo build --release && cargo run --release -p benches -- all --rounds 3
   cargo run --release -p benches -- build-tree
 
-Peers come from Debian (buildah, docker-registry, nginx). Root is needed to give them storage of their own.")]
+Peers come from Debian (buildah, docker-registry, nginx, kubernetes-client); `deploy` wants the API server of
+fixtures/kubernetes/build.sh. Root is needed to give them storage of their own.")]
 struct Arguments {
     /// What to measure
     program: Program,
     /// How often each contestant runs; the median counts
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// How much run-bytes writes
+    #[arg(long, default_value_t = 1000, value_name = "MB")]
+    megabytes: u64,
     /// The program to measure [default: lighter beside this program]
     #[arg(long)]
     lighter: Option<PathBuf>,
@@ -53,6 +59,14 @@ enum Program {
     Conformance,
     /// The time until a first answer, memory at rest, and the size of the program
     Start,
+    /// A new image on a Deployment until it runs: lighter deploy, and kubectl set image with rollout status
+    Deploy,
+    /// Twenty small RUNs, pushed: lighter and buildah
+    RunSteps,
+    /// A RUN that writes 5 000 files, pushed: lighter and buildah
+    RunBytes,
+    /// An unchanged build on a machine that has built nothing, with a cache in the registry
+    CachedRebuild,
     /// All of these
     All,
 }
@@ -80,6 +94,18 @@ fn main() {
     }
     if wanted(Program::Start) {
         start::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::Deploy) {
+        deploy::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::RunSteps) {
+        run::steps(&lighter, arguments.rounds);
+    }
+    if wanted(Program::RunBytes) {
+        run::bytes(&lighter, arguments.rounds, arguments.megabytes);
+    }
+    if wanted(Program::CachedRebuild) {
+        run::cached(&lighter, arguments.rounds);
     }
     println!("load at the end: {}", machine::load());
 }

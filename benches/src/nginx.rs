@@ -13,7 +13,8 @@ use crate::registry_blob::wait_for;
 pub struct Nginx {
     pub address: SocketAddr,
     pub process: u32,
-    den: Den,
+    /// It and its files go away together.
+    _den: Den,
 }
 
 impl Nginx {
@@ -48,11 +49,6 @@ impl Nginx {
         let program = program.expect("nginx is missing; install the Debian package nginx-light");
         let process = den.start("nginx", Command::new(program).arg("-c").arg(&path).arg("-p").arg(&here));
         wait_for(address);
-        Self { address, process: process.as_raw_nonzero().get().unsigned_abs(), den }
-    }
-
-    /// Where its files lie.
-    pub fn files(&self) -> std::path::PathBuf {
-        self.den.path().join("files")
+        Self { address, process: process.as_raw_nonzero().get().unsigned_abs(), _den: den }
     }
 }

@@ -1,7 +1,7 @@
 //! Builds an image into an OCI layout, with base images from OCI layouts on disk: the builder alone,
 //! without registry and command line. `build CONTEXT -f FILE -o LAYOUT --bases DIR [--cache DIR]
 //! [--build-arg K=V]... [--target NAME] [--no-cache] [--tree TAR] [--secret ID=FILE]...
-//! [--ssh ID=SOCKET]...`.
+//! [--ssh ID=SOCKET]... [--isolation KIND]`.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -72,6 +72,7 @@ struct Arguments {
     target: Option<String>,
     no_cache: bool,
     tree: Option<PathBuf>,
+    isolation: sandbox::Isolation,
     /// ID=FILE
     secrets: Vec<String>,
     /// ID=SOCKET
@@ -89,6 +90,7 @@ fn arguments() -> Result<Arguments, String> {
             "--bases" => found.bases = value()?.into(),
             "--cache" => found.cache = value()?.into(),
             "--target" => found.target = Some(value()?),
+            "--isolation" => found.isolation = value()?.parse().map_err(|error| format!("{error}"))?,
             "--no-cache" => found.no_cache = true,
             "--secret" => found.secrets.push(value()?),
             "--ssh" => found.ssh.push(value()?),
@@ -159,7 +161,11 @@ fn build(request: &Request, arguments: &Arguments) -> Result<(), String> {
     let store = Disk::create(arguments.cache.join("store")).map_err(|error| say(&error))?;
     let cache = Cache::open(&arguments.cache.join("cache")).map_err(|error| say(&error))?;
     let needed = request.runs_commands().map_err(|error| shown(&error, error.hint()))?;
-    let entered = needed.then(|| sandbox::enter(&cache.work())).transpose().map_err(|error| say(&error))?;
+    let entered =
+        needed.then(|| sandbox::enter(&cache.work(), arguments.isolation)).transpose().map_err(|error| say(&error))?;
+    for refusal in entered.iter().flat_map(|entered| &entered.refused) {
+        let _ = writeln!(std::io::stderr(), "note: {refusal}"); // there is nowhere else to say it
+    }
     let images = Layouts(arguments.bases.clone());
     let cancel = sandbox::Cancel::new().map_err(|error| say(&error))?;
     let stderr = Mutex::new(std::io::stderr());

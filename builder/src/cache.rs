@@ -8,9 +8,12 @@
 //! CACHE/v1/mounts/<kind>/<key>/     a cache mount; <key>.lock says who uses it
 //! CACHE/v1/known                    hashes of files of build contexts, by inode and times
 //! CACHE/v1/work/                    changes of running steps
+//! CACHE/v1/in-use                   locked: shared by builds, alone by who makes room (stock)
 //! ```
 
 mod boot;
+pub mod exchange;
+pub mod stock;
 
 use std::fs;
 use std::io;
@@ -63,6 +66,7 @@ pub struct Record {
 pub struct Cache {
     root: PathBuf,
     boot: Arc<boot::Boot>,
+    _held: Arc<fs::File>,
 }
 
 impl Cache {
@@ -73,9 +77,10 @@ impl Cache {
             let path = root.join(name);
             fs::create_dir_all(&path).map_err(at(&path))?;
         }
+        let held = stock::hold(&root, rustix::fs::FlockOperation::LockShared).map_err(at(&root))?;
         let roots = root.join("roots");
         let boot = boot::Boot::open(&roots, &boot::name()).map_err(at(&roots))?;
-        Ok(Self { root, boot: Arc::new(boot) })
+        Ok(Self { root, boot: Arc::new(boot), _held: Arc::new(held) })
     }
 
     /// The directory in which running steps keep their changes; the sandbox is entered with it.
@@ -85,7 +90,9 @@ impl Cache {
 
     /// What the step with this key made; `None` if that is not known (any more).
     pub fn step(&self, key: &Digest) -> Option<Record> {
-        let bytes = read_limited(&self.root.join("steps").join(key.hex()), RECORD_LIMIT)?;
+        let path = self.root.join("steps").join(key.hex());
+        let bytes = read_limited(&path, RECORD_LIMIT)?;
+        touch(&path);
         serde_json::from_slice(&bytes).ok() // a damaged record is no record
     }
 
@@ -98,7 +105,9 @@ impl Cache {
 
     /// What is in a layer.
     pub fn index(&self, layer: &DiffId) -> Option<Index> {
-        let bytes = read_limited(&self.root.join("indexes").join(layer.hex()), INDEX_LIMIT)?;
+        let path = self.root.join("indexes").join(layer.hex());
+        let bytes = read_limited(&path, INDEX_LIMIT)?;
+        touch(&path);
         Index::from_bytes(&bytes).ok() // a damaged index is made again
     }
 
@@ -112,7 +121,9 @@ impl Cache {
     pub fn root(&self, layer: &DiffId, ownership: Ownership, marks: Marks) -> Result<PathBuf, Error> {
         let directory = self.boot.path().join(kind(ownership, marks));
         fs::create_dir_all(&directory).map_err(at(&directory))?;
-        Ok(directory.join(layer.hex()))
+        let place = directory.join(layer.hex());
+        touch(&place);
+        Ok(place)
     }
 
     /// Removes unpacked layers of other boots that nobody has used for a week. Must be called where steps
@@ -148,6 +159,14 @@ fn kind(ownership: Ownership, marks: Marks) -> &'static str {
         (Ownership::Recorded, Marks::Trusted) => "recorded",
         (Ownership::Recorded, Marks::User) => "single",
     }
+}
+
+/// Remembers that something is used, for when room has to be made.
+fn touch(path: &Path) {
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+    // It may not be there yet, or be somebody else's: then it only seems older than it is.
+    let _ = rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::empty());
 }
 
 /// Puts a file in its place whole. Nothing is forced to the disk: what a crash of the machine damages is

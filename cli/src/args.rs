@@ -6,6 +6,9 @@ pub mod build;
 mod deploy;
 #[cfg(feature = "build")]
 pub mod index;
+mod install;
+#[cfg(feature = "serve")]
+mod registry;
 #[cfg(feature = "serve")]
 mod upkeep;
 
@@ -25,7 +28,13 @@ use crate::exit;
 pub use upkeep::{BackupArgs, ExportArgs, FsckArgs, GcArgs, ImportArgs, RegistryDataArgs, RetentionArgs};
 
 #[cfg(feature = "serve")]
-mod registry;
+pub use install::InitArgs;
+pub use install::{CompletionsArgs, CredentialProviderArgs, ManArgs};
+
+#[cfg(feature = "build")]
+mod cache;
+#[cfg(feature = "build")]
+pub use cache::{CacheCommand, CacheLsArgs, CachePruneArgs, CacheVerifyArgs, ExchangeArgs};
 
 /// Builds images without a daemon, serves them, and rolls them out.
 #[derive(Debug, Parser)]
@@ -43,6 +52,9 @@ pub struct Cli {
 pub enum Command {
     #[cfg(feature = "build")]
     Build(Box<BuildArgs>),
+    #[cfg(feature = "build")]
+    #[command(subcommand)]
+    Cache(CacheCommand),
     Push(PushArgs),
     Pull(PullArgs),
     Copy(CopyArgs),
@@ -68,6 +80,9 @@ pub enum Command {
     Rollout(RolloutCommand),
     #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
     Ship(Box<ShipArgs>),
+    CredentialProvider(CredentialProviderArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// Where lighter keeps images, caches and the embedded registry.
@@ -184,6 +199,13 @@ pub struct BuildArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub no_cache: bool,
 
+    #[command(flatten)]
+    pub exchange: ExchangeArgs,
+
+    /// Build twice, the second time without any cache, and tell the first difference
+    #[arg(long)]
+    pub reproducible_check: bool,
+
     /// Ask the registry for base images, even where the local store has them
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub pull: bool,
@@ -253,6 +275,10 @@ pub struct RunArgs {
     /// An SSH agent for RUN --mount=type=ssh [default socket: SSH_AUTH_SOCK] [repeatable]
     #[arg(long, value_name = "default|ID[=SOCKET]")]
     pub ssh: Vec<String>,
+
+    /// How RUN steps are kept apart from this machine; auto takes the first that is allowed here
+    #[arg(long, value_name = "auto|namespaces|tree|chroot", default_value = "auto", env = "LIGHTER_ISOLATION")]
+    pub isolation: builder::sandbox::Isolation,
 
     /// The network of RUN steps that do not say theirs
     #[arg(long, value_enum, value_name = "NETWORK", default_value = "default")]

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use content::remote::Distrust;
+
 use crate::exit::Exit;
 
 /// Why a command failed.
@@ -94,6 +96,10 @@ fn content_exit(error: &content::Error) -> Exit {
 
 fn content_hint(error: &content::Error) -> Option<String> {
     match error {
+        content::Error::Unauthorized { reason, .. } if is_about_time(reason) => Some(
+            "the clocks of this machine, of the registry and of who made the token have to agree to a minute"
+                .to_owned(),
+        ),
         content::Error::Unauthorized { host, .. } => {
             Some(format!("log in with `lighter login {host}`, or set DOCKER_AUTH_CONFIG in the CI job"))
         }
@@ -109,8 +115,18 @@ fn content_hint(error: &content::Error) -> Option<String> {
         content::Error::Unreachable { host, reason } if reason.contains("refused") => {
             Some(format!("nothing listens at {host}; is the registry running, and is the port right?"))
         }
-        content::Error::Unreachable { reason, .. } if reason.contains("dns error") => {
-            Some("check the name of the registry".to_owned())
+        content::Error::Unreachable { host, reason } if reason.contains("dns error") => {
+            Some(format!("no machine is called that; is `{host}` written right, and does this machine know it?"))
+        }
+        content::Error::Unreachable { host, reason } if is_silence(reason) => Some(format!(
+            "nothing comes back from {host}: is the machine up, and does a firewall let this port through?"
+        )),
+        content::Error::Untrusted { host, why } => Some(distrust_hint(host, why)),
+        content::Error::PlainHttp { host } => {
+            Some(format!("if that is meant, name it with --insecure-registry {host}; else check the port"))
+        }
+        content::Error::Refused { host, status: 404 | 405, problems, .. } if problems.is_empty() => {
+            Some(format!("this is not how a registry answers; is {host} the right port?"))
         }
         content::Error::Disk { source, .. }
             if source.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()) =>
@@ -119,6 +135,31 @@ fn content_hint(error: &content::Error) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// What to do about a certificate that is not believed.
+fn distrust_hint(host: &str, why: &Distrust) -> String {
+    match why {
+        Distrust::UnknownAuthority => {
+            "name its authority with --registry-ca FILE or LIGHTER_REGISTRY_CA; `lighter registry init` wrote it as authority/ca.crt".to_owned()
+        }
+        Distrust::Expired => format!("{host} needs a new certificate; or the clock of this machine is wrong"),
+        Distrust::NotYetValid => "set the clock of this machine, or of the one that made the certificate".to_owned(),
+        Distrust::OtherName(_) => {
+            "use a name that the certificate has, or make one for this name: `lighter registry init --host NAME`".to_owned()
+        }
+        Distrust::Other(_) => format!("look at it with `openssl s_client -connect {host}`"),
+    }
+}
+
+/// Whether nothing was heard at all. The words are those of the connector.
+fn is_silence(reason: &str) -> bool {
+    ["deadline has elapsed", "timed out", "no answer within"].iter().any(|words| reason.contains(words))
+}
+
+/// Whether a token came too late or too early, in the words of our registry or of others.
+fn is_about_time(reason: &str) -> bool {
+    ["expired", "not valid yet", "not yet valid"].iter().any(|words| reason.contains(words))
 }
 
 impl fmt::Display for Failure {

@@ -156,6 +156,12 @@ impl BaseImages for Images {
     }
 }
 
+/// A stream that a thread without a runtime can read.
+pub fn reader(runtime: &Handle, body: Body) -> Box<dyn Read + Send> {
+    let (_, interrupted) = watch::channel(None); // who reads is stopped by where it writes to
+    Box::new(Reader { runtime: runtime.clone(), interrupted, body, part: Bytes::new() })
+}
+
 /// A stream, read by a thread that waits.
 struct Reader {
     runtime: Handle,

@@ -8,8 +8,11 @@ mod command;
 mod config;
 #[cfg(feature = "serve")]
 mod embedded;
+#[cfg(feature = "build")]
+mod exchange;
 mod exit;
 mod failure;
+mod identity;
 #[cfg(feature = "build")]
 mod images;
 mod interrupt;
@@ -64,6 +67,8 @@ fn run(command: Command) -> Outcome<()> {
     match command {
         #[cfg(feature = "build")]
         Command::Build(args) => command::build::run(*args),
+        #[cfg(feature = "build")]
+        Command::Cache(command) => command::cache::run(&command),
         Command::Push(args) => waiting(command::transfer::push(&args)),
         Command::Pull(args) => waiting(command::transfer::pull(&args)),
         Command::Copy(args) => waiting(command::transfer::copy(&args)),
@@ -73,6 +78,9 @@ fn run(command: Command) -> Outcome<()> {
         Command::Images(args) => command::inspect::images(&args),
         Command::Login(args) => waiting(command::login::login(&args)),
         Command::Logout(args) => command::login::logout(&args),
+        Command::CredentialProvider(args) => command::credential_provider::run(&args),
+        Command::Completions(args) => command::manual::completions(&args),
+        Command::Man(args) => command::manual::man(&args),
         #[cfg(feature = "serve")]
         Command::Registry(command) => registry(command),
         #[cfg(feature = "deploy")]
@@ -93,6 +101,7 @@ fn registry(command: args::RegistryCommand) -> Outcome<()> {
     use args::RegistryCommand as Registry;
     match command {
         Registry::Serve(args) => runtime()?.block_on(command::serve::serve(&args)),
+        Registry::Init(args) => command::init::init(&args),
         Registry::Token(command) => command::robot::run(&command),
         Registry::CheckConfig(args) => command::serve::check_config(&args),
         Registry::Gc(args) => command::upkeep::gc(&args),
@@ -128,6 +137,7 @@ fn start_logging(cli: &Cli) {
     let filter = filter
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{default},sled=warn,hyper=info,rustls=warn")));
     let writer = match cli.command {
+        #[cfg(feature = "serve")]
         Command::Registry(_) => {
             log::Gathered::start().map_or_else(|_| BoxMakeWriter::new(std::io::stderr), BoxMakeWriter::new)
         }

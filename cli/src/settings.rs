@@ -12,6 +12,7 @@ use oci::Host;
 use crate::args::{RegistryArgs, StoreArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::identity;
 
 /// Reads one environment variable; empty is the same as unset.
 pub fn variable(name: &str) -> Option<String> {
@@ -104,8 +105,8 @@ fn mappings(args: &RegistryArgs) -> Outcome<Mappings> {
     Mappings::new(mappings).map_err(wrong)
 }
 
-/// All logins, by precedence: the file named for this command, then what CI sets, then what docker
-/// and podman keep in the home directory.
+/// All logins, by precedence: the identity of a CI job, the file named for this command, then what else CI sets,
+/// then what docker and podman keep in the home directory.
 pub fn credentials(args: &RegistryArgs) -> Outcome<Credentials> {
     let mut credentials = Credentials::none();
     let named = args.authfile.clone().or_else(|| variable("REGISTRY_AUTH_FILE").map(PathBuf::from));
@@ -131,6 +132,15 @@ pub fn credentials(args: &RegistryArgs) -> Outcome<Credentials> {
         }
     }
     add_gitlab(&mut credentials)?;
+    if let Some(token) = variable(identity::VARIABLE) {
+        let (hosts, login) = identity::login(token.trim()).map_err(|error| {
+            Failure::because(Exit::BadInput, format!("cannot use the token in {}", identity::VARIABLE), &error)
+                .hint("`id_tokens` of the GitLab job sets it; `aud` is \"https://HOST:PORT\" of the registry")
+        })?;
+        for host in hosts {
+            credentials.prefer(&host, login.clone());
+        }
+    }
     Ok(credentials)
 }
 

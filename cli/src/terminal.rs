@@ -10,6 +10,11 @@ pub fn out(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}"); // `lighter … | head -1` closes the pipe
 }
 
+/// Writes data to stdout as it is. A reader that went away is no mistake of ours.
+pub fn out_bytes(bytes: &[u8]) {
+    let _ = std::io::stdout().lock().write_all(bytes); // as in `out`
+}
+
 /// Writes a line for people to stderr.
 pub fn tell(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}"); // nobody is left to be told

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use fixtures::clients::{Client, Containerd, Docker, Lighter, Podman, Skopeo};
+use fixtures::clients::{Containerd, Docker, Lighter, Podman, Skopeo};
 use fixtures::den::Den;
 use fixtures::images::Image;
 use fixtures::registry::Registry;
@@ -262,29 +262,19 @@ fn openssl(arguments: &[&str]) {
     done(output.expect("openssl is missing; install the Debian package openssl"));
 }
 
-/// A self-signed certificate for 127.0.0.1, which is its own authority.
+/// An authority (`ca.crt`) and a certificate for 127.0.0.1 that it signed.
 fn certificate(directory: &Path) {
     std::fs::create_dir_all(directory).unwrap();
     let path = |name: &str| directory.join(name).display().to_string();
-    openssl(&[
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=registry",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-        "-keyout",
-        &path("key.pem"),
-        "-out",
-        &path("ca.crt"),
-    ]);
+    let (ca, ca_key, request, names) = (path("ca.crt"), path("ca.key"), path("server.csr"), path("names"));
+    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let authority = ["req", "-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", &ca_key, "-out", &ca];
+    openssl(&[&authority[..], &new_key].concat());
+    let server = ["req", "-subj", "/CN=registry", "-keyout", &path("key.pem"), "-out", &request];
+    openssl(&[&server[..], &new_key].concat());
+    std::fs::write(&names, "subjectAltName=IP:127.0.0.1").unwrap();
+    let sign = ["x509", "-req", "-days", "1", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial"];
+    openssl(&[&sign[..], &["-extfile", &names, "-out", &path("server.pem")]].concat());
 }
 
 #[test]
@@ -292,7 +282,7 @@ fn privileged_podman_and_skopeo_speak_tls_with_a_private_authority_through_a_ren
     let registry = guarded(|den| {
         certificate(&den.join("tls"));
         let path = |name: &str| den.join("tls").join(name).display().to_string();
-        format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n", path("ca.crt"), path("key.pem"))
+        format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n", path("server.pem"), path("key.pem"))
     });
     let tls = registry.directory().join("tls");
     let trust = |name: &str| {
@@ -316,7 +306,7 @@ fn privileged_podman_and_skopeo_speak_tls_with_a_private_authority_through_a_ren
     done(pull(&old));
     let new = registry.directory().join("new-tls");
     certificate(&new);
-    for file in ["ca.crt", "key.pem"] {
+    for file in ["ca.crt", "server.pem", "key.pem"] {
         std::fs::rename(new.join(file), tls.join(file)).unwrap();
     }
     assert!(!pull(&old).status.success(), "the old authority did not sign the new certificate");

@@ -97,6 +97,7 @@ fn every_command_has_help_with_an_example() {
     commands.extend(["registry token create", "registry token list", "registry token revoke", "registry check-config"]);
     commands.extend(["registry gc", "registry retention", "registry fsck"]);
     commands.extend(["registry export", "registry import", "registry backup"]);
+    commands.extend(["registry init", "credential-provider", "completions", "man"]);
     if cfg!(feature = "build") {
         commands.push("build");
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use oci::wire::Problem;
 use oci::{Digest, InvalidManifest, Mismatch, Selector};
 
+use crate::remote::Distrust;
+
 /// The result of asking a place for content.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -100,6 +102,20 @@ pub enum Error {
         host: String,
         /// What happened.
         reason: String,
+    },
+    /// The registry's certificate is not believed.
+    #[error("the certificate of {host} is not trusted: {why}")]
+    Untrusted {
+        /// The registry.
+        host: String,
+        /// Why not.
+        why: Distrust,
+    },
+    /// The registry speaks HTTP where HTTPS is expected.
+    #[error("{host} answers in plain HTTP, where HTTPS is expected")]
+    PlainHttp {
+        /// The registry.
+        host: String,
     },
     /// The disk failed.
     #[error("{}: {source}", path.display())]

@@ -20,7 +20,7 @@ use super::room::Room;
 use super::steps::Builder;
 use crate::dockerfile::{Mount, MountKind, Sharing};
 use crate::plan::{Origin, RunStep};
-use crate::sandbox::Entered;
+use crate::sandbox::{Entered, Rung};
 
 /// How often a cache that somebody else holds is asked for again.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -51,7 +51,11 @@ pub(super) fn open(
     let (mut places, mut locks) = (HashMap::new(), Vec::new());
     for (place, numbers) in wanted {
         let sharings = numbers.iter().map(|number| step.mounts[*number].0.sharing.unwrap_or(Sharing::Shared));
-        let (place, lock) = hold(builder, &place, strictest(sharings))?;
+        let sharing = match (sandbox.rung, strictest(sharings)) {
+            (Rung::Chroot, Sharing::Shared) => Sharing::Locked, // it is moved to the step, and cannot be in two places
+            (_, sharing) => sharing,
+        };
+        let (place, lock) = hold(builder, &place, sharing)?;
         locks.push(lock);
         let (mount, origin) = &step.mounts[numbers[0]];
         if !place.is_dir() {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::StepProblem;
+use super::ground::Ground;
 use super::layers::{Chain, ChainContents, Layers, Link};
 use super::room::Room;
 use super::steps::{Builder, Made};
@@ -13,8 +14,8 @@ use super::{kept, mounts, workdir};
 use crate::copy::{Owner, Stage};
 use crate::dockerfile::Network;
 use crate::event::{Event, StepLabel};
-use crate::layer::entry::Entry;
-use crate::layer::{View, diff};
+use crate::layer::entry::{Entry, Kind};
+use crate::layer::{View, diff, unpack};
 use crate::plan::RunStep;
 use crate::sandbox::{self, Credentials, Entered, Mode, resolve_user};
 
@@ -50,24 +51,28 @@ fn run_in(
     room: &Room,
 ) -> Result<Link, StepProblem> {
     let view = builder.layers.view(chain)?;
-    let roots = builder.layers.unpacked(chain, sandbox)?;
     let user = credentials(&builder.layers, chain, &view, &step.user)?;
-    if sandbox.mode == Mode::SingleUid && (user.uid != 0 || user.gid != 0) {
+    if sandbox.mode == Mode::SingleUid && !sandbox.records_owners && (user.uid != 0 || user.gid != 0) {
         return Err(StepProblem::SingleUser(step.user.clone()));
     }
-    make_directory(&view, &room.upper(), &step.cwd, builder.now())?;
+    let ground = Ground::prepare(&builder.layers, chain, sandbox)?;
+    make_directory(&view, &ground, room, sandbox, &step.cwd, builder.now())?;
     let prepared = mounts::prepare(builder, step, sandbox, room.path())?;
-    let mut task = task(builder, step, user, roots, room)?;
+    let mut task = task(builder, step, user, room)?;
+    ground.give(&mut task);
     prepared.give(&mut task);
-    let exit = sandbox::run(sandbox, &task, builder.workshop.cancel, |stream, bytes| {
-        builder.event(Event::Output { step: label.clone(), stream, bytes: bytes.to_vec() });
-    })?;
+    let (exit, links) =
+        sandbox::run_recorded(sandbox, &task, builder.workshop.cancel, owners_below(&view), |stream, bytes| {
+            builder.event(Event::Output { step: label.clone(), stream, bytes: bytes.to_vec() });
+        })?;
     if !exit.success() {
         return Err(StepProblem::Failed { command: step.arguments.join(" "), code: exit.code() });
     }
     let (ownership, marks) = builder.layers.kept(sandbox);
-    let options = diff::Options { ownership, marks };
-    let link = builder.layers.make(|layer| Ok(diff::diff(&room.upper(), &view, &options, layer)?))?;
+    let link = ground.layer(&builder.layers, chain, &view, room, &links, &diff::Options { ownership, marks })?;
+    if sandbox.rung.is_tree() {
+        return Ok(link);
+    }
     let place = builder.layers.root(&link.diff_id, sandbox)?;
     let index = builder.layers.index(&link)?;
     match kept::keep(&room.upper(), &room.kept(), &place, &index, marks) {
@@ -78,6 +83,17 @@ fn run_in(
     Ok(link)
 }
 
+/// Owners of links in the layers, which no attribute can carry.
+fn owners_below(view: &View) -> sandbox::Below {
+    let view = view.clone();
+    Arc::new(move |path, mtime| {
+        let node = view.lstat(path.strip_prefix(b"/").unwrap_or(path))?;
+        let entry = &node.entry;
+        let is_it = !entry.is_dir() && !matches!(entry.kind, Kind::File { .. }) && entry.mtime == mtime;
+        (is_it && (entry.uid, entry.gid) != (0, 0)).then_some((entry.uid, entry.gid))
+    })
+}
+
 /// Who a USER is, by the files of the image.
 fn credentials(layers: &Layers<'_>, chain: &Chain, view: &View, user: &str) -> Result<Credentials, StepProblem> {
     let contents = ChainContents { layers, chain };
@@ -85,15 +101,8 @@ fn credentials(layers: &Layers<'_>, chain: &Chain, view: &View, user: &str) -> R
     Ok(resolve_user(user, |path| tree.read(path.as_bytes(), DATABASE_LIMIT).map_err(io::Error::other))?)
 }
 
-fn task(
-    builder: &Builder<'_>,
-    step: &RunStep,
-    user: Credentials,
-    layers: Vec<PathBuf>,
-    room: &Room,
-) -> Result<sandbox::Step, StepProblem> {
+fn task(builder: &Builder<'_>, step: &RunStep, user: Credentials, room: &Room) -> Result<sandbox::Step, StepProblem> {
     let mut task = sandbox::Step::new(room.upper(), room.work(), &step.arguments);
-    task.layers = layers;
     task.cwd = PathBuf::from(&step.cwd);
     let is_set = |name: &str| step.env.iter().any(|(known, _)| known == name);
     let home = (!is_set("HOME")).then(|| ("HOME".to_owned(), user.home.clone()));
@@ -120,15 +129,38 @@ fn task(
 }
 
 /// The working directory is there for the command even if no layer has it, as runc sees to it.
-fn make_directory(view: &View, upper: &Path, path: &str, now: i64) -> Result<(), StepProblem> {
+fn make_directory(
+    view: &View,
+    ground: &Ground,
+    room: &Room,
+    sandbox: &Entered,
+    path: &str,
+    now: i64,
+) -> Result<(), StepProblem> {
+    let is_recorded = sandbox.mode == Mode::SingleUid;
     for entry in workdir::entries(view, path, Owner::default(), now)? {
-        let place = upper.join(os_path(&entry));
+        if sandbox.rung.is_tree() && view.lstat(&entry.path).is_some() {
+            continue; // a tree has it
+        }
+        let place = ground.place(room).join(os_path(&entry));
         let made = std::fs::create_dir(&place)
-            .and_then(|()| chown(&place, Some(entry.uid), Some(entry.gid)))
+            .and_then(|()| if is_recorded { record(&place, &entry) } else { give(&place, &entry) })
             .and_then(|()| std::fs::set_permissions(&place, std::fs::Permissions::from_mode(entry.mode)));
         made.map_err(|source| StepProblem::Disk { doing: format!("making {}", place.display()), source })?;
     }
     Ok(())
+}
+
+fn give(place: &Path, entry: &Entry) -> io::Result<()> {
+    chown(place, Some(entry.uid), Some(entry.gid))
+}
+
+fn record(place: &Path, entry: &Entry) -> io::Result<()> {
+    if (entry.uid, entry.gid) == (0, 0) {
+        return Ok(());
+    }
+    let owner = format!("{}:{}", entry.uid, entry.gid);
+    Ok(rustix::fs::setxattr(place, unpack::OWNER, owner.as_bytes(), rustix::fs::XattrFlags::empty())?)
 }
 
 fn os_path(entry: &Entry) -> &Path {

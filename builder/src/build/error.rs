@@ -2,7 +2,7 @@
 
 use crate::check;
 use crate::dockerfile::{self, Located};
-use crate::layer::{diff, pipeline, read, unpack};
+use crate::layer::{diff, pipeline, read, tree, unpack};
 use crate::sandbox::{self, UserError};
 use crate::{cache, copy, output, plan};
 
@@ -141,6 +141,14 @@ pub enum StepProblem {
     /// Writing the layer.
     #[error(transparent)]
     Layer(#[from] pipeline::Error),
+    /// A layer that a cache of others promised.
+    #[error("{cache} promised a layer that cannot be used: {why}")]
+    Import {
+        /// The cache.
+        cache: String,
+        /// What is wrong with the layer.
+        why: Box<StepProblem>,
+    },
     /// A layer that something is built on.
     #[error("layer {layer}: {source}")]
     Read {
@@ -162,6 +170,9 @@ pub enum StepProblem {
     /// Unpacking a layer.
     #[error(transparent)]
     Unpack(#[from] unpack::Error),
+    /// Making a plain tree.
+    #[error(transparent)]
+    Tree(#[from] tree::Error),
     /// The store.
     #[error(transparent)]
     Store(#[from] content::Error),

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
 
-use oci::{Descriptor, Manifest, media_type};
+use oci::{Descriptor, Digest, Manifest, media_type};
 use serde::Serialize;
 
 use super::error::{Error, StepProblem};
 use super::layers::{Chain, ChainContents};
 use super::steps::{Builder, Finished};
-use super::{Built, BuiltLayer};
+use super::{Built, BuiltLayer, BuiltStep};
+use crate::cache::Record;
+use crate::cache::exchange::{self, Document, Step};
 use crate::layer::view::Node;
 use crate::output::{self, Image, Output};
 
@@ -80,7 +82,10 @@ impl Builder<'_> {
     pub fn image(&mut self) -> Result<Built, Error> {
         let finished = self.target()?;
         let span = self.request.dockerfile.stages[self.outline.target.0].span;
-        let config = config_of(&finished);
+        let mut config = config_of(&finished);
+        if self.request.inline_cache {
+            config = self.with_inline_cache(&config, &finished.chain);
+        }
         let form = &self.request.form;
         let mut chain = finished.chain.clone();
         if form.force_compression {
@@ -110,9 +115,30 @@ impl Builder<'_> {
             config,
             names: self.request.names.clone(),
             layers: layers.map(layer).collect(),
+            steps: self
+                .made
+                .iter()
+                .map(|(key, (record, origin))| built_step(key, record, origin, &finished.chain))
+                .collect(),
+            seen: self.seen(),
             steps_done: self.done,
             steps_cached: self.cached,
         })
+    }
+
+    /// Adds to the config how the image's own layers came about.
+    fn with_inline_cache(&self, config: &[u8], chain: &Chain) -> Vec<u8> {
+        let in_chain = |record: &Record| chain.iter().any(|link| link.diff_id == record.diff_id);
+        let used = self.now();
+        let steps = self.made.iter().filter(|(_, (record, _))| in_chain(record));
+        let steps = steps.map(|(key, (record, _))| (*key, Step { record: record.clone(), used })).collect();
+        let document = Document { steps, ..Document::default() };
+        let with = || -> Option<Vec<u8>> {
+            let mut config: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(config).ok()?;
+            config.insert(exchange::INLINE_KEY.to_owned(), serde_json::to_value(&document).ok()?);
+            serde_json::to_vec(&config).ok()
+        };
+        with().unwrap_or_else(|| config.to_vec()) // our own config is always an object
     }
 
     /// Layers of base images, compressed as our own are.
@@ -136,7 +162,7 @@ impl Builder<'_> {
     /// base image that nobody looked into are never fetched if they can be had from a registry later.
     fn provide(&self, chain: &Chain, lazy: bool) -> Result<(), StepProblem> {
         for link in chain {
-            let origin = link.base.as_ref().and_then(|base| base.origin.as_ref());
+            let origin = link.origin();
             if let Some(origin) = origin {
                 // Also for a layer that is here: a push to the same registry mounts it instead of sending it.
                 self.workshop.store.remember_origin(&link.blob.digest, origin)?;
@@ -167,6 +193,11 @@ impl Builder<'_> {
             result => Ok(result?),
         }
     }
+}
+
+fn built_step(key: &Digest, record: &Record, origin: &Option<content::Origin>, chain: &Chain) -> BuiltStep {
+    let in_image = chain.iter().any(|link| link.diff_id == record.diff_id);
+    BuiltStep { key: *key, record: record.clone(), in_image, origin: origin.clone() }
 }
 
 fn config_of(finished: &Finished) -> Vec<u8> {

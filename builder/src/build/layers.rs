@@ -13,7 +13,9 @@ use oci::{Descriptor, DiffId, Verifier};
 
 use super::base::{BaseImages, Resolved};
 use super::error::StepProblem;
-use crate::cache::Cache;
+use super::ground::Planted;
+use super::import::Import;
+use crate::cache::{Cache, exchange};
 use crate::copy::Contents;
 use crate::event::{Event, Events};
 use crate::layer::beneath::Tree;
@@ -38,6 +40,25 @@ pub(super) struct Link {
     pub blob: Descriptor,
     /// The image that the blob can be fetched from, if it is not in the store.
     pub base: Option<Arc<Resolved>>,
+    /// The cache of others that it can be fetched from.
+    pub import: Option<Arc<Import>>,
+}
+
+impl Link {
+    /// The registry that has the blob, as far as that is known.
+    pub fn origin(&self) -> Option<&content::Origin> {
+        let of_base = self.base.as_ref().and_then(|base| base.origin.as_ref());
+        of_base.or_else(|| self.import.as_ref().and_then(|import| import.origin.as_ref()))
+    }
+
+    /// Who is to blame for a layer that is not what was promised.
+    fn blame(&self, problem: StepProblem) -> StepProblem {
+        match (&self.import, problem) {
+            (_, problem @ (StepProblem::Cancelled | StepProblem::Disk { .. })) => problem,
+            (Some(import), why) => StepProblem::Import { cache: import.name.clone(), why: Box::new(why) },
+            (None, problem) => problem,
+        }
+    }
 }
 
 /// The layers of a stage, lowest first.
@@ -51,10 +72,13 @@ pub(super) struct Layers<'a> {
     pub sandbox: Option<&'a Entered>,
     pub events: Events<'a>,
     pub cancel: &'a Cancel,
+    pub imports: &'a [Arc<Import>],
     pub options: Options,
     pub indexes: Mutex<HashMap<DiffId, Arc<Index>>>,
     pub views: Mutex<VecDeque<(Vec<DiffId>, View)>>,
     pub opened: Mutex<HashMap<DiffId, Arc<Opened>>>,
+    /// Plain trees and the chains that they show, where there is no overlayfs.
+    pub trees: Mutex<VecDeque<(Vec<DiffId>, Planted)>>,
 }
 
 /// The contents of a layer, at hand.
@@ -65,7 +89,7 @@ pub(super) enum Opened {
     Spool(Spool),
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner) // maps of finished values stay whole
 }
 
@@ -84,23 +108,29 @@ impl Layers<'_> {
         self.store.open_blob(&link.blob.digest)?.ok_or_else(|| missing(place, link))
     }
 
-    fn watched(&self, blob: File) -> Watched {
+    pub fn watched(&self, blob: File) -> Watched {
         Watched { blob, cancel: self.cancel.clone() }
     }
 
     fn fetch(&self, link: &Link) -> Result<(), StepProblem> {
-        let Some(base) = &link.base else {
-            return Err(missing(self.store.root().display().to_string(), link));
+        let has_source = link.base.is_some() || link.import.is_some();
+        if has_source {
+            (self.events)(Event::Fetch { digest: link.blob.digest, size: link.blob.size });
+        }
+        let (mut body, place) = match (&link.base, &link.import) {
+            (Some(base), _) => (self.images.open(base, &link.blob)?, base.reference.repository()),
+            (None, Some(import)) => {
+                let opened = import.blobs.open(&link.blob);
+                (opened.map_err(|error| link.blame(error.into()))?, import.name.clone())
+            }
+            (None, None) => return Err(missing(self.store.root().display().to_string(), link)),
         };
-        (self.events)(Event::Fetch { digest: link.blob.digest, size: link.blob.size });
-        let mut body = self.images.open(base, &link.blob)?;
         let mut incoming = Guarded { incoming: self.store.incoming()?, cancel: self.cancel.clone() };
         let copied = io::copy(&mut body.by_ref().take(link.blob.size.saturating_add(1)), &mut incoming);
         self.check_cancelled()?;
         copied.map_err(|source| StepProblem::Disk { doing: format!("fetching layer {}", link.blob.digest), source })?;
-        let place = base.reference.repository();
         let finished = incoming.incoming.finish(link.blob.digest);
-        let finished = finished.map_err(|mismatch| content::Error::Wrong { place, mismatch })?;
+        let finished = finished.map_err(|mismatch| link.blame(content::Error::Wrong { place, mismatch }.into()))?;
         self.store.keep(finished)?;
         Ok(())
     }
@@ -112,7 +142,10 @@ impl Layers<'_> {
         }
         let index = match self.cache.index(&link.diff_id) {
             Some(index) => index,
-            None => self.read_index(link)?,
+            None => match self.imported_index(&link.diff_id)? {
+                Some(index) => index,
+                None => self.read_index(link)?,
+            },
         };
         Ok(self.learn(link.diff_id, index))
     }
@@ -123,12 +156,29 @@ impl Layers<'_> {
         index
     }
 
+    /// The index of a layer that is not here, from a cache of others. What cannot be had or read is not there.
+    fn imported_index(&self, layer: &DiffId) -> Result<Option<Index>, StepProblem> {
+        for import in self.imports {
+            let Some(blob) = import.document.indexes.get(layer) else { continue };
+            self.check_cancelled()?;
+            match import.blobs.open(blob).map(|body| checked(body, blob)) {
+                Ok(Some(index)) => {
+                    self.cache.remember_index(layer, &index)?;
+                    return Ok(Some(index));
+                }
+                Ok(None) => tracing::debug!(%layer, cache = %import.name, "an index is not what was promised"),
+                Err(error) => tracing::debug!(%error, %layer, cache = %import.name, "an index cannot be had"),
+            }
+        }
+        Ok(None)
+    }
+
     fn read_index(&self, link: &Link) -> Result<Index, StepProblem> {
         let blob = self.watched(self.blob(link)?);
         let source = |source| StepProblem::Read { layer: link.blob.digest, source };
         let read = read::index(blob, Limits::default());
         self.check_cancelled()?; // a cancelled read looks like a failed one
-        let (index, diff_id) = read.map_err(source)?;
+        let (index, diff_id) = read.map_err(source).map_err(|problem| link.blame(problem))?;
         check(link, diff_id)?;
         self.cache.remember_index(&diff_id, &index)?;
         Ok(index)
@@ -200,7 +250,7 @@ impl Layers<'_> {
                 let blob = self.watched(self.blob(link)?);
                 let unpacked = unpack::unpack_over(blob, &root, &self.unpacking(sandbox), &view);
                 self.check_cancelled()?; // as above
-                check(link, unpacked?.diff_id)?;
+                check(link, unpacked.map_err(|error| link.blame(error.into()))?.diff_id)?;
             }
             // overlayfs refuses a directory that is there twice; the upper of two equal layers says it all.
             let root = root.join("root");
@@ -230,7 +280,7 @@ impl Layers<'_> {
         check(link, DiffId::of_tar(&done.plain))?;
         let verified = self.store.keep(done.out.incoming.seal())?;
         let blob = Descriptor::new(self.options.compression.media_type(), verified.digest(), verified.size());
-        Ok(Link { diff_id: link.diff_id, blob, base: None })
+        Ok(Link { diff_id: link.diff_id, blob, base: None, import: None })
     }
 
     /// Makes a layer: `fill` puts the entries in, the blob goes to the store, the index to the cache.
@@ -251,7 +301,7 @@ impl Layers<'_> {
         self.cache.remember_index(&layer.diff_id, &layer.index)?;
         self.learn(layer.diff_id, layer.index);
         let blob = Descriptor::new(layer.media_type, verified.digest(), verified.size());
-        Ok(Link { diff_id: layer.diff_id, blob, base: None })
+        Ok(Link { diff_id: layer.diff_id, blob, base: None, import: None })
     }
 
     fn opened(&self, link: &Link) -> io::Result<Arc<Opened>> {
@@ -307,7 +357,15 @@ fn check(link: &Link, actual: DiffId) -> Result<(), StepProblem> {
     if actual == link.diff_id {
         return Ok(());
     }
-    Err(StepProblem::WrongLayer { layer: link.blob.digest, expected: link.diff_id, actual })
+    Err(link.blame(StepProblem::WrongLayer { layer: link.blob.digest, expected: link.diff_id, actual }))
+}
+
+/// An index whose bytes are those that were promised.
+fn checked(mut body: Box<dyn Read + Send>, blob: &Descriptor) -> Option<Index> {
+    let mut bytes = Vec::new();
+    body.by_ref().take(blob.size.saturating_add(1)).read_to_end(&mut bytes).ok()?;
+    (oci::Digest::of_with(blob.digest.algorithm(), &bytes) == blob.digest).then_some(())?;
+    exchange::unpack_index(&*bytes)
 }
 
 /// A file without a name: it is gone when it is closed.
@@ -318,7 +376,7 @@ pub(super) fn unnamed_file(directory: &std::path::Path) -> io::Result<File> {
 }
 
 /// A blob that is read until the build is cancelled.
-struct Watched {
+pub(super) struct Watched {
     blob: File,
     cancel: Cancel,
 }

@@ -8,7 +8,8 @@
 //! transfer  COPY and ADD       command   RUN       mounts   RUN --mount (cache_mounts: its caches)       workdir   WORKDIR
 //! key       the name of a step's result
 //! options   what every RUN gets                 agent     the SSH agent, lent
-//! room      the directories of a running step
+//! import    caches of others
+//! room      the directories of a running step       ground    what it stands on: an overlay, or a plain tree
 //! layers    blobs, indexes, unpacked trees and contents of layers, when they are needed
 //! image     config and manifest of the result
 //! survey    all of that looked up and nothing done
@@ -28,7 +29,9 @@ mod cache_mounts;
 mod check;
 mod command;
 mod error;
+mod ground;
 mod image;
+mod import;
 mod kept;
 mod key;
 mod layers;
@@ -42,23 +45,24 @@ mod tarball;
 mod transfer;
 mod workdir;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use content::Disk;
-use oci::{Digest, Manifest, Reference};
+use oci::{DiffId, Digest, Manifest, Reference};
 
 pub use base::{BaseImages, Resolved, Unusable};
 pub use error::{Error, StepProblem};
 pub use image::{Form, MediaTypes, index};
+pub use import::{Blobs, Import};
 pub use options::RunOptions;
 pub use survey::{Fate, Survey, Surveyed, survey};
 pub use tarball::Tarball;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Record};
 use crate::dockerfile::{Dockerfile, Instruction};
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::ignore::Patterns;
 use crate::layer::{Compression, pipeline};
 use crate::output::Output;
@@ -123,6 +127,10 @@ pub struct Request {
     pub images: BTreeMap<String, Reference>,
     /// Does every step anew.
     pub no_cache: bool,
+    /// Caches of others, the first ones first.
+    pub imports: Vec<Arc<Import>>,
+    /// Whether the image's config tells how its layers came about, for builds that use the image as a cache.
+    pub inline_cache: bool,
     /// `--no-cache-filter`: does the steps of these stages anew.
     pub no_cache_stages: Vec<String>,
     /// How layers are compressed.
@@ -147,6 +155,8 @@ impl Request {
             contexts: BTreeMap::new(),
             images: BTreeMap::new(),
             no_cache: false,
+            imports: Vec::new(),
+            inline_cache: false,
             no_cache_stages: Vec::new(),
             compression: Compression::default(),
             run: RunOptions::default(),
@@ -225,6 +235,19 @@ pub struct BuiltLayer {
     pub origin: LayerOrigin,
 }
 
+/// What a step made.
+#[derive(Debug, Clone)]
+pub struct BuiltStep {
+    /// Its name in caches.
+    pub key: Digest,
+    /// Its layer.
+    pub record: Record,
+    /// Whether the image has that layer.
+    pub in_image: bool,
+    /// Where the layer can be had, if it is not in the store.
+    pub origin: Option<content::Origin>,
+}
+
 /// An image, built.
 #[derive(Debug, Clone)]
 pub struct Built {
@@ -238,6 +261,10 @@ pub struct Built {
     pub names: Vec<Reference>,
     /// Its layers, lowest first.
     pub layers: Vec<BuiltLayer>,
+    /// What every step made, in this build or an earlier one.
+    pub steps: Vec<BuiltStep>,
+    /// The layers of all stages, base images' included.
+    pub seen: BTreeSet<DiffId>,
     /// How many steps were done.
     pub steps_done: usize,
     /// How many steps were found in the cache.
@@ -271,6 +298,18 @@ pub fn build(request: &Request, workshop: &Workshop<'_>) -> Result<Built, Error>
         workshop.cache.sweep();
     }
     room::sweep(&workshop.cache.work());
+    match build_with(request, workshop) {
+        Err(Error::Step(step)) if matches!(step.problem(), StepProblem::Import { .. }) => {
+            // A cache that does not keep its word is no cache.
+            let message = format!("{}; the build goes on without the caches of --cache-from", step.problem());
+            (workshop.events)(Event::Warning { rule: None, span: None, message });
+            build_with(&Request { imports: Vec::new(), ..request.clone() }, workshop)
+        }
+        built => built,
+    }
+}
+
+fn build_with(request: &Request, workshop: &Workshop<'_>) -> Result<Built, Error> {
     let options = request.plan_options();
     let outline = plan::outline(&request.dockerfile, &options)?;
     let epoch = epoch(request, &options, &outline)?;

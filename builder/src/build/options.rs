@@ -6,12 +6,14 @@ use std::path::PathBuf;
 
 use crate::dockerfile::Network;
 use crate::plan::RunStep;
-use crate::sandbox::Limit;
+use crate::sandbox::{Isolation, Limit};
 use crate::secret::Secret;
 
 /// For every RUN of a build.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
+    /// `--isolation`: for whoever enters the sandbox. In no key, as it changes no image.
+    pub isolation: Isolation,
     /// `--secret`, by id. In no key, no layer and no message.
     pub secrets: BTreeMap<String, Secret>,
     /// `--ssh`: the socket of an SSH agent, by id.
@@ -29,6 +31,7 @@ pub struct RunOptions {
 impl Default for RunOptions {
     fn default() -> Self {
         Self {
+            isolation: Isolation::Auto,
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
             network: Network::Default,

@@ -1,11 +1,11 @@
 //! One stage after the other: what it starts from, its plan, its steps, and what they made.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use jiff::Timestamp;
-use oci::{Descriptor, Digest, Platform, Reference};
+use oci::{Descriptor, DiffId, Digest, Platform, Reference};
 
 use super::base::{Resolved, Unusable};
 use super::error::{Error, StepProblem};
@@ -32,6 +32,8 @@ pub(super) struct Builder<'a> {
     stages: HashMap<StageId, Arc<Finished>>,
     pub done: usize,
     pub cached: usize,
+    /// What every step made, by its key.
+    pub made: BTreeMap<Digest, (Record, Option<content::Origin>)>,
     /// Whether the steps of the stage at hand are done anew.
     fresh: bool,
     /// Whether nothing is done, only looked up.
@@ -93,10 +95,12 @@ impl<'a> Builder<'a> {
             sandbox: workshop.sandbox,
             events: workshop.events,
             cancel: workshop.cancel,
+            imports: &request.imports,
             options: layers,
             indexes: Mutex::new(HashMap::new()),
             views: Mutex::new(VecDeque::new()),
             opened: Mutex::new(HashMap::new()),
+            trees: Mutex::new(VecDeque::new()),
         });
         let known = Arc::new(workshop.cache.known());
         let (bases, stages) = (BTreeMap::new(), HashMap::new());
@@ -111,6 +115,7 @@ impl<'a> Builder<'a> {
             stages,
             done: 0,
             cached: 0,
+            made: BTreeMap::new(),
             fresh: false,
             dry: false,
             reads: 0,
@@ -323,12 +328,11 @@ impl<'a> Builder<'a> {
         key: Digest,
         make: impl FnOnce(&mut Self) -> Result<Link, StepProblem>,
     ) -> Result<Made, StepProblem> {
-        if !self.request.no_cache
-            && !self.fresh
-            && let Some(Record { diff_id, blob, created }) = self.workshop.cache.step(&key)
-            && self.workshop.store.blob_size(&blob.digest)? == Some(blob.size)
-        {
-            return Ok(Made { link: Link { diff_id, blob, base: None }, created, cached: true });
+        if let Some(made) = self.found(&key)? {
+            let record =
+                Record { diff_id: made.link.diff_id, blob: made.link.blob.clone(), created: made.created.clone() };
+            self.made.insert(key, (record, made.link.origin().cloned()));
+            return Ok(made);
         }
         if self.dry {
             return Err(StepProblem::NotDone);
@@ -337,7 +341,36 @@ impl<'a> Builder<'a> {
         let created = self.timestamp().to_string();
         let record = Record { diff_id: link.diff_id, blob: link.blob.clone(), created: created.clone() };
         self.workshop.cache.remember_step(&key, &record)?;
+        self.made.insert(key, (record, None));
         Ok(Made { link, created, cached: false })
+    }
+
+    /// What an earlier build has left: here, or in a cache of others, whose layers are fetched when somebody needs
+    /// them.
+    fn found(&self, key: &Digest) -> Result<Option<Made>, StepProblem> {
+        if self.request.no_cache || self.fresh {
+            return Ok(None);
+        }
+        if let Some(Record { diff_id, blob, created }) = self.workshop.cache.step(key)
+            && self.workshop.store.blob_size(&blob.digest)? == Some(blob.size)
+        {
+            let link = Link { diff_id, blob, base: None, import: None };
+            return Ok(Some(Made { link, created, cached: true }));
+        }
+        for import in &self.request.imports {
+            if let Some(step) = import.document.steps.get(key) {
+                let Record { diff_id, blob, created } = step.record.clone();
+                let link = Link { diff_id, blob, base: None, import: Some(import.clone()) };
+                return Ok(Some(Made { link, created, cached: true }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The layers of all stages that were built.
+    pub fn seen(&self) -> BTreeSet<DiffId> {
+        let chains = self.stages.values().map(|stage| &stage.chain);
+        chains.flat_map(|chain| chain.iter().map(|link| link.diff_id)).collect()
     }
 
     /// The time that goes into the image: now, or SOURCE_DATE_EPOCH.
@@ -359,7 +392,7 @@ impl BaseImage {
     pub fn chain(&self) -> Chain {
         let pairs = self.config.diff_ids.iter().zip(&self.layers);
         let link = |(diff_id, blob): (&oci::DiffId, &Descriptor)| {
-            Arc::new(Link { diff_id: *diff_id, blob: blob.clone(), base: Some(self.resolved.clone()) })
+            Arc::new(Link { diff_id: *diff_id, blob: blob.clone(), base: Some(self.resolved.clone()), import: None })
         };
         pairs.map(link).collect()
     }

@@ -9,14 +9,17 @@
 //!   whiteouts of what vanished;
 //! - hard links within the layer stay links, the first name carries the data; sockets are left out.
 //!
+//! A plain tree ([`super::tree`]) is read by the same rules as an upper directory that is opaque from the root on.
+//!
 //! It must run where the step ran (inside its user namespace), so that owners and capabilities read right.
 
 use super::beneath::{self, entry, list, lstat, open_child, open_file, xattr};
-use super::entry::{Entry, Kind, PATH_LIMIT, join, name, show};
+use super::entry::{ContentHash, Entry, Kind, PATH_LIMIT, join, name, show};
 use super::pipeline::{self, Pipeline};
-use super::unpack::{Marks, OWNER, Ownership};
+use super::tree::Before;
+use super::unpack::{self, DEVICE, Marks, OWNER, Ownership};
 use super::view::View;
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::Stat;
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -59,11 +62,53 @@ pub fn diff<W: Write + Send + 'static>(
     options: &Options,
     layer: &mut Pipeline<W>,
 ) -> Result<(), Error> {
-    let root = beneath::Tree::open(upper).and_then(|mut tree| Ok(tree.dir(b"")?.try_clone_to_owned()));
-    let root = root.map_err(|errno| failed(b"", errno))?.map_err(|source| Error::Read { path: "/".into(), source })?;
-    let mut walk = Walk { lower, options, layer, parents: Vec::new(), first_names: HashMap::new() };
+    diff_recorded(upper, lower, options, &LinkOwners::new(), layer)
+}
+
+/// Owners of symbolic links, which have no attributes that could carry them, by inode number and time of birth.
+pub type LinkOwners = HashMap<(u64, i128), (u32, u32)>;
+
+/// What a plain tree differs in from the layers that it was made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Grown<'a> {
+    /// The tree.
+    pub root: &'a Path,
+    /// Its files before the step.
+    pub before: &'a Before,
+}
+
+/// Writes into a layer what a step has changed of a tree that showed `lower`. Tells whether the tree now shows `lower`
+/// and the layer on top, so that it can be used for the next step.
+pub fn diff_tree<W: Write + Send + 'static>(
+    tree: Grown<'_>,
+    lower: &View,
+    options: &Options,
+    links: &LinkOwners,
+    layer: &mut Pipeline<W>,
+) -> Result<bool, Error> {
+    let root = open_root(tree.root)?;
+    let mut walk = Walk::new(lower, options, layer, Some(tree.before), links);
+    walk.directory(root.as_fd(), b"", true)?;
+    Ok(walk.is_exact && walk.names_left.values().all(|left| *left == 0))
+}
+
+/// As [`diff`], for an upper directory beside which owners of symbolic links were recorded.
+pub fn diff_recorded<W: Write + Send + 'static>(
+    upper: &Path,
+    lower: &View,
+    options: &Options,
+    links: &LinkOwners,
+    layer: &mut Pipeline<W>,
+) -> Result<(), Error> {
+    let root = open_root(upper)?;
+    let mut walk = Walk::new(lower, options, layer, None, links);
     let opaque = walk.is_opaque(root.as_fd()).map_err(|errno| failed(b"", errno))?;
     walk.directory(root.as_fd(), b"", opaque)
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd, Error> {
+    let root = beneath::Tree::open(path).and_then(|mut tree| Ok(tree.dir(b"")?.try_clone_to_owned()));
+    root.map_err(|errno| failed(b"", errno))?.map_err(|source| Error::Read { path: "/".into(), source })
 }
 
 fn failed(path: &[u8], errno: Errno) -> Error {
@@ -78,9 +123,27 @@ struct Walk<'a, W: Write + Send + 'static> {
     parents: Vec<(Entry, bool)>,
     /// The name under which an inode was written first.
     first_names: HashMap<(u64, u64), Vec<u8>>,
+    /// Of a plain tree: what it held before.
+    before: Option<&'a Before>,
+    links: &'a LinkOwners,
+    /// How many names of an inode were not written.
+    names_left: HashMap<(u64, u64), u64>,
+    /// Whether nothing was seen that the layer does not show.
+    is_exact: bool,
 }
 
-impl<W: Write + Send + 'static> Walk<'_, W> {
+impl<'a, W: Write + Send + 'static> Walk<'a, W> {
+    fn new(
+        lower: &'a View,
+        options: &'a Options,
+        layer: &'a mut Pipeline<W>,
+        before: Option<&'a Before>,
+        links: &'a LinkOwners,
+    ) -> Self {
+        let (parents, first_names, names_left) = (Vec::new(), HashMap::new(), HashMap::new());
+        Self { lower, options, layer, parents, first_names, before, links, names_left, is_exact: true }
+    }
+
     /// Everything below a directory. In an opaque one, what lies below it and is not in it has vanished.
     fn directory(&mut self, dir: BorrowedFd<'_>, path: &[u8], opaque: bool) -> Result<(), Error> {
         let names = list(dir).map_err(|errno| failed(path, errno))?;
@@ -106,7 +169,13 @@ impl<W: Write + Send + 'static> Walk<'_, W> {
         }
         let fail = |errno| failed(path, errno);
         let stat = lstat(dir, name(path)).map_err(fail)?;
-        let Some(mut entry) = entry(dir, path, &stat).map_err(fail)? else { return Ok(true) };
+        if self.before.is_some_and(|before| before.is_same(path, &stat)) {
+            return Ok(true);
+        }
+        let Some(mut entry) = entry(dir, path, &stat).map_err(fail)? else {
+            self.is_exact = false;
+            return Ok(true);
+        };
         if entry.kind == Kind::Char(0, 0) {
             if !opaque && self.lower.lstat(path).is_some() {
                 self.whiteout(path)?;
@@ -126,6 +195,9 @@ impl<W: Write + Send + 'static> Walk<'_, W> {
                 self.file(File::from(file), entry, &stat)?;
             }
             _ => {
+                if !self.links.is_empty() {
+                    self.own_link(dir, &mut entry).map_err(fail)?;
+                }
                 if !self.is_unchanged(&entry) {
                     self.write(entry, &stat, &mut std::io::empty())?;
                 }
@@ -142,11 +214,37 @@ impl<W: Write + Send + 'static> Walk<'_, W> {
             self.write_parents()?;
         }
         self.directory(dir, &path, opaque)?;
-        self.parents.pop();
+        if let (Some((entry, false)), Some(_)) = (self.parents.pop(), self.before) {
+            self.untouch(dir, &entry).map_err(|errno| failed(&path, errno))?;
+        }
+        Ok(())
+    }
+
+    /// A directory of which only the time has changed is in no layer, so it gets its time back.
+    fn untouch(&self, dir: BorrowedFd<'_>, entry: &Entry) -> rustix::io::Result<()> {
+        match self.lower.lstat(&entry.path) {
+            Some(node) if node.entry.mtime != entry.mtime => {
+                rustix::fs::futimens(dir, &unpack::times(node.entry.mtime))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn own_link(&self, dir: BorrowedFd<'_>, entry: &mut Entry) -> rustix::io::Result<()> {
+        if let Some((uid, gid)) = self.links.get(&birth(dir, name(&entry.path))?) {
+            (entry.uid, entry.gid) = (*uid, *gid);
+        }
         Ok(())
     }
 
     fn file(&mut self, mut file: File, mut entry: Entry, stat: &Stat) -> Result<(), Error> {
+        if entry.kind == (Kind::File { size: 0, hash: ContentHash::EMPTY })
+            && let Some(device) = xattr(file.as_fd(), DEVICE).map_err(|errno| failed(&entry.path, errno))?
+            && let Some(kind) = unpack::device_of(&device)
+        {
+            entry.kind = kind;
+            return if self.is_unchanged(&entry) { Ok(()) } else { self.write(entry, stat, &mut std::io::empty()) };
+        }
         if self.may_be_unchanged(&entry) {
             let read = |source| Error::Read { path: show(&entry.path), source };
             let hash = super::read::hash_content(&mut file).map_err(read)?;
@@ -204,6 +302,9 @@ impl<W: Write + Send + 'static> Walk<'_, W> {
     fn write(&mut self, mut entry: Entry, stat: &Stat, content: &mut dyn std::io::Read) -> Result<(), Error> {
         self.write_parents()?;
         if stat.st_nlink > 1 {
+            #[allow(clippy::unnecessary_cast)] // the type differs between architectures
+            let left = self.names_left.entry((stat.st_dev, stat.st_ino)).or_insert(stat.st_nlink as u64);
+            *left = left.saturating_sub(1);
             match self.first_names.get(&(stat.st_dev, stat.st_ino)) {
                 Some(first) => entry.kind = Kind::Hardlink(first.clone()),
                 None => {
@@ -225,6 +326,14 @@ impl<W: Write + Send + 'static> Walk<'_, W> {
     }
 }
 
+/// What tells an inode from a later one of the same number: its time of birth in nanoseconds, where that is kept.
+pub fn birth(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<(u64, i128)> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    let found = statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::INO | StatxFlags::BTIME)?;
+    let born = i128::from(found.stx_btime.tv_sec) * 1_000_000_000 + i128::from(found.stx_btime.tv_nsec);
+    Ok((found.stx_ino, born))
+}
+
 fn same_owner(entry: &Entry, below: &Entry) -> bool {
     let capability = |entry: &Entry| {
         entry.xattrs.iter().find(|(name, _)| name == super::entry::CAPABILITY).map(|(_, value)| value.clone())
@@ -232,7 +341,7 @@ fn same_owner(entry: &Entry, below: &Entry) -> bool {
     (entry.mode, entry.uid, entry.gid) == (below.mode, below.uid, below.gid) && capability(entry) == capability(below)
 }
 
-fn parse_owner(value: &[u8]) -> Option<(u32, u32)> {
+pub(crate) fn parse_owner(value: &[u8]) -> Option<(u32, u32)> {
     let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
     Some((uid.parse().ok()?, gid.parse().ok()?))
 }

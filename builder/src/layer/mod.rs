@@ -10,7 +10,8 @@
 //! view      the tree that a chain of indexes shows
 //! spool     a blob -> its contents in any order, in a temporary file
 //! unpack    a blob -> a directory for use as an overlay's lower layer
-//! diff      an overlay's upper directory -> entries of a new layer
+//! diff      an overlay's upper directory, or a changed plain tree -> entries of a new layer
+//! tree      a chain of layers -> one plain tree, where there is no overlayfs
 //! beneath   opening files below a directory handle, never outside
 //! ```
 //!
@@ -26,6 +27,7 @@ pub mod pipeline;
 pub mod read;
 pub mod spool;
 pub mod tar;
+pub mod tree;
 pub mod unpack;
 pub mod view;
 

@@ -160,7 +160,7 @@ mod tests {
             (file("d/f", 5), "hello"),
             (Entry::new("d/link", Kind::Symlink(b"../../out".to_vec()), 0o777), ""),
             (Entry::new("g", Kind::Hardlink(b"d/f".to_vec()), 0o644), ""),
-            (file(".wh.kept", 1), "x"),
+            (Entry::whiteout("kept"), ""),
         ] {
             tar.entry(&entry).unwrap();
             tar.content(content.as_bytes()).unwrap();

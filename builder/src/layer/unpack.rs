@@ -30,6 +30,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The attribute that carries a wished owner, `uid:gid`, where the real one cannot be given.
 pub const OWNER: &[u8] = b"user.lighter.owner";
 
+/// The attribute of an empty file that stands for a device node where none can be made: `c MAJOR:MINOR` or `b …`.
+pub const DEVICE: &[u8] = b"user.lighter.device";
+
 /// Attributes that would steer overlayfs or ourselves: kept in the side index, never set.
 const STEERING: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"user.lighter."];
 
@@ -180,7 +183,7 @@ fn unpack_aside(blob: impl Read, aside: &Path, options: &Options, below: &View) 
 }
 
 /// Puts entries into a tree.
-struct Writer<'a> {
+pub(super) struct Writer<'a> {
     tree: Tree,
     options: &'a Options,
     dest: &'a Path,
@@ -193,7 +196,7 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(root: &'a Path, options: &'a Options, below: &'a View) -> rustix::io::Result<Self> {
+    pub(super) fn new(root: &'a Path, options: &'a Options, below: &'a View) -> rustix::io::Result<Self> {
         // An overlay shows the top layer's root directory: it must not depend on the umask or the clock.
         let root_entry = below.lstat(b"").map_or(Entry::new(b"", Kind::Directory, 0o755), |n| Entry::clone(&n.entry));
         Ok(Self {
@@ -208,7 +211,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    fn put(&mut self, entry: &mut Entry, content: &mut dyn Read) -> Result<(), Error> {
+    pub(super) fn put(&mut self, entry: &mut Entry, content: &mut dyn Read) -> Result<(), Error> {
         let path = entry.path.clone();
         if let Kind::Hardlink(target) = &entry.kind
             && self.tree.lstat(target).ok().flatten().is_none()
@@ -219,8 +222,13 @@ impl<'a> Writer<'a> {
         made.map_err(|source| Error::Make { path: show(&path), dest: self.dest.to_owned(), source })
     }
 
+    /// Takes a directory that is there for one of this layer: it gets its looks at the end.
+    pub(super) fn adopt(&mut self, entry: Entry) {
+        self.directories.insert(entry.path.clone(), entry);
+    }
+
     /// Applies what had to wait, and returns what could not be applied at all.
-    fn finish(mut self) -> Result<Index, Error> {
+    pub(super) fn finish(mut self) -> Result<Index, Error> {
         let directories = std::mem::take(&mut self.directories);
         for (path, entry) in directories.iter().rev() {
             let dir = self.tree.dir(path).and_then(|dir| dir.try_clone_to_owned().map_err(|_| Errno::MFILE));
@@ -375,16 +383,26 @@ impl<'a> Writer<'a> {
         self.clear(&entry.path)?;
         let (dir, name) = self.tree.at(&entry.path)?;
         match mknodat(dir, name, kind, Mode::from_raw_mode(entry.mode), device) {
-            Err(Errno::PERM) => {
-                self.side.push(entry.clone());
-                return Ok(());
-            }
+            Err(Errno::PERM) => return self.make_placeholder(entry),
             result => result?,
         }
         self.dress_link(entry)?;
         let (dir, name) = self.tree.at(&entry.path)?;
         // The umask took bits away, and chown took set-uid; nothing here is a symbolic link.
         Ok(rustix::fs::chmodat(dir, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?)
+    }
+
+    /// An empty file that says which device it stands for.
+    fn make_placeholder(&mut self, entry: &Entry) -> io::Result<()> {
+        let Some(value) = device_value(&entry.kind) else { return Err(Errno::PERM.into()) };
+        let (dir, name) = self.tree.at(&entry.path)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(dir, name, flags, Mode::from_raw_mode(0o600))?;
+        if fsetxattr(&file, DEVICE, value.as_bytes(), XattrFlags::empty()).is_err() {
+            self.side.push(entry.clone());
+            return self.clear(&entry.path);
+        }
+        self.dress(&file, entry)
     }
 
     /// Owner, attributes, mode and time of an open file or directory, in the order that keeps them.
@@ -425,7 +443,28 @@ impl<'a> Writer<'a> {
     }
 }
 
-fn times(mtime: i64) -> Timestamps {
+/// What [`DEVICE`] says of a device node; none for what is no device.
+pub fn device_value(kind: &Kind) -> Option<String> {
+    match kind {
+        Kind::Char(major, minor) => Some(format!("c {major}:{minor}")),
+        Kind::Block(major, minor) => Some(format!("b {major}:{minor}")),
+        _ => None,
+    }
+}
+
+/// Reads what [`device_value`] wrote.
+pub fn device_of(value: &[u8]) -> Option<Kind> {
+    let (kind, numbers) = std::str::from_utf8(value).ok()?.split_once(' ')?;
+    let (major, minor) = numbers.split_once(':')?;
+    let (major, minor) = (major.parse().ok()?, minor.parse().ok()?);
+    match kind {
+        "c" if (major, minor) != (0, 0) => Some(Kind::Char(major, minor)),
+        "b" => Some(Kind::Block(major, minor)),
+        _ => None,
+    }
+}
+
+pub(super) fn times(mtime: i64) -> Timestamps {
     let time = Timespec { tv_sec: mtime, tv_nsec: 0 };
     Timestamps { last_access: time, last_modification: time }
 }

@@ -1,5 +1,5 @@
-//! What can go wrong in the sandbox, and what an environment refuses. A command that ends with a failure is not an error
-//! here: it is an [`Exit`](super::Exit).
+//! What can go wrong in the sandbox, and what an environment refuses. A command that ends with a failure is not an
+//! error here: it is an [`Exit`](super::Exit).
 
 use std::io;
 use std::path::PathBuf;
@@ -23,15 +23,42 @@ pub enum Error {
         /// The kernel's own words.
         source: io::Error,
     },
-    /// overlayfs works neither on the work directory nor on a tmpfs.
-    #[error("overlayfs can be mounted neither on {} ({source}) nor on a tmpfs ({tmpfs}); use a work directory on ext4, xfs, btrfs or tmpfs, and Linux 5.11 or later when not root", path.display())]
+    /// overlayfs does not work on the work directory, and nothing else was asked for.
+    #[error("overlayfs cannot be mounted on {} ({source}); use a work directory on ext4, xfs, btrfs or tmpfs and Linux 5.11 or later when not root, or --isolation=tree", path.display())]
     NoOverlay {
-        /// The work directory that was tried first.
+        /// The work directory.
         path: PathBuf,
         /// What the kernel said about it.
         source: io::Error,
-        /// What the kernel said about a tmpfs.
-        tmpfs: io::Error,
+    },
+    /// Neither namespaces nor chroot.
+    #[error(
+        "RUN needs new namespaces and this environment refuses them ({namespaces}), and it refuses chroot too ({chroot}); \
+         in a container run the build as root, which needs CAP_SYS_CHROOT only, or allow `unshare` \
+         (seccomp=unconfined); as an ordinary user check `sysctl user.max_user_namespaces \
+         kernel.unprivileged_userns_clone` and, on Ubuntu, `kernel.apparmor_restrict_unprivileged_userns`"
+    )]
+    NoRung {
+        /// What the kernel said about namespaces.
+        namespaces: io::Error,
+        /// What it said about chroot.
+        chroot: io::Error,
+    },
+    /// chroot was asked for, and is refused.
+    #[error("chroot is refused ({source}); it needs CAP_SYS_CHROOT, which root has in most containers")]
+    NoChroot {
+        /// The kernel's own words.
+        source: io::Error,
+    },
+    /// A step asks for what this rung cannot give.
+    #[error("{what} is not possible here, where steps run in {rung}; {remedy}")]
+    BeyondRung {
+        /// What was asked for.
+        what: &'static str,
+        /// Where steps run.
+        rung: super::Rung,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The work directory cannot be used.
     #[error("cannot use {} as work directory: {source}", path.display())]
@@ -125,8 +152,24 @@ pub enum Refusal {
         "only one user id is available, so RUN as another USER and chown cannot work ({0}); install the package uidmap and give this user a range in /etc/subuid and /etc/subgid"
     )]
     IdRange(#[source] IdRangeRefusal),
-    /// The work directory cannot hold an overlay, a tmpfs is used for the steps.
-    #[error("overlayfs cannot use {} ({source}), so the changes of RUN steps are kept in memory", path.display())]
+    /// Only one uid is mapped, and a supervisor answers for the others.
+    #[error(
+        "only one user id is available ({0}), so owners are recorded beside the files: chown, USER and su give the image its right owners, but files of other users stay accessible to all steps, setuid programs change nobody, and 32-bit programs see no owners; for real ids install the package uidmap and give this user a range in /etc/subuid and /etc/subgid"
+    )]
+    Recorded(#[source] IdRangeRefusal),
+    /// Owners cannot be recorded.
+    #[error("owners cannot be recorded here either: {0}")]
+    NoRecord(#[source] io::Error),
+    /// No new namespaces.
+    #[error("new namespaces are not allowed here ({0})")]
+    Namespaces(#[source] io::Error),
+    /// Steps run in a chroot.
+    #[error(
+        "RUN steps run in a chroot: they share this container's processes, host name, network and system call filter, and have no /proc, /sys and /dev/pts; secrets are files on the disk while their step runs"
+    )]
+    Chroot,
+    /// The work directory cannot hold an overlay.
+    #[error("overlayfs cannot use {} ({source}), so RUN steps work on a plain tree, which is looked through after each; a directory on a volume would be faster", path.display())]
     OverlayOnWork {
         /// The directory that was refused.
         path: PathBuf,
@@ -165,6 +208,9 @@ pub enum IdRangeRefusal {
         /// What it printed.
         said: String,
     },
+    /// The process may not give files away or become somebody else.
+    #[error("CAP_CHOWN, CAP_SETUID and CAP_SETGID are not all there")]
+    NoCapabilities,
     /// The process was already in a user namespace with one id.
     #[error("this process was started in a user namespace with a single id")]
     Inherited,

@@ -1,9 +1,13 @@
-//! The system call filter of a step, equal in effect to Docker's default profile without extra capabilities: what is not
-//! in the table fails with EPERM, `clone` makes no namespaces, `clone3` does not exist (libc falls back to `clone`), and
-//! what is newer than the table does not exist either (as runc does it, so that libc falls back).
+//! The system call filter of a step, equal in effect to Docker's default profile without extra capabilities: what is
+//! not in the table fails with EPERM, `clone` makes no namespaces, `clone3` does not exist (libc falls back to
+//! `clone`), and what is newer than the table does not exist either (as runc does it, so that libc falls back).
+//!
+//! Where owners are recorded, the calls that speak of owners wait for the answer of a supervisor, see `owners`; that is
+//! for the machine's own ABI only.
 //!
 //! Differences from Docker: on x86-64 the x32 ABI does not exist, on arm64 32-bit programs cannot run.
 
+use super::owners::calls;
 use super::syscalls::{ALLOWED, NONE};
 
 /// The last system call that the table's profile knows of; from 424 on all architectures share the numbers.
@@ -42,7 +46,8 @@ const ABIS: [Abi; 1] = [Abi { audit: 0xC000_00B7, column: |row| row.3, clone: 22
 /// Offsets in struct seccomp_data (little endian).
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
-const ARGUMENT_LOW: u32 = 16;
+const FIRST_ARGUMENT: u32 = 16;
+const ARGUMENT_LOW: u32 = FIRST_ARGUMENT;
 const ARGUMENT_HIGH: u32 = 20;
 
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
@@ -59,11 +64,16 @@ const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 type Code = Vec<libc::sock_filter>;
 
-/// Assembles the filter for this machine.
-pub(super) fn program() -> Code {
+const ASK: u32 = libc::SECCOMP_RET_USER_NOTIF;
+
+/// The flags of open that can make a file: O_CREAT, and the bit of O_TMPFILE that no other flag has.
+const MAKES: u32 = (libc::O_CREAT | libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
+
+/// Assembles the filter for this machine; `asks` leaves the calls that speak of owners to a supervisor.
+pub(super) fn program(asks: bool) -> Code {
     let mut code = vec![step(LOAD, ARCHITECTURE)];
-    for abi in &ABIS {
-        let body = body(abi);
+    for (number, abi) in ABIS.iter().enumerate() {
+        let body = body(abi, asks && number == 0);
         code.push(branch(IF_EQUAL, abi.audit, 1, 0));
         code.push(step(JUMP, body.len() as u32));
         code.extend(body);
@@ -73,8 +83,22 @@ pub(super) fn program() -> Code {
 }
 
 /// Decides one ABI; every path ends in a return.
-fn body(abi: &Abi) -> Code {
+fn body(abi: &Abi, asks: bool) -> Code {
     let mut code = vec![step(LOAD, NUMBER)];
+    for (number, call) in calls().filter(|_| asks) {
+        code.extend(only_for(
+            number,
+            match call.open_flags() {
+                None => vec![step(RETURN, ASK)],
+                Some(argument) => vec![
+                    step(LOAD, FIRST_ARGUMENT + 8 * argument),
+                    branch(IF_ANY_BIT, MAKES, 0, 1),
+                    step(RETURN, ASK),
+                    step(RETURN, ALLOW),
+                ],
+            },
+        ));
+    }
     code.extend([branch(IF_ABOVE, LAST_KNOWN, 0, 1), step(RETURN, UNKNOWN)]);
     code.extend([branch(IF_EQUAL, CLONE3, 0, 1), step(RETURN, UNKNOWN)]);
     code.extend(only_for(abi.clone, plain_clone()));
@@ -142,7 +166,7 @@ mod tests {
 
     /// Runs the filter as the kernel would.
     fn decide(audit: u32, number: u32, argument: u64) -> u32 {
-        let code = program();
+        let code = program(false);
         assert!(code.len() <= 4096, "the kernel takes no longer programs");
         let (mut at, mut accumulator) = (0, 0);
         loop {

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, WaitOptions, getegid, geteuid, getpid, waitpid};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{CapabilitySet, UnshareFlags, capabilities};
 
 use super::sys::{self, Fork};
 use super::{Error, IdRangeRefusal};
@@ -25,15 +25,19 @@ const RANGE_LIMIT: usize = 339;
 /// or nothing when a range was.
 pub(super) fn enter_user_namespace() -> Result<Option<IdRangeRefusal>, Error> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    let ranges = granted_ranges(uid);
-    let refused = match &ranges {
-        Ok((uids, gids)) => unshare_and_map(map_arguments(uid, uids), map_arguments(gid, gids))?,
-        Err(_) => {
-            unshare_user()?;
-            None
-        }
+    let refused = match own_ids() {
+        Some((uids, gids)) => unshare_and_map(move |target| write_maps(target, &uids, &gids))?,
+        None => match granted_ranges(uid) {
+            Ok((uids, gids)) => {
+                let (uids, gids) = (map_arguments(uid, &uids), map_arguments(gid, &gids));
+                unshare_and_map(move |target| map_from_outside(target, &uids, &gids))?
+            }
+            Err(refused) => {
+                unshare_user()?;
+                Some(refused)
+            }
+        },
     };
-    let refused = ranges.err().or(refused);
     if refused.is_some() {
         map_single(uid, gid)?;
     }
@@ -44,15 +48,38 @@ fn unshare_user() -> Result<(), Error> {
     sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).map_err(|source| Error::NoNamespaces { source })
 }
 
-/// newuidmap must run outside of the new namespace, and we want to be inside of it: a child made before waits for us.
-fn unshare_and_map(uids: Vec<String>, gids: Vec<String>) -> Result<Option<IdRangeRefusal>, Error> {
+/// The root of a container needs nobody's grant for the ids that it has: as it may become any of them, it may map them.
+/// None if there is but one, or the capabilities are missing.
+fn own_ids() -> Option<(String, String)> {
+    let may = capabilities(None).ok()?.effective;
+    let is_able = geteuid().is_root() && may.contains(CapabilitySet::SETUID | CapabilitySet::SETGID);
+    let lines = |file| -> Option<String> {
+        let map = id_map(file).ok()?;
+        let many = map.iter().any(|line| line.2 > 1);
+        many.then(|| map.iter().map(|(first, _, count)| format!("{first} {first} {count}\n")).collect())
+    };
+    if is_able { Some((lines("uid_map")?, lines("gid_map")?)) } else { None }
+}
+
+/// Runs in the helper, as below.
+fn write_maps(target: &str, uids: &str, gids: &str) -> String {
+    let write = |file: &str, text: &str| fs::write(format!("/proc/{target}/{file}"), text);
+    match write("uid_map", uids).and_then(|()| write("gid_map", gids)) {
+        Ok(()) => String::new(),
+        Err(error) => format!("{WRITING}\n\n{}", error.raw_os_error().unwrap_or(libc::EIO)),
+    }
+}
+
+/// Maps must be written outside of the new namespace, and we want to be inside of it: a child made before waits for us.
+/// `map` gets our process id and answers nothing, or `program\nwhat it said`.
+fn unshare_and_map(map: impl FnOnce(&str) -> String) -> Result<Option<IdRangeRefusal>, Error> {
     let (mut go, mut said) = (io::pipe().map_err(Error::Start)?, io::pipe().map_err(Error::Start)?);
     let target = getpid().as_raw_nonzero().to_string();
     match sys::fork().map_err(Error::Start)? {
         Fork::Child => {
             drop(go.1);
             let answer = match go.0.read(&mut [0]) {
-                Ok(1) => map_from_outside(&target, &uids, &gids),
+                Ok(1) => map(&target),
                 _ => String::new(), // we could not be unshared, or have died
             };
             let _ = said.1.write_all(answer.as_bytes()); // nobody reads if the parent has died
@@ -80,6 +107,7 @@ fn reap(helper: Pid) {
 }
 
 const PROGRAMS: [&str; 2] = ["newuidmap", "newgidmap"];
+const WRITING: &str = "writing the map";
 
 /// Runs in the helper: maps both, and answers nothing or `program\nwhat it said`. The two run at the same time: each
 /// takes milliseconds, most of them to be loaded.
@@ -104,7 +132,7 @@ fn map_from_outside(target: &str, uids: &[String], gids: &[String]) -> String {
 
 fn refusal_of(answer: &str) -> Option<IdRangeRefusal> {
     let (program, said) = answer.split_once('\n')?;
-    let program = PROGRAMS.into_iter().find(|name| *name == program)?;
+    let program = PROGRAMS.into_iter().chain([WRITING]).find(|name| *name == program)?;
     Some(match said.strip_prefix('\n').and_then(|errno| errno.parse().ok()) {
         Some(errno) => IdRangeRefusal::NoProgram { program, source: io::Error::from_raw_os_error(errno) },
         None => IdRangeRefusal::Failed { program, said: said.to_owned() },

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
@@ -10,7 +11,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
 
-use super::{Error, Network, sys};
+use super::{Error, Network, Rung, sys};
 
 /// The name under which our own executable is started as the init process of a step.
 pub(super) const INIT_NAME: &CStr = c"lighter-sandbox-init";
@@ -21,6 +22,7 @@ const ABOVE_CHILD: RawFd = 10;
 /// A running init process: pid 1 of a step.
 pub(super) struct Init {
     pid: Pid,
+    rung: Rung,
     ended: bool,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
@@ -29,7 +31,7 @@ pub(super) struct Init {
 
 impl Init {
     /// Starts our own executable in new namespaces.
-    pub(super) fn start(network: Network) -> io::Result<Self> {
+    pub(super) fn start(network: Network, rung: Rung) -> io::Result<Self> {
         let exe = File::open("/proc/self/exe")?;
         let stdin = high(File::open("/dev/null")?)?;
         let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -38,8 +40,8 @@ impl Init {
         let child = [stdin, high(child_stdout)?, high(child_stderr)?, high(child_control)?];
         let [a, b, c, d] = &child;
         let descriptors = [a.as_fd(), b.as_fd(), c.as_fd(), d.as_fd()];
-        let pid = sys::launch(exe.as_fd(), INIT_NAME, descriptors, namespaces(network))?;
-        Ok(Self { pid, ended: false, stdout, stderr, control })
+        let pid = sys::launch(exe.as_fd(), INIT_NAME, descriptors, namespaces(network, rung))?;
+        Ok(Self { pid, rung, ended: false, stdout, stderr, control })
     }
 
     /// Waits for the end of init, and with it of every process of the step.
@@ -53,7 +55,11 @@ impl Init {
 
 impl Drop for Init {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.ended && self.rung == Rung::Chroot {
+            // Nobody dies with it: it ends the others itself when its builder is gone, and must be let to.
+            let _ = self.control.shutdown(Shutdown::Both);
+            let _ = self.wait();
+        } else if !self.ended {
             // It cannot be gone as long as nobody has waited for it. Waiting ends when all of its namespace are dead.
             let _ = kill_process(self.pid, Signal::KILL);
             let _ = self.wait();
@@ -65,7 +71,10 @@ fn high(fd: impl Into<OwnedFd>) -> rustix::io::Result<OwnedFd> {
     fcntl_dupfd_cloexec(fd.into(), ABOVE_CHILD)
 }
 
-fn namespaces(network: Network) -> libc::c_int {
+fn namespaces(network: Network, rung: Rung) -> libc::c_int {
+    if rung == Rung::Chroot {
+        return 0;
+    }
     let own = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     match network {
         Network::Host => own,

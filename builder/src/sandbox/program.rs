@@ -3,7 +3,9 @@
 
 use std::ffi::{CString, OsStr};
 use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, Gid, Mode, Uid};
@@ -11,12 +13,12 @@ use rustix::io::Errno;
 use rustix::process::{Resource as Kind, Rlimit, fchdir, setrlimit, setsid, umask};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capability_is_in_bounding_set, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
 };
 
-use super::root::Root;
-use super::wire::{Doing, Failure, NotExecuted, REPORT_LIMIT, Report, Spec};
-use super::{Limit, Resource, filter, sys};
+use super::wire::{self, Doing, Failure, NotExecuted, REPORT_LIMIT, Report, Spec};
+use super::{Limit, Resource, Rung, filter, sys};
 
 /// The status of a process that could not become the command; pid 1 has been told more.
 pub(super) const UNABLE: i32 = 126;
@@ -41,19 +43,20 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETFCAP);
 
 /// Turns this process into the command of the step; returns only why that failed.
-pub(super) fn become_program(spec: &Spec, root: &Root) -> Report {
-    match prepare(spec, root) {
+pub(super) fn become_program(spec: &Spec, cwd: BorrowedFd<'_>, control: &UnixStream) -> Report {
+    match prepare(spec, cwd, control) {
         Ok(()) => execute(spec),
         Err(failure) => Report::Failed(failure),
     }
 }
 
-fn prepare(spec: &Spec, root: &Root) -> Result<(), Failure> {
+fn prepare(spec: &Spec, cwd: BorrowedFd<'_>, control: &UnixStream) -> Result<(), Failure> {
+    let has_filter = is_filtered(); // while the current directory is where /proc is
     setsid().doing(|| "starting a session".to_owned())?;
     umask(Mode::from_raw_mode(0o022));
-    fchdir(root.cwd()).doing(|| format!("changing to the working directory {}", spec.step.cwd.display()))?;
+    fchdir(cwd).doing(|| format!("changing to the working directory {}", spec.step.cwd.display()))?;
     spec.step.rlimits.iter().try_for_each(limit)?;
-    drop_privileges(spec)?;
+    drop_privileges(spec, control, has_filter)?;
     sys::reset_signals();
     Ok(())
 }
@@ -85,10 +88,26 @@ fn kind(resource: Resource) -> Kind {
 }
 
 /// The filter comes before the user changes, because installing it needs CAP_SYS_ADMIN; it allows what follows.
-fn drop_privileges(spec: &Spec) -> Result<(), Failure> {
-    let capabilities = CAPABILITIES & permitted()?;
-    bound(CAPABILITIES).doing(|| "limiting the capabilities".to_owned())?;
-    sys::install_filter(&mut filter::program()).doing(|| "installing the system call filter".to_owned())?;
+fn drop_privileges(spec: &Spec, control: &UnixStream, has_filter: bool) -> Result<(), Failure> {
+    let allowed = match spec.rung {
+        Rung::Chroot => CAPABILITIES.difference(KEYS_OF_A_CHROOT),
+        Rung::Overlay | Rung::Tree => CAPABILITIES,
+    };
+    let before = permitted()?;
+    let capabilities = allowed & before;
+    bound(allowed).doing(|| "limiting the capabilities".to_owned())?;
+    filter_calls(spec, before, control, has_filter)?;
+    let user = &spec.step.user;
+    if !spec.records_owners {
+        become_user(spec)?;
+    }
+    // One who only believes to be somebody else must still be able to do what its files allow.
+    let kept = if user.uid == 0 || spec.records_owners { capabilities } else { CapabilitySet::empty() };
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).doing(|| "dropping capabilities".to_owned())
+}
+
+fn become_user(spec: &Spec) -> Result<(), Failure> {
     let user = &spec.step.user;
     let groups: Vec<Gid> = user.groups.iter().chain([&user.gid]).map(|gid| Gid::from_raw(*gid)).collect();
     // Where setgroups is denied there are no other groups to leave or to join.
@@ -97,10 +116,41 @@ fn drop_privileges(spec: &Spec) -> Result<(), Failure> {
     }
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     set_thread_res_gid(gid, gid, gid).doing(|| format!("changing to gid {}", user.gid))?;
-    set_thread_res_uid(uid, uid, uid).doing(|| format!("changing to uid {}", user.uid))?;
-    let kept = if user.uid == 0 { capabilities } else { CapabilitySet::empty() };
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    set_capabilities(None, sets).doing(|| "dropping capabilities".to_owned())
+    set_thread_res_uid(uid, uid, uid).doing(|| format!("changing to uid {}", user.uid))
+}
+
+/// Whoever may call chroot(2) again, or open a disk, is not held by a chroot.
+const KEYS_OF_A_CHROOT: CapabilitySet = CapabilitySet::SYS_CHROOT.union(CapabilitySet::MKNOD);
+
+/// Installs the system call filter. A process of a container that has one already and may not add another has the
+/// container's, which is why it may not.
+fn filter_calls(
+    spec: &Spec,
+    capabilities: CapabilitySet,
+    control: &UnixStream,
+    has_filter: bool,
+) -> Result<(), Failure> {
+    let installing = || "installing the system call filter".to_owned();
+    if !capabilities.contains(CapabilitySet::SYS_ADMIN) {
+        if !spec.records_owners && has_filter {
+            return Ok(());
+        }
+        set_no_new_privs(true).doing(installing)?;
+    }
+    if spec.records_owners {
+        // The first identity, see `owners`.
+        sys::set_lock_limit(0, 0).doing(|| "telling who runs the command".to_owned())?;
+    }
+    let listener = sys::install_filter(&mut filter::program(spec.records_owners), spec.records_owners);
+    match listener.doing(installing)? {
+        Some(listener) => wire::hand_over(control, &listener).doing(|| "calling the supervisor".to_owned()),
+        None => Ok(()),
+    }
+}
+
+fn is_filtered() -> bool {
+    // In a chroot /proc is outside, and the current directory too; without an answer we rather add a filter.
+    std::fs::read_to_string("./proc/thread-self/status").is_ok_and(|status| status.contains("\nSeccomp:\t2\n"))
 }
 
 fn permitted() -> Result<CapabilitySet, Failure> {

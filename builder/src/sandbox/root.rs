@@ -46,11 +46,11 @@ const MASKED: [&str; 12] = [
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Device nodes by major and minor number; all have mode 0666.
-const DEVICES: [(&str, u32, u32); 6] =
+pub(super) const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// Links in /dev. The last one exists for old programs; what it points to is masked.
-const DEVICE_LINKS: [(&str, &str); 6] = [
+pub(super) const DEVICE_LINKS: [(&str, &str); 6] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
@@ -76,7 +76,7 @@ impl Root {
         identify(step)?;
         enter(spec)?;
         let mut root = Building { stubs: Stubs::default(), mounted: Vec::new() };
-        root.note_mount_points(step)?;
+        note_mount_points(&mut root.stubs, step)?;
         root.base_directory("/sys")?;
         root.devices(step)?;
         sys_file_system()?;
@@ -84,6 +84,7 @@ impl Root {
         step.mounts.iter().try_for_each(|mount| root.mount(mount))?;
         let cwd = working_directory(&step.cwd)?;
         root.proc(spec.proc)?;
+        limit_processes();
         leave_old_root()?;
         root.protect()?;
         Ok(Self { cwd, stubs: root.stubs, mounted: root.mounted })
@@ -94,8 +95,8 @@ impl Root {
         self.cwd.as_fd()
     }
 
-    /// Takes everything down that was mounted over the overlay, and removes the mount points that the image did not have.
-    /// The command and all it started are dead.
+    /// Takes everything down that was mounted over the overlay, and removes the mount points that the image did not
+    /// have. The command and all it started are dead.
     pub(super) fn leave(self) {
         drop(self.cwd);
         for target in self.mounted.iter().rev() {
@@ -116,20 +117,46 @@ fn identify(step: &Step) -> Result<(), Failure> {
     }
 }
 
-/// Makes the overlay our root. Afterwards the current directory is the old root.
+/// Makes the overlay, or the tree, our root. Afterwards the current directory is the old root.
 fn enter(spec: &Spec) -> Result<(), Failure> {
     let step = &spec.step;
     let empty = std::slice::from_ref(&spec.empty);
     let layers = if step.layers.is_empty() { empty } else { &step.layers };
     let old = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .doing(|| "opening /".to_owned())?;
-    // The upper directory itself serves as mount point: only this namespace sees that it is covered.
-    overlay::mount_overlay(layers, &step.upper, &step.work, &step.upper, spec.overlay).doing(|| {
-        format!("mounting an overlay of {} layers with upper directory {}", layers.len(), step.upper.display())
-    })?;
-    chdir(&step.upper).doing(|| "entering the overlay".to_owned())?;
-    pivot_root(".", ".").doing(|| "making the overlay the root".to_owned())?;
+    // The directory itself serves as mount point: only this namespace sees that it is covered.
+    let root = match &step.tree {
+        Some(tree) => {
+            let mounted = mount_bind(tree, tree).map_err(io::Error::from).and_then(|()| restrict(tree, false));
+            mounted.doing(|| format!("mounting the tree {}", tree.display()))?;
+            tree
+        }
+        None => {
+            overlay::mount_overlay(layers, &step.upper, &step.work, &step.upper, spec.overlay).doing(|| {
+                format!("mounting an overlay of {} layers with upper directory {}", layers.len(), step.upper.display())
+            })?;
+            &step.upper
+        }
+    };
+    chdir(root).doing(|| "entering the root file system".to_owned())?;
+    pivot_root(".", ".").doing(|| "making the root file system the root".to_owned())?;
     fchdir(old).doing(|| "returning to the old root".to_owned())
+}
+
+/// More processes than any build step has; a step that forks without end meets this before the machine does.
+const PROCESS_LIMIT: &str = "16384";
+
+/// A pid namespace has a limit of its own from Linux 6.14; before that the file is the whole machine's and is left
+/// alone, and the limits of the user and of the container count.
+fn limit_processes() {
+    if has_limit_of_its_own(&rustix::system::uname().release().to_string_lossy()) {
+        let _ = fs::write("/proc/sys/kernel/pid_max", PROCESS_LIMIT); // not allowed with somebody else's /proc
+    }
+}
+
+fn has_limit_of_its_own(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 14)
 }
 
 fn leave_old_root() -> Result<(), Failure> {
@@ -137,14 +164,36 @@ fn leave_old_root() -> Result<(), Failure> {
     chdir("/").doing(|| "entering the root".to_owned())
 }
 
-fn working_directory(path: &Path) -> Result<OwnedFd, Failure> {
+pub(super) fn working_directory(path: &Path) -> Result<OwnedFd, Failure> {
     open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .doing(|| format!("opening the working directory {}", path.display()))
 }
 
 /// Names a path of the old root, which is the current directory.
-fn outside(path: &Path) -> PathBuf {
+pub(super) fn outside(path: &Path) -> PathBuf {
     Path::new(".").join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Makes one of /dev, /proc, /sys if the image lacks it; as with BuildKit it stays.
+pub(super) fn make_base_directory(path: &'static str) -> Result<(), Failure> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            stubs::make(Path::new(path), Kind::Directory).doing(|| format!("making {path}"))
+        }
+        Err(error) => Err(Failure::new(format!("looking at {path} of the image"), error)),
+        Ok(found) if found.is_dir() => Ok(()),
+        // A link would let the image choose what our masks cover.
+        Ok(_) => Err(Failure::new(format!("using {path} of the image, which must be a directory"), Errno::NOTDIR)),
+    }
+}
+
+/// All mount points are noted before the first is made, else a directory made for one would seem to be the image's.
+pub(super) fn note_mount_points(stubs: &mut Stubs, step: &Step) -> Result<(), Failure> {
+    let ours = ["/etc/resolv.conf", "/etc/hosts"].map(Path::new);
+    for target in ours.into_iter().chain(step.mounts.iter().map(Mount::target)) {
+        stubs.note(target).doing(|| format!("finding the mount point {}", target.display()))?;
+    }
+    Ok(())
 }
 
 /// A root file system on its way.
@@ -154,31 +203,8 @@ struct Building {
 }
 
 impl Building {
-    /// All mount points are noted before the first is made, else a directory made for one would seem to be the image's.
-    fn note_mount_points(&mut self, step: &Step) -> Result<(), Failure> {
-        let ours = ["/etc/resolv.conf", "/etc/hosts"].map(Path::new);
-        for target in ours.into_iter().chain(step.mounts.iter().map(Mount::target)) {
-            self.stubs.note(target).doing(|| format!("finding the mount point {}", target.display()))?;
-        }
-        Ok(())
-    }
-
-    /// Makes one of /dev, /proc, /sys if the image lacks it; as with BuildKit it stays.
     fn base_directory(&mut self, path: &'static str) -> Result<(), Failure> {
-        match fs::symlink_metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                stubs::make(Path::new(path), Kind::Directory).doing(|| format!("making {path}"))?;
-            }
-            Err(error) => return Err(Failure::new(format!("looking at {path} of the image"), error)),
-            Ok(found) if found.is_dir() => {}
-            // A link would let the image choose what our masks cover.
-            Ok(_) => {
-                return Err(Failure::new(
-                    format!("using {path} of the image, which must be a directory"),
-                    Errno::NOTDIR,
-                ));
-            }
-        }
+        make_base_directory(path)?;
         self.mounted.push(path.into());
         Ok(())
     }
@@ -241,6 +267,7 @@ impl Building {
         match proc {
             Proc::Fresh => mount("proc", "/proc", "proc", QUIET, None),
             Proc::Outer => mount_bind_recursive("./proc", "/proc"),
+            Proc::Absent => Ok(()), // only where nothing is mounted, see `bare`
         }
         .doing(|| "mounting /proc".to_owned())
     }
@@ -259,7 +286,7 @@ impl Building {
 }
 
 impl Mount {
-    fn target(&self) -> &Path {
+    pub(super) fn target(&self) -> &Path {
         match self {
             Self::Bind { target, .. } | Self::Tmpfs { target, .. } | Self::Secret { target, .. } => target,
         }
@@ -361,7 +388,7 @@ fn pseudo_terminals() -> rustix::io::Result<()> {
 }
 
 /// The text that BuildKit writes.
-fn hosts(step: &Step) -> Vec<u8> {
+pub(super) fn hosts(step: &Step) -> Vec<u8> {
     let mut text = format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n", step.hostname);
     for (name, address) in &step.add_hosts {
         text.push_str(&format!("{address}\t{name}\n"));
@@ -410,4 +437,18 @@ fn remount(target: &Path, more: MountFlags) -> io::Result<()> {
     let kept =
         known.into_iter().filter(|(has, _)| now.contains(*has)).fold(MountFlags::empty(), |all, (_, flag)| all | flag);
     Ok(mount_remount(target, MountFlags::BIND | more | kept, "")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_new_kernels_count_the_processes_of_a_namespace() {
+        for (release, limited) in
+            [("6.18.44-x", true), ("6.14.0", true), ("7.0", true), ("6.13.9", false), ("5.15", false), ("", false)]
+        {
+            assert_eq!(has_limit_of_its_own(release), limited, "{release}");
+        }
+    }
 }

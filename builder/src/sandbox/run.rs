@@ -8,13 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::launch::Init;
+use super::owners::{Below, LinkOwners, Supervisor};
 use super::wire::{self, REPORT_LIMIT, Report, Spec};
-use super::{Cancel, Entered, Error, LAYER_LIMIT, Mount, Step};
+use super::{Cancel, Credentials, Entered, Error, LAYER_LIMIT, Mount, Network, Rung, Step};
 
 /// How much output is read at once: what a pipe holds.
 const CHUNK: usize = 64 << 10;
@@ -56,36 +58,56 @@ impl Exit {
 }
 
 /// Runs one step and waits for its end, from any thread. `output` receives what the command prints while it runs, in
-/// chunks of at most 64 KiB. When this returns, no process of the step is left, and `step.upper` holds what it changed.
+/// chunks of at most 64 KiB. When this returns, no process of the step is left, and `step.upper` (or `step.tree`) holds
+/// what it changed.
 ///
 /// # Errors
 /// See [`Error`]; a command that fails is no error, but an [`Exit`].
-pub fn run(
+pub fn run(entered: &Entered, step: &Step, cancel: &Cancel, output: impl FnMut(Stream, &[u8])) -> Result<Exit, Error> {
+    run_recorded(entered, step, cancel, Arc::new(|_, _| None), output).map(|(exit, _)| exit)
+}
+
+/// The same, where owners may have to be recorded: `below` knows those of links in the layers, and the owners of links
+/// that the step has changed come back. Those of all other files are in their attributes.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_recorded(
     entered: &Entered,
     step: &Step,
     cancel: &Cancel,
+    below: Below,
     mut output: impl FnMut(Stream, &[u8]),
-) -> Result<Exit, Error> {
-    check(step)?;
+) -> Result<(Exit, LinkOwners), Error> {
+    check(entered, step)?;
     if cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
     let spec = Spec {
         step: located(step)?,
+        rung: entered.rung,
+        records_owners: entered.records_owners,
         overlay: entered.overlay,
         proc: entered.proc,
         empty: entered.empty.clone(),
         resolv_conf: resolv_conf()?,
         setgroups: entered.setgroups,
     };
-    let mut init = Init::start(step.network).map_err(Error::Start)?;
+    let mut init = Init::start(step.network, entered.rung).map_err(Error::Start)?;
     if let Err(error) = wire::send(&init.control, &spec) {
         // An init that is gone explains itself below by its status.
         tracing::debug!(%error, "the init process did not take its orders");
     }
-    let report = pump(&mut init, cancel, &mut output)?;
+    let mut ears = Ears { report: Vec::new(), supervisor: None, user: &step.user, below };
+    let heard = pump(&mut init, cancel, &mut output, &mut ears);
+    if heard.is_err() {
+        drop(init); // kills and reaps, while calls are still answered
+        ears.supervisor.map(Supervisor::finish);
+        return Err(heard.err().unwrap_or(Error::Cancelled));
+    }
     let ended = init.wait()?;
-    match serde_json::from_slice(&report) {
+    let links = ears.supervisor.map(Supervisor::finish).unwrap_or_default();
+    let exit = match serde_json::from_slice(&ears.report) {
         Ok(Report::Exited(status)) => Ok(Exit::Status(status)),
         Ok(Report::Signaled(signal)) => Ok(Exit::Signal(signal)),
         Ok(Report::Failed(failure)) => {
@@ -95,11 +117,27 @@ pub fn run(
         Err(_) => {
             Err(ended.terminating_signal().map_or(Error::Broken(ended.exit_status().unwrap_or(-1)), Error::Killed))
         }
-    }
+    };
+    Ok((exit?, links))
+}
+
+/// What comes over the control socket: the report, and before it perhaps the calls that want a supervisor.
+struct Ears<'a> {
+    report: Vec<u8>,
+    supervisor: Option<Supervisor>,
+    user: &'a Credentials,
+    below: Below,
 }
 
 /// Refuses what could not be handed to the kernel.
-fn check(step: &Step) -> Result<(), Error> {
+fn check(entered: &Entered, step: &Step) -> Result<(), Error> {
+    if entered.rung == Rung::Chroot && step.network == Network::None {
+        let remedy = "let the step have the network, or build where namespaces are allowed";
+        return Err(Error::BeyondRung { what: "RUN --network=none", rung: entered.rung, remedy });
+    }
+    if entered.rung.is_tree() != step.tree.is_some() {
+        return Err(Error::BadStep("its files do not fit to where steps run"));
+    }
     if step.args.first().is_none_or(|program| program.is_empty()) {
         return Err(Error::BadStep("its command is empty"));
     }
@@ -132,8 +170,13 @@ fn located(step: &Step) -> Result<Step, Error> {
     if step.layers.len() > LAYER_LIMIT {
         return Err(Error::TooManyLayers(step.layers.len()));
     }
-    step.upper = real(&step.upper)?;
-    step.work = real(&step.work)?;
+    match &mut step.tree {
+        Some(tree) => *tree = real(tree)?,
+        None => {
+            step.upper = real(&step.upper)?;
+            step.work = real(&step.work)?;
+        }
+    }
     for mount in &mut step.mounts {
         if let Mount::Bind { source, .. } = mount {
             *source = real(source)?;
@@ -163,16 +206,20 @@ fn resolv_conf() -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Moves output until both streams and the control socket have ended, and returns what init reported.
-fn pump(init: &mut Init, cancel: &Cancel, output: &mut dyn FnMut(Stream, &[u8])) -> Result<Vec<u8>, Error> {
-    let mut report = Vec::new();
+/// Moves output until both streams and the control socket have ended.
+fn pump(
+    init: &mut Init,
+    cancel: &Cancel,
+    output: &mut dyn FnMut(Stream, &[u8]),
+    ears: &mut Ears<'_>,
+) -> Result<(), Error> {
     let mut buffer = vec![0; CHUNK];
     let (mut stdout, mut stderr, mut control) = (true, true, true);
     while stdout || stderr || control {
         let sources = [(stdout, init.stdout.as_fd()), (stderr, init.stderr.as_fd()), (control, init.control.as_fd())];
         let ready = wait_for(sources, cancel.as_fd())?;
         if cancel.is_cancelled() {
-            return Err(Error::Cancelled); // dropping `init` kills and reaps
+            return Err(Error::Cancelled);
         }
         if ready[0] {
             stdout = pass(&init.stdout, &mut buffer, |bytes| output(Stream::Stdout, bytes))?;
@@ -181,10 +228,10 @@ fn pump(init: &mut Init, cancel: &Cancel, output: &mut dyn FnMut(Stream, &[u8]))
             stderr = pass(&init.stderr, &mut buffer, |bytes| output(Stream::Stderr, bytes))?;
         }
         if ready[2] {
-            control = take_report(&init.control, &mut buffer, &mut report)?;
+            control = listen(&init.control, &mut buffer, ears)?;
         }
     }
-    Ok(report)
+    Ok(())
 }
 
 /// Sleeps until one of the open sources, or the cancellation, has something to say.
@@ -206,13 +253,17 @@ fn pass(stream: impl AsFd, buffer: &mut [u8], mut to: impl FnMut(&[u8])) -> Resu
     Ok(count > 0)
 }
 
-fn take_report(control: &UnixStream, buffer: &mut [u8], report: &mut Vec<u8>) -> Result<bool, Error> {
-    match retry_on_intr(|| rustix::io::read(control, &mut *buffer)) {
+fn listen(control: &UnixStream, buffer: &mut [u8], ears: &mut Ears<'_>) -> Result<bool, Error> {
+    match wire::hear(control, buffer) {
         // An init that died before it read its orders resets the connection.
-        Ok(0) | Err(Errno::CONNRESET) => Ok(false),
-        Ok(count) => {
-            let room = (REPORT_LIMIT as usize).saturating_sub(report.len());
-            report.extend_from_slice(&buffer[..count.min(room)]);
+        Ok((0, _)) | Err(Errno::CONNRESET) => Ok(false),
+        Ok((count, listener)) => {
+            let room = (REPORT_LIMIT as usize).saturating_sub(ears.report.len());
+            ears.report.extend_from_slice(&buffer[..count.min(room)]);
+            if let Some(listener) = listener {
+                let supervisor = Supervisor::start(listener, ears.user, ears.below.clone()).map_err(Error::Start)?;
+                ears.supervisor.get_or_insert(supervisor);
+            }
             Ok(true)
         }
         Err(errno) => Err(Error::Output(errno.into())),

@@ -25,13 +25,19 @@ pub struct Step {
     /// Unpacked layer directories, bottom first, at most [`LAYER_LIMIT`]; none at all is `FROM scratch`.
     #[serde(with = "wire::paths")]
     pub layers: Vec<PathBuf>,
-    /// The directory that receives what the step changes, in overlayfs form. Must exist; its mode and owner are those of
+    /// The directory that receives what the step changes, in overlayfs form. Must exist; its mode and owner are those
+    /// of
     /// `/` inside. Must lie on [`Entered::steps`](super::Entered::steps). What lands in it is not synced to the disk.
     #[serde(with = "wire::path")]
     pub upper: PathBuf,
     /// overlayfs's scratch directory: exists, is empty, was never used, on the same file system as `upper`.
     #[serde(with = "wire::path")]
     pub work: PathBuf,
+    /// A plain tree that is the root file system, in place of `layers`, `upper` and `work`: the step changes it itself.
+    /// Must lie on [`Entered::steps`](super::Entered::steps), in a directory of its own, in which what the step's own
+    /// files cover is kept aside. Where [`Rung`](super::Rung) asks for it.
+    #[serde(with = "wire::optional_path")]
+    pub tree: Option<PathBuf>,
     /// Program and arguments. A program without `/` is looked for in `PATH` of `env`, inside the root file system.
     pub args: Vec<OsString>,
     /// The whole environment of the command; nothing is added and nothing of the builder's own leaks in.
@@ -67,6 +73,7 @@ impl Step {
     ) -> Self {
         Self {
             layers: Vec::new(),
+            tree: None,
             upper: upper.into(),
             work: work.into(),
             args: args.into_iter().map(Into::into).collect(),

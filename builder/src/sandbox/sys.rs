@@ -1,5 +1,5 @@
-//! The system calls that rustix does not offer safely: clone, fork, exec, signals, seccomp. Each function is a few lines
-//! around one call and says why the call is sound; no decision is taken here.
+//! The system calls that rustix does not offer safely: clone, fork, exec, signals, seccomp. Each function is a few
+//! lines around one call and says why the call is sound; no decision is taken here.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io;
@@ -131,9 +131,9 @@ pub(super) fn fork() -> io::Result<Fork> {
 
 /// The same, with the child in new namespaces.
 pub(super) fn fork_into(namespaces: c_int) -> io::Result<Fork> {
-    // SAFETY: without CLONE_VM the child gets a copy of the memory; both callers have made sure that there is one thread,
-    // so no lock is held by a thread that does not exist in the child. glibc accepts this raw call as it accepts fork,
-    // except for atfork handlers and cached thread ids, and neither is used before exit or exec.
+    // SAFETY: without CLONE_VM the child gets a copy of the memory; both callers have made sure that there is one
+    // thread, so no lock is held by a thread that does not exist in the child. glibc accepts this raw call as it
+    // accepts fork, except for atfork handlers and cached thread ids, and neither is used before exit or exec.
     let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(namespaces | libc::SIGCHLD), 0, 0, 0, 0) };
     match pid {
         ..0 => Err(io::Error::last_os_error()),
@@ -192,8 +192,9 @@ fn restore_signals(mask: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
 }
 
-/// Installs a seccomp filter on this thread for good, without setting no_new_privs (needs CAP_SYS_ADMIN).
-pub(super) fn install_filter(program: &mut [libc::sock_filter]) -> io::Result<()> {
+/// Installs a seccomp filter on this thread for good; needs CAP_SYS_ADMIN or no_new_privs. With `listens` the calls
+/// that it leaves to a supervisor are heard through the descriptor that comes back.
+pub(super) fn install_filter(program: &mut [libc::sock_filter], listens: bool) -> io::Result<Option<OwnedFd>> {
     let filter = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         filter: program.as_mut_ptr(),
@@ -202,12 +203,189 @@ pub(super) fn install_filter(program: &mut [libc::sock_filter]) -> io::Result<()
     let install = |flags: libc::c_ulong| match unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter)
     } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+        ..0 => Err(io::Error::last_os_error()),
+        listener => Ok(listener),
     };
     // As runc: the filter is no reason to slow the step down by mitigations that other processes do not have. Kernels
-    // before 4.17 do not know the flag.
-    install(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW).or_else(|_| install(0))
+    // before 4.17 do not know the flag, before 5.19 not the one that keeps signals from repeating a call.
+    let plain = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    if !listens {
+        return install(plain).or_else(|_| install(0)).map(|_| None);
+    }
+    let listening = plain | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let listener = install(listening | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV).or_else(|_| install(listening))?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(listener as RawFd) }))
+}
+
+/// Whether filters can leave calls to a supervisor (Linux 5.0).
+pub(super) fn can_notify() -> io::Result<()> {
+    const GET_ACTION_AVAIL: libc::c_ulong = 2;
+    let action: u32 = libc::SECCOMP_RET_USER_NOTIF;
+    // SAFETY: the kernel reads four bytes that live.
+    match unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, &raw const action) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A system call that waits for its answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Notification {
+    pub id: u64,
+    pub pid: u32,
+    pub number: u32,
+    pub args: [u64; 6],
+}
+
+/// One ioctl of a seccomp listener on a value of the type that belongs to it.
+fn ask_listener<T>(listener: BorrowedFd<'_>, request: libc::Ioctl, value: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: callers pair each request with the structure that the kernel defines for it, which is alive and ours.
+    match unsafe { libc::ioctl(listener.as_raw_fd(), request, std::ptr::from_mut(value)) } {
+        ..0 => Err(io::Error::last_os_error()),
+        answer => Ok(answer),
+    }
+}
+
+/// Takes the next call that waits.
+pub(super) fn receive_notification(listener: BorrowedFd<'_>) -> io::Result<Notification> {
+    // SAFETY: plain data; the kernel wants zeros to begin with.
+    let mut taken: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    ask_listener(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &mut taken)?;
+    Ok(Notification { id: taken.id, pid: taken.pid, number: taken.data.nr as u32, args: taken.data.args })
+}
+
+/// Fails when whoever waited is gone.
+pub(super) fn notification_is_valid(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
+    ask_listener(listener, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &mut id.clone()).map(drop)
+}
+
+/// Gives a value, or an error number.
+pub(super) fn answer_notification(listener: BorrowedFd<'_>, id: u64, value: i64, errno: c_int) -> io::Result<()> {
+    let mut answer = libc::seccomp_notif_resp { id, val: value, error: -errno, flags: 0 };
+    ask_listener(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &mut answer).map(drop)
+}
+
+/// Lets the kernel do the call (Linux 5.5).
+pub(super) fn continue_notification(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
+    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    let mut answer = libc::seccomp_notif_resp { id, val: 0, error: 0, flags };
+    ask_listener(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &mut answer).map(drop)
+}
+
+/// Answers with a descriptor, which the other process gets as its own (Linux 5.14).
+pub(super) fn give_descriptor(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    file: BorrowedFd<'_>,
+    close_on_exec: bool,
+) -> io::Result<()> {
+    let mut gift = libc::seccomp_notif_addfd {
+        id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+        srcfd: file.as_raw_fd() as u32,
+        newfd: 0,
+        newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
+    };
+    ask_listener(listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD, &mut gift).map(drop)
+}
+
+/// Lets asker and supervisor hand the processor to each other (Linux 6.6).
+pub(super) fn wake_in_step(listener: BorrowedFd<'_>) {
+    const SET_FLAGS: libc::Ioctl = 0x4008_2104;
+    const SYNC_WAKE_UP: libc::c_ulong = 1;
+    // SAFETY: this request takes a number. Older kernels refuse it, and are slower.
+    unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
+}
+
+/// The soft limit of file locks of a process.
+pub(super) fn lock_limit(pid: u32) -> io::Result<u64> {
+    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: nothing is read, and the limit that is written is alive.
+    match unsafe { libc::prlimit64(pid as i32, libc::RLIMIT_LOCKS, std::ptr::null(), &raw mut now) } {
+        0 => Ok(now.rlim_cur),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Sets it; the hard limit stays.
+pub(super) fn set_lock_limit(pid: u32, limit: u64) -> io::Result<()> {
+    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: as above; the second call reads the limit that the first has filled.
+    let set = unsafe {
+        match libc::prlimit64(pid as i32, libc::RLIMIT_LOCKS, std::ptr::null(), &raw mut now) {
+            0 => {
+                now.rlim_cur = limit;
+                libc::prlimit64(pid as i32, libc::RLIMIT_LOCKS, &raw const now, std::ptr::null_mut())
+            }
+            failed => failed,
+        }
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Which structure a status call fills.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Status {
+    /// struct stat.
+    Plain,
+    /// struct statx.
+    Extended { flags: c_int, mask: u32 },
+}
+
+/// The status of a file as the kernel lays it out.
+pub(super) fn status(file: BorrowedFd<'_>, kind: Status) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0u8; 256];
+    let (fd, to) = (file.as_raw_fd(), bytes.as_mut_ptr());
+    // SAFETY: both structures are at most 256 bytes, which are alive and ours; the path is empty and ends with NUL.
+    let asked = unsafe {
+        match kind {
+            Status::Plain => libc::syscall(libc::SYS_newfstatat, fd, c"".as_ptr(), to, libc::AT_EMPTY_PATH),
+            Status::Extended { flags, mask } => {
+                let flags = flags & libc::AT_STATX_SYNC_TYPE | libc::AT_EMPTY_PATH;
+                libc::syscall(libc::SYS_statx, fd, c"".as_ptr(), flags, mask, to)
+            }
+        }
+    };
+    bytes.truncate(if matches!(kind, Status::Plain) { size_of::<libc::stat>() } else { 256 });
+    if asked == 0 { Ok(bytes) } else { Err(io::Error::last_os_error()) }
+}
+
+impl Status {
+    /// The same with another owner, and another type and device number.
+    pub fn patched(self, mut bytes: Vec<u8>, owner: (u32, u32), device: Option<(u32, u32, u32)>) -> Vec<u8> {
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        match self {
+            Self::Plain => {
+                put(std::mem::offset_of!(libc::stat, st_uid), &owner.0.to_ne_bytes());
+                put(std::mem::offset_of!(libc::stat, st_gid), &owner.1.to_ne_bytes());
+            }
+            Self::Extended { .. } => {
+                put(std::mem::offset_of!(libc::statx, stx_uid), &owner.0.to_ne_bytes());
+                put(std::mem::offset_of!(libc::statx, stx_gid), &owner.1.to_ne_bytes());
+            }
+        }
+        let Some((kind, major, minor)) = device else { return bytes };
+        match self {
+            Self::Plain => {
+                let at = std::mem::offset_of!(libc::stat, st_mode);
+                let mode = u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
+                bytes[at..at + 4].copy_from_slice(&(mode & !libc::S_IFMT | kind).to_ne_bytes());
+                let at = std::mem::offset_of!(libc::stat, st_rdev);
+                bytes[at..at + 8].copy_from_slice(&libc::makedev(major, minor).to_ne_bytes());
+            }
+            Self::Extended { .. } => {
+                let at = std::mem::offset_of!(libc::statx, stx_mode);
+                let mode = u16::from_ne_bytes(bytes[at..at + 2].try_into().unwrap_or_default());
+                let mode = mode & !(libc::S_IFMT as u16) | kind as u16;
+                bytes[at..at + 2].copy_from_slice(&mode.to_ne_bytes());
+                let at = std::mem::offset_of!(libc::statx, stx_rdev_major);
+                bytes[at..at + 4].copy_from_slice(&major.to_ne_bytes());
+                bytes[at + 4..at + 8].copy_from_slice(&minor.to_ne_bytes());
+            }
+        }
+        bytes
+    }
 }
 
 /// Adds attributes (`MOUNT_ATTR_*`) to a mount and all below it (Linux 5.12 and later).

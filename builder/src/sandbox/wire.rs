@@ -2,12 +2,20 @@
 //! one way, a JSON [`Report`] the other way. Nothing is sent here.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+
+use rustix::io::retry_on_intr;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ExecFailure, Overlay, Proc, Step};
+use super::{ExecFailure, Overlay, Proc, Rung, Step};
 use crate::secret::Secret;
 
 /// More than any step needs: 500 layers and two megabytes of arguments and environment, each byte as a JSON number.
@@ -20,6 +28,9 @@ pub(super) const REPORT_LIMIT: u64 = 64 << 10;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Spec {
     pub step: Step,
+    pub rung: Rung,
+    /// Whether a supervisor answers for owners.
+    pub records_owners: bool,
     pub overlay: Overlay,
     pub proc: Proc,
     /// The lower layer of images without any.
@@ -104,6 +115,32 @@ pub(super) fn receive(mut socket: impl Read) -> io::Result<Spec> {
     Ok(serde_json::from_slice(&json)?)
 }
 
+/// Sends a descriptor to the builder, before any report.
+pub(super) fn hand_over(socket: impl AsFd, descriptor: impl AsFd) -> io::Result<()> {
+    let descriptors = [descriptor.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    if !rights.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    // JSON allows white space: the byte that carries the descriptor is none of the report's.
+    let sent = retry_on_intr(|| sendmsg(&socket, &[IoSlice::new(b" ")], &mut rights, SendFlags::empty()))?;
+    if sent == 1 { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// Reads a part of the report, and the descriptor that may come with it.
+pub(super) fn hear(socket: impl AsFd, buffer: &mut [u8]) -> rustix::io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = RecvAncillaryBuffer::new(&mut space);
+    let heard =
+        retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(&mut *buffer)], &mut rights, RecvFlags::CMSG_CLOEXEC))?;
+    let mut descriptors = rights.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    Ok((heard.bytes, descriptors.next().and_then(|mut descriptors| descriptors.next())))
+}
+
 /// Paths as bytes: serde would refuse those that are not UTF-8.
 pub(super) mod path {
     use super::*;
@@ -115,6 +152,20 @@ pub(super) mod path {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
         OsString::deserialize(deserializer).map(PathBuf::from)
+    }
+}
+
+/// The same for one that may not be there.
+pub(super) mod optional_path {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_ref().map(|path| path.as_os_str()).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+        Ok(Option::<OsString>::deserialize(deserializer)?.map(PathBuf::from))
     }
 }
 

@@ -86,7 +86,8 @@ fn run(kind: &str, as_nobody: bool, filters: &[String]) -> bool {
 fn work(kind: &str, place: &Path, filters: &[String]) -> ExitCode {
     let runs = kind == "privileged_commands";
     let shared = Cache::open(&place.join("work/cache")).unwrap();
-    let entered = runs.then(|| sandbox::enter(&shared.work()).unwrap_or_else(|error| panic!("{error}")));
+    let entered = runs
+        .then(|| sandbox::enter(&shared.work(), sandbox::Isolation::Auto).unwrap_or_else(|error| panic!("{error}")));
     let bases = Bases(Base::all(&place.join("cases")));
     let mut cases = Case::all(&place.join("cases"));
     let name = |case: &Case| format!("{kind}::{}", case.name);

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use ::builder::sandbox::{Cancel, Mode, Step, Stream, enter, remove_tree, run};
+use ::builder::sandbox::{Cancel, Isolation, Mode, Step, Stream, enter, remove_tree, run};
 use serde::{Deserialize, Serialize};
 
 pub const ARGUMENT: &str = "--worker";
@@ -91,7 +91,7 @@ fn carry_out(work: &Path, orders: Orders) -> Answer {
         std::thread::spawn(std::thread::park);
     }
     let started = std::time::Instant::now();
-    let entered = match enter(work) {
+    let entered = match enter(work, Isolation::Namespaces) {
         Ok(entered) => entered,
         Err(error) => return Answer { mode: error.to_string(), ..answer },
     };

@@ -9,6 +9,7 @@ use super::{BackupArgs, ExportArgs, FsckArgs, GcArgs, ImportArgs, RetentionArgs}
 /// Run and look after a registry
 #[derive(Debug, Subcommand)]
 pub enum RegistryCommand {
+    Init(super::InitArgs),
     Serve(ServeArgs),
     #[command(subcommand)]
     Token(TokenCommand),

@@ -1,5 +1,6 @@
 //! build: a Dockerfile and a context become an image, and go where they are wanted.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -17,6 +18,7 @@ use super::output::Outputs;
 use super::request::{self, Loaded};
 use super::{docker, kaniko, platforms, report};
 use crate::args::{BuildArgs, ProgressKind};
+use crate::exchange::Exchange;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::images::Images;
@@ -37,8 +39,17 @@ pub struct Prepared {
     pull: bool,
     progress: ProgressKind,
     layouts: BTreeMap<Reference, LayoutImage>,
+    /// The images that were built so far.
+    built: RefCell<Vec<Built>>,
     /// What the request reads from, for as long as it may.
     _loaded: request::Kept,
+}
+
+impl Prepared {
+    /// What earlier builds left.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
 }
 
 /// What came out, for one platform or several.
@@ -72,22 +83,40 @@ pub fn run(mut args: BuildArgs) -> Outcome<()> {
     let named = Names::new(&args, &outputs)?;
     let is_index = platforms::is_index(&mut job)?;
     platforms::check(&job, &outputs, is_index)?;
+    let exchange = Exchange::parse(&args.exchange)?;
+    if args.reproducible_check && is_index {
+        return Err(Failure::new(Exit::Usage, "--reproducible-check compares images for one platform"));
+    }
     let mut prepared = prepare(&job, &data)?;
     let client = settings::client(&args.registry)?;
     let runtime = crate::runtime()?;
+    prepared.request.inline_cache = exchange.is_inline();
+    let platform = prepared.request.options.target_platform.clone();
+    prepared.request.imports =
+        runtime.block_on(interrupt::until_signal(async { Ok(exchange.import(&client, &platform).await) }))?;
     let built = if is_index {
         platforms::build(&mut prepared, &job, &named.all, &runtime, &local, &client)?
     } else {
         prepared.request.names.clone_from(&named.all);
-        Finished::of(&build(&prepared, &runtime, &local, &client)?)
+        let built = build(&prepared, &runtime, &local, &client)?;
+        if args.reproducible_check {
+            super::twice::check(&prepared, &runtime, &local, &client, &built)?;
+        }
+        Finished::of(&built)
     };
     let digest = built.manifest.digest();
-    let opener = Opener { data, local, client };
+    let opener = Opener { data: data.clone(), local: local.clone(), client: client.clone() };
     for name in &named.pushed {
         push(&runtime, &opener, name, outputs.push_by_digest)?;
     }
     report::write(&args, &built, &named.all)?;
+    for built in prepared.built.take() {
+        runtime.block_on(interrupt::until_signal(exchange.export(&built, &prepared.cache, &local, &client)))?;
+    }
     outputs.send()?;
+    let cache = data.join("build");
+    drop(prepared);
+    super::cache::keep_small(&cache, &local);
     if !outputs.uses_stdout() {
         if named.all.is_empty() {
             out(&digest.to_string());
@@ -168,16 +197,28 @@ pub fn prepare(job: &Job, data: &Path) -> Outcome<Prepared> {
     let directory = data.join("build");
     let cache = Cache::open(&directory).map_err(|error| Failure::io(error.to_string(), &error.source))?;
     let runs_commands = request.runs_commands().map_err(|error| told(&error))?;
-    let entered = if runs_commands { Some(enter(&cache, job.progress)?) } else { None };
-    Ok(Prepared { request, cache, entered, pull: job.pull, progress: job.progress, layouts, _loaded: kept })
+    let entered = if runs_commands { Some(enter(&cache, job)?) } else { None };
+    Ok(Prepared {
+        request,
+        cache,
+        entered,
+        pull: job.pull,
+        progress: job.progress,
+        layouts,
+        built: RefCell::default(),
+        _loaded: kept,
+    })
 }
 
-fn enter(cache: &Cache, progress: ProgressKind) -> Outcome<Entered> {
-    let entered = sandbox::enter(&cache.work()).map_err(|error| {
+fn enter(cache: &Cache, job: &Job) -> Outcome<Entered> {
+    let entered = sandbox::enter(&cache.work(), job.run.isolation).map_err(|error| {
         Failure::because(Exit::Environment, "this machine does not let RUN be isolated", &error)
             .hint("Dockerfiles without RUN build everywhere; docs/build.md lists what RUN needs")
     })?;
-    if progress != ProgressKind::Quiet && progress != ProgressKind::Rawjson {
+    if !matches!(job.progress, ProgressKind::Quiet | ProgressKind::Rawjson) {
+        if !entered.refused.is_empty() || entered.rung != sandbox::Rung::Overlay {
+            tell(&format!("note: RUN steps run in {}", entered.rung));
+        }
         for refusal in &entered.refused {
             tell(&format!("note: {refusal}"));
         }
@@ -187,6 +228,19 @@ fn enter(cache: &Cache, progress: ProgressKind) -> Outcome<Entered> {
 
 /// Builds. Ctrl-C stops it, and leaves nothing half done.
 pub fn build(prepared: &Prepared, runtime: &Runtime, local: &Disk, client: &Client) -> Outcome<Built> {
+    let built = build_request(&prepared.request, prepared, runtime, local, client)?;
+    prepared.built.borrow_mut().push(built.clone());
+    Ok(built)
+}
+
+/// Builds something else with what was prepared.
+pub fn build_request(
+    request: &Request,
+    prepared: &Prepared,
+    runtime: &Runtime,
+    local: &Disk,
+    client: &Client,
+) -> Outcome<Built> {
     let cancel = Cancel::new().map_err(|error| Failure::because(Exit::Bug, "cannot prepare the build", &error))?;
     let (raise, interrupted) = tokio::sync::watch::channel(None);
     let watching = cancel.clone();
@@ -212,7 +266,7 @@ pub fn build(prepared: &Prepared, runtime: &Runtime, local: &Disk, client: &Clie
         events: &show,
         cancel: &cancel,
     };
-    let built = builder::build(&prepared.request, &workshop);
+    let built = builder::build(request, &workshop);
     progress.end(built.is_err());
     drop(progress);
     watch.abort();

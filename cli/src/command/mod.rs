@@ -3,9 +3,12 @@
 #[cfg(feature = "build")]
 pub mod build;
 #[cfg(feature = "build")]
+pub mod cache;
+#[cfg(feature = "build")]
 mod check;
 #[cfg(feature = "build")]
 mod context;
+pub mod credential_provider;
 #[cfg(feature = "deploy")]
 pub mod deploy;
 #[cfg(feature = "deploy")]
@@ -18,10 +21,13 @@ mod docker;
 mod image_options;
 #[cfg(feature = "build")]
 pub mod index;
+#[cfg(feature = "serve")]
+pub mod init;
 pub mod inspect;
 #[cfg(feature = "build")]
 mod kaniko;
 pub mod login;
+pub mod manual;
 #[cfg(feature = "build")]
 mod named;
 #[cfg(feature = "build")]
@@ -51,6 +57,8 @@ pub mod ship;
 #[cfg(feature = "deploy")]
 mod table;
 pub mod transfer;
+#[cfg(feature = "build")]
+mod twice;
 #[cfg(feature = "serve")]
 pub mod upkeep;
 #[cfg(feature = "deploy")]

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use builder::Request;
 use builder::build::{Directory, Files, RunOptions};
+use builder::dockerfile;
 use builder::ignore::Patterns;
 use builder::output::Output;
 use builder::remote::Git;
-use builder::{dockerfile, secret::Secret};
 use oci::{Platform, Reference};
 use tempfile::TempDir;
 
@@ -86,10 +86,7 @@ pub struct Kept {
 /// Reads the Dockerfile, the ignore files, and what else there is to know before a build.
 pub fn read(job: &Job, data: &Path) -> Outcome<Loaded> {
     let client = || settings::client(&job.registry);
-    let git = Git {
-        ssh_agent: job.run.ssh.get("default").cloned(),
-        token: job.run.secrets.get(GIT_TOKEN).map(Secret::clone),
-    };
+    let git = Git { ssh_agent: job.run.ssh.get("default").cloned(), token: job.run.secrets.get(GIT_TOKEN).cloned() };
     let in_context = job.file.as_deref().filter(|file| job.context.brings_dockerfile() && *file != Path::new("-"));
     let fetching = Fetching { data, client: &client, git: &git, file: in_context };
     if job.context == Typed::Stdin && job.file.as_deref() == Some(Path::new("-")) {

@@ -21,6 +21,7 @@ use crate::terminal::tell;
 /// Reads what was typed, and the secrets that it names.
 pub fn parse(args: &RunArgs) -> Outcome<RunOptions> {
     Ok(RunOptions {
+        isolation: args.isolation,
         secrets: secrets(&args.secret)?,
         ssh: args.ssh.iter().map(|text| agent(text)).collect::<Outcome<_>>()?,
         network: match args.network {

@@ -286,10 +286,10 @@ fn is_passing(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// Nobody listens there, or the name or certificate is wrong: trying again at once is of no use.
+/// Nobody listens there, or the name is wrong: trying again at once is of no use.
 fn refuses_connections(error: &Error) -> bool {
     matches!(error, Error::Unreachable { reason, .. }
-        if ["refused", "dns error", "certificate", "InvalidContentType", "plain HTTP"].iter().any(|text| reason.contains(text)))
+        if ["refused", "dns error"].iter().any(|text| reason.contains(text)))
 }
 
 fn retry_after(answer: &Response<Incoming>) -> Option<Duration> {

@@ -8,6 +8,7 @@
 
 mod auth;
 mod client;
+mod distrust;
 mod download;
 mod map;
 mod repository;
@@ -16,6 +17,7 @@ mod upload;
 mod web;
 
 pub use client::{Client, Settings};
+pub use distrust::Distrust;
 pub use download::Download;
 pub use map::{InvalidMapping, Mapping, Mappings};
 pub use repository::Repository;

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::distrust::{Trouble, trouble};
 use crate::store::Body;
 use crate::{Error, Result};
 
@@ -111,31 +112,23 @@ impl Transport {
                 |_| Error::Unreachable { host: host.clone(), reason: format!("no answer within {ANSWER_TIMEOUT:?}") };
             tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(late)?
         };
-        answer.map_err(|error| Error::Unreachable { reason: reason(&error, https), host })
+        answer.map_err(|error| match trouble(&error) {
+            Some(Trouble::Distrust(why)) => Error::Untrusted { host, why },
+            Some(Trouble::PlainHttp) if https => Error::PlainHttp { host },
+            _ => Error::Unreachable { reason: reason(&error), host },
+        })
     }
 }
 
 /// What went wrong below HTTP, told for a person.
-fn reason(error: &hyper_util::client::legacy::Error, https: bool) -> String {
+fn reason(error: &hyper_util::client::legacy::Error) -> String {
     let mut texts = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {
         texts.push(cause.to_string());
         next = cause.source();
     }
-    let innermost = texts.last().cloned().unwrap_or_else(|| error.to_string());
-    let all = texts.join(": ");
-    if https && (all.contains("InvalidContentType") || all.contains("corrupt message")) {
-        return format!(
-            "it answers in plain HTTP where HTTPS is expected; if that is meant, name it with --insecure-registry ({innermost})"
-        );
-    }
-    if all.contains("UnknownIssuer") {
-        return format!(
-            "its certificate is signed by an authority that this machine does not know; give its CA with --registry-ca FILE ({innermost})"
-        );
-    }
-    if texts.is_empty() { error.to_string() } else { all }
+    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
 }
 
 pub(super) fn empty() -> Payload {

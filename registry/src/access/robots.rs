@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(named(&token, 99).as_deref(), Some("robot:ci"));
         assert_eq!(named(&token, 100), None);
         assert_eq!(named(&other, 1000).as_deref(), Some("robot:ci"));
-        assert_eq!(file.revoke(&robot.id).unwrap(), [robot.clone()]);
+        assert_eq!(file.revoke(&robot.id).unwrap(), std::slice::from_ref(&robot));
         assert_eq!(named(&token, 1), None);
         assert!(robots.by_id(&robot.id, at(1)).is_none());
         assert_eq!(file.revoke("ci").unwrap().len(), 1);

@@ -130,7 +130,7 @@ pub(super) fn request_id(parts: &Parts) -> HeaderValue {
     let is_good = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'+' | b'/' | b'=');
     let given = parts.headers.get(&REQUEST_ID).filter(|value| {
         let bytes = value.as_bytes();
-        !bytes.is_empty() && bytes.len() <= ID_LIMIT && bytes.iter().all(|byte| is_good(byte))
+        !bytes.is_empty() && bytes.len() <= ID_LIMIT && bytes.iter().all(is_good)
     });
     match given {
         Some(given) => given.clone(),

@@ -56,7 +56,7 @@ fn meaning(key: impl Into<String>, reason: impl Into<String>) -> ConfigError {
 }
 
 /// A configuration as it was written, with what is said nowhere filled in.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where to listen.
@@ -189,26 +189,6 @@ struct Webhook {
 /// Secrets are never printed.
 fn masked<S: Serializer>(secret: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
     secret.as_ref().map(|_| "***").serialize(serializer)
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            addr: None,
-            data: None,
-            url: None,
-            proxies: Vec::new(),
-            insecure_allow_anonymous: false,
-            allow_sparse: false,
-            tls: None,
-            access: None,
-            limits: LimitsPart::default(),
-            metrics: MetricsPart::default(),
-            gc: GcSettings::default(),
-            retention: Retention::default(),
-            webhooks: Vec::new(),
-        }
-    }
 }
 
 impl Config {

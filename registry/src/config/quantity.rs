@@ -45,7 +45,7 @@ fn parse(text: &str) -> Option<u64> {
 
 /// The largest unit that divides a number.
 fn print(f: &mut fmt::Formatter<'_>, number: u64) -> fmt::Result {
-    let fits = |(name, factor): &&(&str, u64)| !name.is_empty() && number > 0 && number % factor == 0;
+    let fits = |(name, factor): &&(&str, u64)| !name.is_empty() && number > 0 && number.is_multiple_of(*factor);
     match SIZES.iter().filter(fits).max_by_key(|(_, factor)| *factor) {
         Some((name, factor)) => write!(f, "{}{name}", number / factor),
         None => write!(f, "{number}"),

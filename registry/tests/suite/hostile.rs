@@ -297,9 +297,9 @@ async fn headers_that_contradict_each_other_are_refused() {
         "content-length: -1",
         "transfer-encoding: chunked, gzip",
     ] {
-        let request = format!("PATCH {location} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{lengths}\r\n\r\nabc");
+        let request = format!("PATCH {location} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{lengths}\r\n\r\nxyz");
         let answer = raw(&registry.http, &request).await;
-        // A length beside chunks is dropped, as RFC 9112 §6.3 has it; then `abc` is no chunk.
+        // A length beside chunks is dropped, as RFC 9112 §6.3 has it; then `xyz` is no chunk.
         assert!(answer.starts_with("HTTP/1.1 400"), "{lengths}: {answer}");
     }
     assert_eq!(registry.http.get(&location).await.expect(204).header("range"), "0-0", "nothing was taken");
@@ -309,14 +309,18 @@ async fn headers_that_contradict_each_other_are_refused() {
 async fn heads_have_limits() {
     let registry = Registry::start().await;
     let many: String = (0..200).map(|number| format!("x-{number}: y\r\n")).collect();
-    let long = format!("x-long: {}\r\n", "y".repeat(200_000));
-    for headers in [many, long] {
-        let request = format!("GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
-        let answer = raw(&registry.http, &request).await;
-        assert!(answer.starts_with("HTTP/1.1 431"), "{}", &answer[..answer.len().min(200)]);
+    let request = format!("GET /v2/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{many}\r\n");
+    let answer = raw(&registry.http, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    for endless in ["GET /v2/ HTTP/1.1\r\nhost: x\r\nx-long: ", "GET /v2/"] {
+        let mut stream = TcpStream::connect(registry.http.addr).await.unwrap();
+        stream.write_all(endless.as_bytes()).await.unwrap();
+        let (mut sent, letters) = (0, [b'y'; 16 << 10]);
+        while stream.write_all(&letters).await.is_ok() {
+            sent += letters.len();
+            assert!(sent < 64 << 20, "the server takes a head without end");
+        }
     }
-    let request = format!("GET /v2/{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(200_000));
-    assert!(raw(&registry.http, &request).await.starts_with("HTTP/1.1 4"), "a path without end");
     registry.http.get("/v2/").await.expect(200);
 }
 

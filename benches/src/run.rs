@@ -1,0 +1,146 @@
+//! `run-steps`, `run-bytes` and `cached-rebuild`: RUN and its cache, pushed to a registry, with lighter and with
+//! buildah.
+//!
+//! run-steps: twenty small RUNs on busybox. run-bytes: one RUN that writes 5 000 files. cached-rebuild: a multi-stage
+//! file of ten steps on a machine that has built nothing, with the cache that another one has left in the registry.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fixtures::clients::{self, Buildah};
+use fixtures::den::Den;
+use fixtures::registry::Registry;
+
+use crate::contest::{Contestant, Cost, hold, measure};
+
+const FILES: u64 = 5000;
+const BUSYBOX: &str = "/bin/busybox";
+
+/// Twenty small RUNs.
+pub fn steps(lighter: &Path, rounds: usize) {
+    let runs: String = (0..20).map(|number| format!("RUN echo {number} > /{number}\n")).collect();
+    let context = Context::new(&format!("FROM scratch\nCOPY busybox /bin/sh\n{runs}"));
+    pushed("run-steps", lighter, rounds, &context);
+}
+
+/// One RUN that writes so many megabytes, half of which compress.
+pub fn bytes(lighter: &Path, rounds: usize, megabytes: u64) {
+    let size = megabytes * 1_000_000 / FILES / 2;
+    let script = format!(
+        "RUN i=0; while [ $i -lt {FILES} ]; do mkdir -p /data/$((i/100)); \
+         (head -c {size} /dev/urandom; head -c {size} /dev/zero) > /data/$((i/100))/$i; i=$((i+1)); done\n"
+    );
+    let install = "RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
+    let context = Context::new(&format!("FROM scratch\nCOPY busybox /bin/busybox\n{install}{script}"));
+    println!("run-bytes: {megabytes} MB in {FILES} files\n");
+    pushed("run-bytes", lighter, rounds, &context);
+}
+
+/// A rebuild with nothing but a cache in a registry.
+pub fn cached(lighter: &Path, rounds: usize) {
+    let runs = |name: &str| (0..4).map(|n| format!("RUN echo {name} {n} > /{name}-{n}\n")).collect::<String>();
+    let file = format!(
+        "FROM scratch AS tools\nCOPY busybox /bin/sh\n{}FROM scratch\nCOPY busybox /bin/sh\n{}COPY --from=tools /tools-3 /t\n",
+        runs("tools"),
+        runs("last")
+    );
+    let (context, registry) = (Context::new(&file), Registry::start(lighter));
+    let (ours, theirs) = (registry.reference("ours/cache"), registry.reference("theirs/cache"));
+    let our_words = [format!("--cache-from={ours}:main"), format!("--cache-to=type=registry,ref={ours}:main,mode=max")];
+    let their_words = [format!("--cache-from={theirs}"), format!("--cache-to={theirs}")];
+    Ours::new(lighter).build(&context, &registry.reference("ours/app:1"), &our_words);
+    Theirs::new().build(&context, &registry.reference("theirs/app:1"), &their_words);
+    let hold_words = |words: &[String]| words[..1].to_vec();
+    hold(
+        "cached-rebuild",
+        rounds,
+        vec![
+            Contestant::new("lighter", || {
+                Ours::new(lighter).build(&context, &registry.reference("ours/app:2"), &hold_words(&our_words))
+            }),
+            Contestant::new("buildah", || {
+                Theirs::new().build(&context, &registry.reference("theirs/app:2"), &hold_words(&their_words))
+            }),
+        ],
+    );
+}
+
+fn pushed(what: &str, lighter: &Path, rounds: usize, context: &Context) {
+    let registry = Registry::start(lighter);
+    let mut count = 0;
+    let mut fresh = |who: &str| {
+        count += 1;
+        registry.reference(&format!("{who}-{count}:v1")) // nothing of an earlier round is there
+    };
+    let names: Vec<(String, String)> = (0..rounds.max(1)).map(|_| (fresh("ours"), fresh("theirs"))).collect();
+    let (mut ours, mut theirs) = (names.iter(), names.iter());
+    hold(
+        what,
+        rounds,
+        vec![
+            Contestant::new("lighter", || {
+                let (name, _) = ours.next().expect("a name for every round");
+                Ours::new(lighter).build(context, name, &[])
+            }),
+            Contestant::new("buildah", || {
+                let (_, name) = theirs.next().expect("a name for every round");
+                Theirs::new().build(context, name, &[])
+            }),
+        ],
+    );
+}
+
+struct Context {
+    den: Den,
+}
+
+impl Context {
+    fn new(dockerfile: &str) -> Self {
+        let den = Den::new("context");
+        fs::write(den.path().join("Dockerfile"), dockerfile).expect("make a context");
+        fs::copy(BUSYBOX, den.path().join("busybox")).expect("install the Debian package busybox-static");
+        Self { den }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.den.path().to_owned()
+    }
+}
+
+/// Lighter with an empty home, in a mount namespace as the other one.
+struct Ours<'a> {
+    den: Den,
+    lighter: &'a Path,
+}
+
+impl<'a> Ours<'a> {
+    fn new(lighter: &'a Path) -> Self {
+        Self { den: Den::new("ours"), lighter }
+    }
+
+    fn build(&self, context: &Context, name: &str, words: &[String]) -> Cost {
+        let lighter = self.lighter.to_str().expect("a path that is text");
+        let mut command: Command = clients::private(self.den.path(), lighter, "lighter");
+        command.args(["build", "--progress=plain", "--push", "-t", name]).args(words);
+        measure(command.arg(context.path()))
+    }
+}
+
+/// Buildah with empty storage.
+struct Theirs {
+    buildah: Buildah,
+}
+
+impl Theirs {
+    fn new() -> Self {
+        Self { buildah: Buildah::new() }
+    }
+
+    fn build(&self, context: &Context, name: &str, words: &[String]) -> Cost {
+        let plain = ["build", "--layers", "--isolation=chroot", "--tls-verify=false", "-t", name];
+        let built = measure(self.buildah.command(&plain).args(words).arg(context.path()));
+        let pushed = measure(&mut self.buildah.command(&["push", "--tls-verify=false", name]));
+        Cost { wall: built.wall + pushed.wall, processor: built.processor + pushed.processor }
+    }
+}

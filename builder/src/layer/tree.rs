@@ -1,0 +1,306 @@
+//! A chain of layers as one plain tree, for places where overlayfs cannot be mounted: made from the view of the chain
+//! and the layers' contents, brought up to date when layers are put on top, and compared after a step.
+//!
+//! What a step changed is known without reading contents: everything in the tree was written before the step, so a file
+//! whose inode and change time are still the same under its name is the same. A file that was written within the last
+//! tick of the file system's clock cannot be told apart that way, and is compared in full.
+
+use super::beneath::{self, Tree};
+use super::entry::{Entry, Kind};
+use super::read::{self, Limits, Names, Reader};
+use super::unpack::{self, Options, Writer};
+use super::view::{Node, View};
+use oci::DiffId;
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::Stat;
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Why a tree cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be made, or a layer could not be read.
+    #[error(transparent)]
+    Unpack(#[from] unpack::Error),
+    /// A layer does not hold what its index says.
+    #[error("{path} is not in the layer as its index says; remove the build cache")]
+    Index {
+        /// The file.
+        path: String,
+    },
+    /// A layer is not the one that its image names.
+    #[error("a layer holds {actual}, but its image says {expected}: the image is damaged")]
+    WrongLayer {
+        /// What the image says.
+        expected: DiffId,
+        /// What it is.
+        actual: DiffId,
+    },
+}
+
+/// A layer of a chain: its name, and how it is read from its beginning.
+pub type Open<'a> = dyn FnMut(usize) -> io::Result<(DiffId, Box<dyn Read>)> + 'a;
+
+/// Makes `root`, an existing directory which holds what `from` shows, show what `to` shows. `from` must be the view of
+/// a beginning of the same chain; the empty one for an empty directory. After an error the tree is of no use.
+pub fn grow(root: &Path, from: &View, to: &View, options: &Options, open: &mut Open<'_>) -> Result<(), Error> {
+    let fail = |source| Error::Unpack(unpack::Error::Make { path: "/".into(), dest: root.to_owned(), source });
+    let nothing = View::empty();
+    let mut writer = Writer::new(root, options, &nothing).map_err(|errno| fail(errno.into()))?;
+    let mut tree = Tree::open(root).map_err(|errno| fail(errno.into()))?;
+    let mut gone: Option<&[u8]> = None;
+    for node in from.nodes().iter().filter(|node| !node.path().is_empty()) {
+        if gone.is_some_and(|dir| super::entry::is_below(node.path(), dir)) {
+            continue;
+        }
+        let still = to.lstat(node.path());
+        let stays = still.is_some_and(|new| new == node || new.entry.is_dir() && node.entry.is_dir());
+        if !stays {
+            tree.remove(node.path()).map_err(|errno| fail(errno.into()))?;
+            gone = Some(node.path());
+        }
+    }
+    drop(tree);
+    let is_kept = |node: &Node| from.lstat(node.path()).is_some_and(|old| old == node);
+    let mut names: HashMap<(usize, Arc<[u8]>), Group> = HashMap::new();
+    let mut needed: Vec<bool> = vec![false; to.layers()];
+    for node in to.nodes() {
+        let kept = is_kept(node);
+        let entry = Entry::clone(&node.entry);
+        if entry.is_dir() {
+            let mut entry = Entry { kind: Kind::Directory, ..entry };
+            match from.lstat(&entry.path) {
+                Some(old) if old.entry.is_dir() => writer.adopt(entry),
+                _ => writer.put(&mut entry, &mut io::empty())?,
+            }
+            continue;
+        }
+        let group = names.entry((node.layer, node.origin.clone())).or_default();
+        match (kept, &entry.kind) {
+            (true, _) => group.kept = Some(entry.path),
+            (false, Kind::File { size: 1.., .. }) => {
+                needed[node.layer] = true;
+                group.wanted.push(entry);
+            }
+            (false, _) => group.wanted.push(entry),
+        }
+    }
+    for (layer, _) in needed.iter().enumerate().filter(|(_, needed)| **needed) {
+        contents(layer, &mut names, &mut writer, options.limits, open)?;
+    }
+    // What has no content, and further names of files.
+    let mut rest: Vec<Group> = names.into_values().filter(|group| !group.wanted.is_empty()).collect();
+    rest.sort_by(|a, b| a.wanted[0].path.cmp(&b.wanted[0].path));
+    for group in rest {
+        finish_group(group, &mut writer)?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+/// The names of one file: one that is there, and those to be made.
+#[derive(Debug, Default)]
+struct Group {
+    kept: Option<Vec<u8>>,
+    wanted: Vec<Entry>,
+}
+
+/// Writes the files of one layer whose contents are wanted.
+fn contents(
+    layer: usize,
+    names: &mut HashMap<(usize, Arc<[u8]>), Group>,
+    writer: &mut Writer<'_>,
+    limits: Limits,
+    open: &mut Open<'_>,
+) -> Result<(), Error> {
+    let (expected, blob) =
+        open(layer).map_err(|source| unpack::Error::Layer(read::Error::from(source))).map_err(Error::Unpack)?;
+    let mut reader = Reader::open(blob, Names::Layer, limits).map_err(unpack::Error::Layer)?;
+    while let Some(entry) = reader.next_entry().map_err(unpack::Error::Layer)? {
+        let Kind::File { size: 1.., .. } = entry.kind else { continue };
+        let Some(group) = names.get_mut(&(layer, Arc::from(entry.path.as_slice()))) else { continue };
+        if group.kept.is_some() || group.wanted.is_empty() {
+            continue;
+        }
+        let first = group.wanted.remove(0);
+        let same_size = first.size() == entry.size();
+        let mut made = first.clone();
+        if same_size {
+            writer.put(&mut made, &mut reader)?;
+        }
+        // A layer may name a file twice, and the index knows the last one: then the first is another.
+        let (Kind::File { hash: wanted, .. }, Kind::File { hash: found, .. }) = (&first.kind, &made.kind) else {
+            continue;
+        };
+        if same_size && wanted == found {
+            group.kept = Some(first.path);
+        } else {
+            group.wanted.insert(0, first);
+        }
+    }
+    let actual = DiffId::of_tar(&reader.finish().map_err(unpack::Error::Layer)?);
+    if actual != expected {
+        return Err(Error::WrongLayer { expected, actual });
+    }
+    Ok(())
+}
+
+fn finish_group(group: Group, writer: &mut Writer<'_>) -> Result<(), Error> {
+    let mut first = group.kept;
+    for mut entry in group.wanted {
+        if let Some(first) = &first {
+            entry.kind = Kind::Hardlink(first.clone());
+        } else if entry.size() > 0 {
+            return Err(Error::Index { path: super::entry::show(&entry.path) });
+        }
+        let path = entry.path.clone();
+        writer.put(&mut entry, &mut io::empty())?;
+        first.get_or_insert(path);
+    }
+    Ok(())
+}
+
+/// What identifies a file that was not touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl Mark {
+    fn of(stat: &Stat) -> Self {
+        #[allow(clippy::unnecessary_cast)] // the types differ between architectures
+        Self { inode: stat.st_ino as u64, changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64) }
+    }
+}
+
+/// The files of a tree as they were before a step.
+#[derive(Debug, Default)]
+pub struct Before {
+    marks: HashMap<Vec<u8>, Mark>,
+}
+
+impl Before {
+    /// Looks at every file. `clock` is a file that was touched on the same file system just now.
+    pub fn of(root: &Path, clock: &Stat) -> io::Result<Self> {
+        let mut before = Self::default();
+        let now = Mark::of(clock).changed;
+        let mut tree = Tree::open(root)?;
+        let root = tree.dir(b"")?.try_clone_to_owned()?;
+        before.note(root.as_fd(), b"", now)?;
+        Ok(before)
+    }
+
+    fn note(&mut self, dir: BorrowedFd<'_>, path: &[u8], now: (i64, i64)) -> io::Result<()> {
+        for name in beneath::list(dir)? {
+            let stat = beneath::lstat(dir, &name)?;
+            let child = super::entry::join(path, &name);
+            if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+                let inner = beneath::open_child(dir, &name)?;
+                self.note(inner.as_fd(), &child, now)?;
+            } else if Mark::of(&stat).changed < now {
+                self.marks.insert(child, Mark::of(&stat));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the file under this name is certainly the same as before.
+    pub fn is_same(&self, path: &[u8], stat: &Stat) -> bool {
+        self.marks.get(path).is_some_and(|mark| *mark == Mark::of(stat))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::diff::{self, Grown, LinkOwners};
+    use super::super::entry::ContentHash;
+    use super::super::index::Index;
+    use super::super::pipeline::{Options as Making, Pipeline};
+    use super::super::unpack::{Marks, Ownership};
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    /// Owners that any user can keep.
+    fn options() -> Options {
+        Options { ownership: Ownership::Recorded, marks: Marks::User, limits: Limits::default() }
+    }
+
+    fn layer(entries: Vec<(Entry, &str)>) -> (Index, DiffId, Vec<u8>) {
+        let mut pipeline = Pipeline::new(Vec::new(), Making::default()).unwrap();
+        for (entry, content) in entries {
+            pipeline.add(entry, &mut content.as_bytes()).unwrap();
+        }
+        let (layer, blob) = pipeline.finish().unwrap();
+        (layer.index, layer.diff_id, blob)
+    }
+
+    fn file(path: &str, content: &'static str) -> (Entry, &'static str) {
+        let hash = ContentHash::of(content.as_bytes());
+        (Entry { mtime: 7, ..Entry::new(path, Kind::File { size: content.len() as u64, hash }, 0o644) }, content)
+    }
+
+    fn plain(path: &str, kind: Kind) -> (Entry, &'static str) {
+        (Entry { mtime: 7, ..Entry::new(path, kind, 0o755) }, "")
+    }
+
+    #[test]
+    fn a_tree_grows_and_what_is_changed_in_it_is_found() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let lower = layer(vec![
+            plain("d", Kind::Directory),
+            file("d/a", "one"),
+            plain("d/b", Kind::Hardlink(b"d/a".to_vec())),
+            file("d/same", "same"),
+            file("gone", "gone"),
+            plain("link", Kind::Symlink(b"d/a".to_vec())),
+        ]);
+        let upper = layer(vec![(Entry::whiteout("gone"), ""), plain("d", Kind::Directory), file("d/c", "three")]);
+        let layers = [lower, upper];
+        let views = [View::empty(), View::of([&layers[0].0]), View::of([&layers[0].0, &layers[1].0])];
+        let mut open = |at: usize| -> io::Result<(DiffId, Box<dyn Read>)> {
+            Ok((layers[at].1, Box::new(io::Cursor::new(layers[at].2.clone()))))
+        };
+        grow(&root, &views[0], &views[1], &options(), &mut open).unwrap();
+        assert!(root.join("gone").exists());
+        grow(&root, &views[1], &views[2], &options(), &mut open).unwrap();
+        let text = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+        assert_eq!((text("d/b"), text("d/c"), text("link")), ("one".into(), "three".into(), "one".into()));
+        assert!(!root.join("gone").exists() && fs::metadata(root.join("d/a")).unwrap().nlink() == 2);
+        assert_eq!(fs::metadata(root.join("d")).unwrap().mtime(), 7);
+
+        let clock = home.path().join("clock");
+        fs::write(&clock, "").unwrap();
+        let before = Before::of(&root, &rustix::fs::stat(&clock).unwrap()).unwrap();
+        fs::remove_file(root.join("d/c")).unwrap();
+        fs::write(root.join("d/same"), "SAME").unwrap();
+        let past = fs::File::options().write(true).open(root.join("d/same")).unwrap();
+        past.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(7)).unwrap(); // size and time lie
+        fs::create_dir(root.join("new")).unwrap();
+        fs::write(root.join("new/file"), "new").unwrap();
+        let mut made = Pipeline::new(Vec::new(), Making::default()).unwrap();
+        let reading = diff::Options { ownership: options().ownership, marks: options().marks };
+        let grown = Grown { root: &root, before: &before };
+        let is_exact = diff::diff_tree(grown, &views[2], &reading, &LinkOwners::new(), &mut made).unwrap();
+        let found: Vec<String> =
+            made.finish().unwrap().0.index.entries().iter().map(|e| String::from_utf8_lossy(&e.path).into()).collect();
+        assert_eq!((is_exact, found), (true, ["d", "d/c", "d/same", "new", "new/file"].map(String::from).to_vec()));
+    }
+
+    #[test]
+    fn a_layer_that_is_not_the_promised_one_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let (right, wrong) = (layer(vec![file("a", "one")]), layer(vec![file("a", "two")]));
+        let view = View::of([&right.0]);
+        let mut open = |_: usize| -> io::Result<(DiffId, Box<dyn Read>)> {
+            Ok((right.1, Box::new(io::Cursor::new(wrong.2.clone()))))
+        };
+        let refused = grow(home.path(), &View::empty(), &view, &options(), &mut open);
+        assert!(matches!(refused, Err(Error::WrongLayer { .. })), "{refused:?}");
+    }
+}

@@ -1,0 +1,274 @@
+//! Build caches as they are typed: shared through a registry, a directory or the image, broken ones, several writers,
+//! and making room. Needs the Debian package busybox-static.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use fixtures::den::Den;
+use fixtures::registry::Registry;
+use serde_json::Value;
+
+const LIGHTER: &str = env!("CARGO_BIN_EXE_lighter");
+const BUSYBOX: &str = "/bin/busybox";
+
+/// A tool is made in one stage, and used and copied in another.
+const DOCKERFILE: &str = "FROM scratch AS tools\nCOPY busybox /bin/sh\nRUN echo made > /made\n\
+                          FROM scratch AS middle\nCOPY busybox /bin/sh\nRUN echo middle > /middle && echo x > /other\n\
+                          FROM middle\nCOPY --from=tools /made /made\nWORKDIR /srv\nRUN echo last > /last\n";
+
+/// A machine with a build context and a home of its own.
+struct Machine {
+    den: Den,
+}
+
+impl Machine {
+    fn new(dockerfile: &str) -> Self {
+        let den = Den::new("cache");
+        let context = den.path().join("context");
+        fs::create_dir(&context).unwrap();
+        fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+        let copied = fs::copy(BUSYBOX, context.join("busybox"));
+        copied.unwrap_or_else(|error| panic!("{BUSYBOX}: {error}; install the package busybox-static"));
+        Self { den }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(LIGHTER);
+        command.args(words).current_dir(self.den.path().join("context")).env_clear().stdin(Stdio::null());
+        command.env("HOME", self.den.path().join("home")).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// Builds well, and says what was told.
+    fn builds(&self, words: &[&str]) -> String {
+        let output = self.run(&[&["build", "--progress=plain"], words].concat());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{told}");
+        told
+    }
+
+    fn prints(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+fn cached(told: &str) -> usize {
+    told.lines().filter(|line| line.ends_with(" CACHED")).count()
+}
+
+fn registry() -> Registry {
+    Registry::start(Path::new(LIGHTER))
+}
+
+fn manifest(registry: &Registry, name: &str, tag: &str) -> Value {
+    let accept = [("accept", "application/vnd.oci.image.manifest.v1+json")];
+    let answer = registry.send("GET", &format!("/v2/{name}/manifests/{tag}"), &accept, b"");
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+fn layers(manifest: &Value) -> HashSet<String> {
+    let layers = manifest["layers"].as_array().unwrap().iter();
+    layers.map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_fresh_machine_moves_no_layer() {
+    let registry = registry();
+    let cache = registry.reference("shop/cache:main");
+    let (to, from) = (format!("--cache-to=type=registry,ref={cache},mode=max"), format!("--cache-from={cache}"));
+    let first = Machine::new(DOCKERFILE);
+    let told = first.builds(&["-t", &registry.reference("shop/api:1"), "--push", &to, &from]);
+    assert_eq!(cached(&told), 1, "two stages begin alike: {told}");
+    let image = manifest(&registry, "shop/api", "1");
+    let before = registry.requests().len();
+
+    let told = Machine::new(DOCKERFILE).builds(&["-t", &registry.reference("shop/next:1"), "--push", &to, &from]);
+    assert_eq!(cached(&told), 7, "{told}");
+    assert_eq!(layers(&manifest(&registry, "shop/next", "1")), layers(&image));
+    let steps = manifest(&registry, "shop/cache", "main");
+    let all: HashSet<String> = steps["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|layer| layer["mediaType"].as_str().unwrap().contains("image.layer"))
+        .map(|layer| layer["digest"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(all.len() >= 5 && layers(&image).is_subset(&all), "{steps}");
+    let requests = registry.requests().split_off(before);
+    let moved: Vec<_> = requests
+        .iter()
+        .filter(|request| request.method == "GET" && all.iter().any(|layer| request.path.ends_with(layer.as_str())))
+        .collect();
+    assert!(moved.is_empty(), "{moved:?}");
+    // The image's config is sent; nothing else that is as large as a layer.
+    let sent = requests.iter().filter(|request| request.method == "PUT" && request.path.contains("/blobs/")).count();
+    assert!(sent <= 1, "{requests:?}");
+}
+
+#[test]
+fn a_miss_does_not_blind_the_steps_after_it() {
+    let registry = registry();
+    let cache = registry.reference("cache:1");
+    let (to, from) =
+        (format!("--cache-to=type=registry,ref={cache},mode=max"), format!("--cache-from=type=registry,ref={cache}"));
+    Machine::new(DOCKERFILE).builds(&[&to]);
+    // The step is another one, and what is copied from it the same.
+    let changed = DOCKERFILE.replace("RUN echo made > /made", "RUN : && echo made > /made");
+    let told = Machine::new(&changed).builds(&[&from]);
+    assert!(!told.contains("warning"), "{told}");
+    let other = DOCKERFILE.replace("echo last", "echo very last");
+    let told = Machine::new(&other).builds(&[&from, "-o", "type=tar,dest=tree.tar"]);
+    assert_eq!(cached(&told), 6, "{told}");
+}
+
+#[test]
+fn writers_of_one_cache_lose_nothing() {
+    let registry = registry();
+    let cache = registry.reference("shared:cache");
+    let (to, from) = (format!("--cache-to=type=registry,ref={cache},mode=max"), format!("--cache-from={cache}"));
+    let files: Vec<String> =
+        (0..4).map(|n| format!("FROM scratch\nCOPY busybox /bin/sh\nRUN echo {n} > /n\n")).collect();
+    for file in &files {
+        Machine::new(file).builds(&[&to]); // at the same time: a unit test, which decides who overwrites whom
+    }
+    for file in &files {
+        let told = Machine::new(file).builds(&[&from]);
+        assert_eq!(cached(&told), 2, "{told}");
+    }
+}
+
+#[test]
+fn directories_and_images_are_caches_too() {
+    let first = Machine::new(DOCKERFILE);
+    let place = first.den.path().join("shared");
+    first.builds(&[&format!("--cache-to=type=local,dest={},mode=max", place.display())]);
+    let told = Machine::new(DOCKERFILE).builds(&[&format!("--cache-from=type=local,src={}", place.display())]);
+    assert_eq!(cached(&told), 7, "{told}");
+
+    let registry = registry();
+    let name = registry.reference("app:1");
+    Machine::new(DOCKERFILE).builds(&["-t", &name, "--push", "--cache-to=type=inline"]);
+    let told = Machine::new(DOCKERFILE).builds(&[&format!("--cache-from={name}")]);
+    assert!(cached(&told) >= 4, "the last stage is in the image: {told}");
+
+    let repository = registry.reference("kaniko");
+    let kaniko = ["--cache=true", "--cache-repo", &repository];
+    Machine::new(DOCKERFILE).builds(&kaniko);
+    assert_eq!(cached(&Machine::new(DOCKERFILE).builds(&kaniko)), 7);
+}
+
+#[test]
+fn a_broken_cache_is_a_miss() {
+    let registry = registry();
+    let cache = registry.reference("broken:1");
+    let (to, from) = (format!("--cache-to=type=registry,ref={cache},mode=max"), format!("--cache-from={cache}"));
+    let nowhere = Machine::new(DOCKERFILE).builds(&["--cache-from=127.0.0.1:1/no/such:cache", &from]);
+    assert!(nowhere.contains("warning: the cache 127.0.0.1:1/no/such:cache cannot be used"), "{nowhere}");
+    Machine::new(DOCKERFILE).builds(&[&to]);
+    let listed = layers(&manifest(&registry, "broken", "1"));
+    // A step that is not there needs the layers below it, and those are not what they were.
+    for layer in listed {
+        for file in blobs(&registry.data(), layer.trim_start_matches("sha256:")) {
+            let mut bytes = fs::read(&file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::remove_file(&file).unwrap();
+            fs::write(&file, bytes).unwrap();
+        }
+    }
+    let other = DOCKERFILE.replace("echo last", "echo very last");
+    let machine = Machine::new(&other);
+    let told = machine.builds(&[&from, "-o", "type=tar,dest=../tree.tar"]);
+    assert!(told.contains("goes on without the caches of --cache-from"), "{told}");
+    let mut tar = tar::Archive::new(fs::File::open(machine.den.path().join("tree.tar")).unwrap());
+    let names: Vec<PathBuf> = tar.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned()).collect();
+    assert!(["made", "middle", "last"].iter().all(|name| names.contains(&PathBuf::from(name))), "{names:?}");
+}
+
+fn blobs(directory: &Path, hex: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(blobs(&path, hex));
+        } else if path.file_name().is_some_and(|name| name == hex) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn wrong_words_are_told_before_anything_is_built() {
+    let machine = Machine::new(DOCKERFILE);
+    for (words, said) in [
+        (["build", "--cache-to=type=gha"], "there are registry, local and inline"),
+        (["build", "--cache-to=type=registry"], "needs ref=NAME"),
+        (["build", "--cache-from=type=local,dest=x"], "has the unknown field `dest`"),
+        (["build", "--cache=true"], "--cache needs a --cache-repo"),
+        (["cache", "prune --keep"], "unexpected argument"),
+    ] {
+        let words: Vec<&str> = words.iter().flat_map(|word| word.split(' ')).collect();
+        let output = machine.run(&words);
+        let told = String::from_utf8_lossy(&output.stderr);
+        let expected = if said == "unexpected argument" { told.contains("--keep") } else { told.contains(said) };
+        assert!(output.status.code() == Some(64) && expected, "{words:?}: {told}");
+    }
+}
+
+#[test]
+fn room_is_made_and_damage_found() {
+    let machine = Machine::new(DOCKERFILE);
+    machine.builds(&["-t", "kept:1"]);
+    let listed = machine.prints(&["cache", "ls"]);
+    assert!(listed.lines().any(|line| line.starts_with("layers")), "{listed}");
+    assert_eq!(machine.prints(&["cache", "prune", "--older", "1d"]), "removed 0 things, 0.0 MB\n");
+    assert!(machine.prints(&["cache", "verify"]).contains("0 were not"));
+    machine.prints(&["cache", "prune", "--all"]);
+    let listed = machine.prints(&["cache", "ls"]);
+    assert!(listed.starts_with("all                     0"), "{listed}");
+    // The image is whole.
+    let tree = machine.den.path().join("image.tar");
+    machine.prints(&["copy", "local:kept:1", &format!("oci-archive:{}", tree.display())]);
+    assert_eq!(cached(&machine.builds(&[])), 1, "two stages begin alike, and nothing else is known");
+}
+
+#[test]
+fn a_second_build_shows_what_is_not_the_same() {
+    let machine = Machine::new(DOCKERFILE);
+    let told = machine.builds(&["--reproducible-check", "--build-arg=SOURCE_DATE_EPOCH=1700000000"]);
+    assert!(told.contains("both builds are sha256:"), "{told}");
+    fs::write(
+        machine.den.path().join("context/Dockerfile"),
+        "FROM scratch\nCOPY busybox /bin/sh\nRUN read -r id < /proc/sys/kernel/random/uuid; echo $id > /random\n",
+    )
+    .unwrap();
+    let output = machine.run(&["build", "--reproducible-check", "--build-arg=SOURCE_DATE_EPOCH=1700000000"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("the two builds differ: layer 2 of RUN") && told.contains("/random: type or content"),
+        "{told}"
+    );
+}
+
+#[test]
+fn privileged_rungs_give_one_digest() {
+    assert!(rustix::process::geteuid().is_root(), "this needs root: run ./test, or use sudo");
+    let digests: HashSet<String> = ["namespaces", "tree", "chroot"]
+        .into_iter()
+        .map(|rung| {
+            let words = ["build", "--isolation", rung, "--build-arg=SOURCE_DATE_EPOCH=1700000000"];
+            Machine::new(DOCKERFILE).prints(&words)
+        })
+        .collect();
+    assert_eq!(digests.len(), 1, "{digests:?}");
+}

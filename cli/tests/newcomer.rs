@@ -1,0 +1,215 @@
+//! What people meet who set lighter up for the first time, word for word: the wrong port, the wrong scheme, a
+//! certificate that nobody knows, clocks that disagree, no cluster.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+use fixtures::clients::Lighter;
+use fixtures::den::Den;
+use fixtures::http::Scripted;
+use fixtures::images::Image;
+use fixtures::issuer::Issuer;
+use fixtures::registry::Registry;
+use rcgen::{CertificateParams, KeyPair, SanType, date_time_ymd};
+use serde_json::json;
+
+const LIGHTER: &str = env!("CARGO_BIN_EXE_lighter");
+
+fn home() -> Lighter {
+    Lighter::new(Path::new(LIGHTER))
+}
+
+/// Fails unless the command ends with this code, and says exactly this; ports become PORT.
+fn says(command: &mut Command, code: i32, port: u16, expected: &str) {
+    let output = command.output().expect("lighter starts");
+    let told = String::from_utf8(output.stderr).unwrap().replace(&format!(":{port}"), ":PORT");
+    assert_eq!(told.trim_end(), expected.trim_end());
+    assert_eq!(output.status.code(), Some(code));
+    assert!(output.stdout.is_empty(), "an error prints no data");
+}
+
+#[test]
+fn nobody_listens_there() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let name = format!("127.0.0.1:{port}/shop/api:v1");
+    says(
+        &mut home().command(&["pull", &name]),
+        69,
+        port,
+        "error: could not pull `127.0.0.1:PORT/shop/api:v1`
+  caused by: cannot reach 127.0.0.1:PORT: tcp connect error: Connection refused (os error 111)
+hint: nothing listens at 127.0.0.1:PORT; is the registry running, and is the port right?",
+    );
+}
+
+#[test]
+fn somebody_else_listens_there() {
+    let web = Scripted::start(|_| (404, vec![("content-type", "text/html".into())], "<h1>GitLab</h1>".into()));
+    let (image, port) = (Image::small(3), web.address().port());
+    let name = format!("127.0.0.1:{port}/shop/api:v1");
+    says(
+        &mut home().command(&["push", &format!("oci:{}:v1", image.layout().display()), &name]),
+        69,
+        port,
+        "error: could not push to `127.0.0.1:PORT/shop/api:v1`
+  caused by: 127.0.0.1:PORT answered 404 to POST upload of shop/api
+hint: this is not how a registry answers; is 127.0.0.1:PORT the right port?",
+    );
+}
+
+/// Every address but those of loopback is expected to speak HTTPS; 0.0.0.0 leads here too.
+#[test]
+fn it_speaks_http_and_https_was_expected() {
+    let registry = Registry::start(LIGHTER);
+    let port = registry.address().port();
+    let name = format!("0.0.0.0:{port}/shop/api:v1");
+    says(
+        &mut home().command(&["pull", &name]),
+        69,
+        port,
+        "error: could not pull `0.0.0.0:PORT/shop/api:v1`
+  caused by: 0.0.0.0:PORT answers in plain HTTP, where HTTPS is expected
+hint: if that is meant, name it with --insecure-registry 0.0.0.0:PORT; else check the port",
+    );
+}
+
+/// A registry with a certificate of its own making, which is good for 0.0.0.0 in these years.
+fn registry_with_certificate(years: (i32, i32), names: &[&str]) -> Registry {
+    let den = Den::new("newcomer");
+    let key = KeyPair::generate().unwrap();
+    let mut parameters = CertificateParams::default();
+    parameters.subject_alt_names = names.iter().map(|name| SanType::IpAddress(name.parse().unwrap())).collect();
+    (parameters.not_before, parameters.not_after) = (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+    let certificate = parameters.self_signed(&key).unwrap();
+    fs::write(den.path().join("tls.crt"), certificate.pem()).unwrap();
+    fs::write(den.path().join("tls.key"), key.serialize_pem()).unwrap();
+    let settings = format!("tls = {{ certificate = '{0}/tls.crt', key = '{0}/tls.key' }}\n", den.path().display());
+    fs::write(den.path().join("registry.toml"), settings).unwrap();
+    Registry::start_in(den, LIGHTER.into())
+}
+
+#[test]
+fn its_certificate_is_not_trusted() {
+    for (years, names, is_known, why, hint) in [
+        (
+            (2020, 2090),
+            ["0.0.0.0"],
+            false,
+            "it is signed by an authority that this machine does not know",
+            "name its authority with --registry-ca FILE or LIGHTER_REGISTRY_CA; `lighter registry init` wrote it as authority/ca.crt",
+        ),
+        (
+            (2020, 2090),
+            ["10.9.8.7"],
+            true,
+            "it is for 10.9.8.7",
+            "use a name that the certificate has, or make one for this name: `lighter registry init --host NAME`",
+        ),
+        (
+            (2020, 2021),
+            ["0.0.0.0"],
+            true,
+            "it has expired, by this machine's clock",
+            "0.0.0.0:PORT needs a new certificate; or the clock of this machine is wrong",
+        ),
+        (
+            (2089, 2090),
+            ["0.0.0.0"],
+            true,
+            "it is not valid yet, by this machine's clock",
+            "set the clock of this machine, or of the one that made the certificate",
+        ),
+    ] {
+        let registry = registry_with_certificate(years, &names);
+        let port = registry.address().port();
+        let home = home();
+        let mut pull = home.command(&["pull", &format!("0.0.0.0:{port}/shop/api:v1")]);
+        if is_known {
+            pull.env("LIGHTER_REGISTRY_CA", registry.directory().join("tls.crt"));
+        }
+        let expected = format!(
+            "error: could not pull `0.0.0.0:PORT/shop/api:v1`\n  \
+             caused by: the certificate of 0.0.0.0:PORT is not trusted: {why}\nhint: {hint}"
+        );
+        says(&mut pull, 69, port, &expected);
+    }
+}
+
+#[test]
+fn the_clock_of_the_job_is_wrong() {
+    let (issuer, den) = (Issuer::start(), Den::new("newcomer"));
+    let settings = format!(
+        "[[access.issuers]]\nname = 'gitlab'\nissuer = '{}'\naudiences = ['https://registry.example.test']\n\
+         [[access.rules]]\nsubjects = ['issuer:gitlab']\nclaims = {{ project_id = '7' }}\nrepositories = ['**']\nrights = ['push']\n",
+        issuer.url()
+    );
+    fs::write(den.path().join("registry.toml"), settings).unwrap();
+    let registry = Registry::start_in(den, LIGHTER.into());
+    let (image, port) = (Image::small(3), registry.address().port());
+    let audience = json!(["https://registry.example.test", format!("https://127.0.0.1:{port}")]);
+    for (claims, words) in [
+        (json!({"aud": audience, "exp": 1_600_000_000}), "expired"),
+        (json!({"aud": audience, "nbf": 4_000_000_000_u32, "exp": 4_000_000_600_u32}), "not valid yet"),
+    ] {
+        let home = home();
+        let name = registry.reference("shop/api:v1");
+        let mut push = home.command(&["push", &format!("oci:{}:v1", image.layout().display()), &name]);
+        let output = push.env("LIGHTER_ID_TOKEN", issuer.token(&claims)).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(77), "{told}");
+        assert!(told.contains(words) && told.contains("hint: the clocks of this machine"), "{told}");
+    }
+}
+
+#[test]
+fn the_job_has_no_token() {
+    says(
+        home().command(&["pull", "127.0.0.1:1/shop/api:v1"]).env("LIGHTER_ID_TOKEN", "$LIGHTER_ID_TOKEN"),
+        65,
+        1,
+        "error: cannot use the token in LIGHTER_ID_TOKEN
+  caused by: it is no JSON Web Token
+hint: `id_tokens` of the GitLab job sets it; `aud` is \"https://HOST:PORT\" of the registry",
+    );
+}
+
+#[test]
+fn there_is_no_cluster() {
+    let digest = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let home = home();
+    let image = format!("127.0.0.1:1/shop/api@{digest}");
+    let deploy = ["deploy", "--image", &image, "--target", "deployment/api"];
+    says(
+        &mut home.command(&deploy),
+        69,
+        1,
+        "error: cannot deploy
+  caused by: there is no Kubernetes cluster: no kubeconfig was found, and this is no pod
+hint: name a kubeconfig with --kubeconfig FILE or KUBECONFIG",
+    );
+}
+
+/// A registry that is told to serve the whole network, by somebody who has not heard of rules.
+#[test]
+fn the_registry_would_be_open_to_everybody() {
+    let den = Den::new("newcomer");
+    let mut serve = Command::new(LIGHTER);
+    serve.args(["registry", "serve", "--addr", "0.0.0.0:0", "--data"]).arg(den.path().join("data"));
+    serve.env("HOME", den.path());
+    let output = serve.output().expect("lighter starts");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{told}");
+    assert!(told.contains("hint: ") && told.contains("lighter registry token create"), "{told}");
+
+    // And one on a port that is taken.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let mut serve = Command::new(LIGHTER);
+    serve.args(["registry", "serve", "--addr", &address.to_string(), "--data"]).arg(den.path().join("data"));
+    let output = serve.env("HOME", den.path()).output().expect("lighter starts");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{told}");
+    assert!(told.contains("hint: another program listens there"), "{told}");
+}
