@@ -9,6 +9,6 @@ async fn a_registry_behind_http_keeps_the_contract() {
     let registry = Registry::start(env!("CARGO_BIN_EXE_lighter"));
     let host: Host = registry.address().to_string().parse().unwrap();
     let credentials = content::credentials::Credentials::none();
-    let client = Client::new(Settings { insecure: Vec::new(), authorities: Vec::new(), credentials }).unwrap();
+    let client = Client::new(Settings { credentials, ..Settings::default() }).unwrap();
     content::contract::check(&client.repository(&host, &"contract/http".parse().unwrap())).await;
 }
