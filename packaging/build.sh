@@ -21,7 +21,8 @@ RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
     cargo build --release --package cli --bin lighter --target "$triple" --target-dir "$dest/build" --locked
 cp "$dest/build/$triple/release/lighter" "$dest/lighter"
 
-if ldd "$dest/lighter" >/dev/null 2>&1; then
+# ldd names libraries, or says "statically linked".
+if ldd "$dest/lighter" 2>/dev/null | grep -q '\.so'; then
     printf 'build.sh: %s still wants libraries:\n' "$dest/lighter" >&2
     ldd "$dest/lighter" >&2
     exit 1

@@ -30,7 +30,7 @@ version=$("$binary" --version | cut -d ' ' -f 2)
 architecture=$(dpkg --print-architecture)
 depends=adduser
 # A program that is not static needs the libc that it was linked with.
-if ldd "$binary" >/dev/null 2>&1; then
+if ldd "$binary" 2>/dev/null | grep -q '\.so'; then
     libc=$(dpkg-query -W -f '${Version}' libc6)
     depends="$depends, libc6 (>= ${libc%%-*}), libgcc-s1"
 fi

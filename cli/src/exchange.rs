@@ -118,7 +118,7 @@ impl Exchange {
                     Err(error) => Err(error),
                 },
             };
-            written.map_err(|error| Failure::content(&format!("cannot write the cache {}", name(place)), &error))?;
+            written.map_err(|error| Failure::content(format!("cannot write the cache {}", name(place)), &error))?;
         }
         Ok(())
     }
