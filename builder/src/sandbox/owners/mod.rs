@@ -430,8 +430,5 @@ fn open_again(directory: &OwnedFd) -> rustix::io::Result<OwnedFd> {
 /// make something is told.
 fn is_not_ours(call: Call, error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    match call {
-        Call::Mknod { .. } if errno == Some(Errno::PERM) => false,
-        _ => true,
-    }
+    !matches!(call, Call::Mknod { .. } if errno == Some(Errno::PERM))
 }
