@@ -18,8 +18,8 @@ esac
 
 # With --target, the flags do not reach build scripts and procedural macros, which cannot be static.
 RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
-    cargo build --release --package cli --bin lighter --target "$triple" --target-dir "$dest/build" --locked
-cp "$dest/build/$triple/release/lighter" "$dest/lighter"
+    cargo build --profile dist --package cli --bin lighter --target "$triple" --target-dir "$dest/build" --locked
+cp "$dest/build/$triple/dist/lighter" "$dest/lighter"
 
 # ldd names libraries, or says "statically linked".
 if ldd "$dest/lighter" 2>/dev/null | grep -q '\.so'; then
