@@ -115,6 +115,9 @@ fn content_hint(error: &content::Error) -> Option<String> {
         content::Error::Unreachable { host, reason } if reason.contains("refused") => {
             Some(format!("nothing listens at {host}; is the registry running, and is the port right?"))
         }
+        content::Error::BehindProxy { host, .. } => {
+            Some(format!("HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names this proxy; NO_PROXY={host} would do without it"))
+        }
         content::Error::Unreachable { host, reason } if reason.contains("dns error") => {
             Some(format!("no machine is called that; is `{host}` written right, and does this machine know it?"))
         }

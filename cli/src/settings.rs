@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use content::credentials::Credentials;
-use content::remote::{Client, ClientCertificate, InvalidMapping, Mappings, Settings as ClientSettings};
+use content::remote::{Client, ClientCertificate, InvalidMapping, Mappings, Proxies, Settings as ClientSettings};
 use content::{CopyOptions, Disk};
 use oci::Host;
 
@@ -59,6 +59,7 @@ pub fn client_with(args: &RegistryArgs, credentials: Credentials) -> Outcome<Cli
         authorities: authorities(args)?,
         client_certificates: client_certificates(args)?,
         mappings: mappings(args)?,
+        proxies: proxies()?,
         credentials,
     };
     Client::new(settings).map_err(|error| Failure::content("cannot prepare connections to registries", &error))
@@ -97,6 +98,13 @@ fn client_certificates(args: &RegistryArgs) -> Outcome<Vec<(Host, ClientCertific
         Ok((host, ClientCertificate { chain: read(chain)?, key: read(key)? }))
     };
     args.registry_client_cert.iter().map(certificate).collect()
+}
+
+/// The proxies of the environment.
+pub fn proxies() -> Outcome<Proxies> {
+    Proxies::from_variables(variable).map_err(|error| {
+        Failure::because(Exit::Usage, "the proxy cannot be used", &error).hint("as in HTTPS_PROXY=http://proxy:3128")
+    })
 }
 
 fn mappings(args: &RegistryArgs) -> Outcome<Mappings> {

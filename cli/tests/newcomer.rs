@@ -213,3 +213,120 @@ fn the_registry_would_be_open_to_everybody() {
     assert_eq!(output.status.code(), Some(69), "{told}");
     assert!(told.contains("hint: another program listens there"), "{told}");
 }
+
+/// A proxy of another make, which wants a password.
+struct Proxy {
+    den: Den,
+    port: u16,
+}
+
+impl Proxy {
+    /// Debian's tinyproxy.
+    fn http() -> Self {
+        let (mut den, port) = (Den::new("proxy"), free_port());
+        let settings = format!("Port {port}\nListen 127.0.0.1\nLogLevel Connect\nBasicAuth me s3cret\n");
+        let path = den.path().join("tinyproxy.conf");
+        fs::write(&path, settings).unwrap();
+        require("tinyproxy", "tinyproxy-bin");
+        den.start("proxy", Command::new("tinyproxy").arg("-d").arg("-c").arg(&path));
+        Self::ready(den, port)
+    }
+
+    /// Debian's microsocks.
+    fn socks() -> Self {
+        let (mut den, port) = (Den::new("proxy"), free_port());
+        require("microsocks", "microsocks");
+        let port_text = port.to_string();
+        let arguments = ["-i", "127.0.0.1", "-p", &port_text, "-u", "me", "-P", "s3cret"];
+        den.start("proxy", Command::new("microsocks").args(arguments));
+        Self::ready(den, port)
+    }
+
+    fn ready(mut den: Den, port: u16) -> Self {
+        let is_up = |_: &Den| std::net::TcpStream::connect(("127.0.0.1", port)).ok();
+        den.wait("proxy", std::time::Duration::from_secs(20), is_up);
+        Self { den, port }
+    }
+
+    fn url(&self, scheme: &str) -> String {
+        format!("{scheme}://me:s3cret@127.0.0.1:{}", self.port)
+    }
+
+    /// Waits until it has noted so many lines with this text.
+    fn notes(&mut self, text: &str, count: usize) {
+        let noted = |den: &Den| (den.log("proxy").matches(text).count() >= count).then_some(());
+        self.den.wait("proxy", std::time::Duration::from_secs(20), noted);
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn require(program: &str, package: &str) {
+    let found = Command::new("sh").args(["-c", "command -v \"$0\"", program]).output().unwrap().status.success();
+    assert!(found, "install the Debian package {package}");
+}
+
+/// Pushes and pulls with these variables set.
+fn there_and_back(name: &str, variables: &[(&str, &str)], options: &[&str]) {
+    let (image, home) = (Image::small(5), home());
+    let layout = format!("oci:{}:v1", image.layout().display());
+    for words in [&["push", &layout, name][..], &["pull", name]] {
+        let output = home.command(words).args(options).envs(variables.iter().copied()).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?} {told}");
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+}
+
+/// To this machine itself, lighter never goes through a proxy; 0.0.0.0 counts as another.
+#[test]
+fn between_them_stands_a_proxy() {
+    let plain = Registry::start(LIGHTER);
+    let tls = registry_with_certificate((2020, 2090), &["0.0.0.0"]);
+    let (plain_host, tls_host) = (registry_host(&plain), registry_host(&tls));
+    let authority = tls.directory().join("tls.crt").display().to_string();
+    let secure = ["--registry-ca", &authority];
+    let insecure = ["--insecure-registry", &plain_host];
+    let (mut http, socks) = (Proxy::http(), Proxy::socks());
+
+    there_and_back(&format!("{tls_host}/shop/api:v1"), &[("HTTPS_PROXY", &http.url("http"))], &secure);
+    http.notes(&format!("CONNECT {tls_host}"), 2);
+    there_and_back(&format!("{plain_host}/shop/api:v1"), &[("http_proxy", &http.url("http"))], &insecure);
+    http.notes(&format!("http://{plain_host}/v2/"), 2);
+
+    there_and_back(&format!("{tls_host}/shop/api:v2"), &[("ALL_PROXY", &socks.url("socks5h"))], &secure);
+    there_and_back(&format!("{plain_host}/shop/api:v2"), &[("ALL_PROXY", &socks.url("socks5"))], &insecure);
+
+    // Nothing listens on port 1: whoever goes there gets no answer.
+    let nowhere = ("HTTPS_PROXY", "http://me:s3cret@127.0.0.1:1");
+    there_and_back(&format!("{tls_host}/shop/api:v3"), &[nowhere, ("NO_PROXY", &tls_host)], &secure);
+    let port = tls.address().port();
+    let name = format!("{tls_host}/shop/api:v1");
+    let pull = ["pull", &name, "--registry-ca", &authority];
+    says(
+        home().command(&pull).env(nowhere.0, nowhere.1),
+        69,
+        port,
+        "error: could not pull `0.0.0.0:PORT/shop/api:v1`
+  caused by: cannot reach 0.0.0.0:PORT through the proxy http://127.0.0.1:1: tcp connect error: Connection refused (os error 111)
+hint: HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names this proxy; NO_PROXY=0.0.0.0:PORT would do without it",
+    );
+    let stranger = http.url("http").replace("s3cret", "other");
+    let output = home().command(&pull).env("HTTPS_PROXY", &stranger).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains(": it refuses this connection: the user, the host or the port\n"), "{told}");
+    says(
+        home().command(&pull).env("HTTPS_PROXY", "ftp://me:s3cret@proxy"),
+        2,
+        port,
+        "error: the proxy cannot be used
+  caused by: the environment variable HTTPS_PROXY is no URL of a proxy: proxies are spoken to by http, https, socks5 or socks5h
+hint: as in HTTPS_PROXY=http://proxy:3128",
+    );
+}
+
+fn registry_host(registry: &Registry) -> String {
+    format!("0.0.0.0:{}", registry.address().port())
+}

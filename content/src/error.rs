@@ -103,6 +103,16 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// No answer by way of the proxy that the environment names.
+    #[error("cannot reach {host} through the proxy {proxy}: {reason}")]
+    BehindProxy {
+        /// The registry.
+        host: String,
+        /// The proxy, without its password.
+        proxy: String,
+        /// What happened.
+        reason: String,
+    },
     /// The registry's certificate is not believed.
     #[error("the certificate of {host} is not trusted: {why}")]
     Untrusted {
@@ -152,7 +162,7 @@ impl Error {
     /// Whether the same call may go well a little later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Broken { .. } => true,
+            Self::Unreachable { .. } | Self::BehindProxy { .. } | Self::Broken { .. } => true,
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }

@@ -6,7 +6,6 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use content::credentials::Login;
-use content::remote::{Client, Settings};
 use oci::Host;
 use serde_json::{Map, Value, json};
 
@@ -58,11 +57,8 @@ fn key(host: &Host) -> String {
 async fn try_login(host: &Host, user: &str, password: &str, args: &RegistryArgs) -> Outcome<()> {
     let mut credentials = content::credentials::Credentials::none();
     credentials.prefer(host, Login::Password { user: user.to_owned(), password: password.to_owned() });
-    let insecure = args.insecure_registry.iter().filter_map(|host| host.parse().ok()).collect();
-    let authorities = args.registry_ca.iter().map(std::fs::read).collect::<Result<_, _>>();
-    let authorities = authorities.map_err(|error| Failure::io("cannot read the CA file", &error))?;
     let failed = |error: content::Error| Failure::content(format!("could not log in to {host}"), &error);
-    let client = Client::new(Settings { insecure, authorities, credentials, ..Settings::default() }).map_err(failed)?;
+    let client = settings::client_with(args, credentials)?;
     client.check_login(host).await.map_err(failed)
 }
 

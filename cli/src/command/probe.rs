@@ -78,9 +78,10 @@ fn refusal(error: content::Error) -> Pullable {
     match error {
         content::Error::Unauthorized { .. } | content::Error::Denied { .. } => Pullable::Denied(text),
         error if error.is_missing() => Pullable::Missing(text),
-        content::Error::Unreachable { .. } | content::Error::Refused { .. } | content::Error::Protocol { .. } => {
-            Pullable::Unknown(text)
-        }
+        content::Error::Unreachable { .. }
+        | content::Error::BehindProxy { .. }
+        | content::Error::Refused { .. }
+        | content::Error::Protocol { .. } => Pullable::Unknown(text),
         _ => Pullable::Missing(text),
     }
 }

@@ -12,6 +12,7 @@ use oci::{Host, RepoName};
 
 use super::auth::{self, Asking, Authorization};
 use super::map::Mappings;
+use super::proxy::Proxies;
 use super::repository::Repository;
 use super::transport::{ClientCertificate, Payload, Transport, empty, error_body};
 use crate::credentials::{Credentials, Login};
@@ -37,6 +38,8 @@ pub struct Settings {
     pub client_certificates: Vec<(Host, ClientCertificate)>,
     /// Registries in place of others.
     pub mappings: Mappings,
+    /// Proxies between us and registries.
+    pub proxies: Proxies,
     /// Logins.
     pub credentials: Credentials,
 }
@@ -87,10 +90,11 @@ impl<'a> Call<'a> {
 impl Client {
     /// Makes a client; connects to nothing yet.
     pub fn new(settings: Settings) -> Result<Self> {
-        let transport = Transport::new(&settings.authorities, None)?;
+        let transport = Transport::new(&settings.authorities, None, settings.proxies.clone())?;
         let mut presenting = HashMap::new();
         for (host, certificate) in &settings.client_certificates {
-            presenting.insert(host.clone(), Transport::new(&settings.authorities, Some(certificate))?);
+            let transport = Transport::new(&settings.authorities, Some(certificate), settings.proxies.clone())?;
+            presenting.insert(host.clone(), transport);
         }
         let shared =
             Shared { transport, presenting, settings, authorizations: Mutex::default(), schemes: Mutex::default() };
@@ -288,8 +292,8 @@ fn is_passing(status: StatusCode) -> bool {
 
 /// Nobody listens there, or the name is wrong: trying again at once is of no use.
 fn refuses_connections(error: &Error) -> bool {
-    matches!(error, Error::Unreachable { reason, .. }
-        if ["refused", "dns error"].iter().any(|text| reason.contains(text)))
+    matches!(error, Error::Unreachable { reason, .. } | Error::BehindProxy { reason, .. }
+        if ["refused", "dns error", "it wants a user", "refuses this"].iter().any(|text| reason.contains(text)))
 }
 
 fn retry_after(answer: &Response<Incoming>) -> Option<Duration> {

@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::distrust::{Trouble, trouble};
+use super::proxy::{Connector, Proxies, Unhelpful};
 use crate::store::Body;
 use crate::{Error, Result};
 
@@ -48,13 +49,18 @@ impl std::fmt::Debug for ClientCertificate {
 /// The connections.
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
-    client: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Payload>,
+    client: hyper_util::client::legacy::Client<HttpsConnector<Connector>, Payload>,
+    proxies: Proxies,
 }
 
 impl Transport {
     /// Trusts the machine's authorities and those in `authorities` (PEM texts).
     /// Shows `certificate` to whoever wants one.
-    pub(super) fn new(authorities: &[Vec<u8>], certificate: Option<&ClientCertificate>) -> Result<Self> {
+    pub(super) fn new(
+        authorities: &[Vec<u8>],
+        certificate: Option<&ClientCertificate>,
+        proxies: Proxies,
+    ) -> Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         let native = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(native.certs);
@@ -70,6 +76,7 @@ impl Transport {
             .with_safe_default_protocol_versions()
             .expect("ring supports the default versions of TLS")
             .with_root_certificates(roots);
+        let tls_to_proxy = tls.clone().with_no_client_auth(); // the certificate is for the server alone
         let tls = match certificate {
             None => tls.with_no_client_auth(),
             Some(certificate) => {
@@ -86,24 +93,32 @@ impl Transport {
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         tcp.set_keepalive(Some(Duration::from_secs(30)));
+        let to_proxy = HttpsConnectorBuilder::new()
+            .with_tls_config(tls_to_proxy)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp.clone());
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
             .enable_http2()
-            .wrap_connector(tcp);
+            .wrap_connector(Connector::new(tcp, to_proxy, proxies.clone()));
         let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(20))
             .http2_adaptive_window(true)
             .build(connector);
-        Ok(Self { client })
+        Ok(Self { client, proxies })
     }
 
     /// Sends a request and waits for the head of the answer.
-    pub(super) async fn send(&self, request: Request<Payload>, streams: bool) -> Result<Response<Incoming>> {
+    pub(super) async fn send(&self, mut request: Request<Payload>, streams: bool) -> Result<Response<Incoming>> {
         let host = request.uri().authority().map_or_else(String::new, ToString::to_string);
         let https = request.uri().scheme_str() == Some("https");
+        if let Some(authorization) = self.proxies.authorization(request.uri()) {
+            request.headers_mut().insert(http::header::PROXY_AUTHORIZATION, authorization);
+        }
         let answer = self.client.request(request);
         let answer = if streams {
             answer.await // as long as the body moves; a dead peer shows by TCP keep-alive
@@ -115,20 +130,36 @@ impl Transport {
         answer.map_err(|error| match trouble(&error) {
             Some(Trouble::Distrust(why)) => Error::Untrusted { host, why },
             Some(Trouble::PlainHttp) if https => Error::PlainHttp { host },
-            _ => Error::Unreachable { reason: reason(&error), host },
+            _ => match unhelpful(&error) {
+                Some(Unhelpful { proxy, reason }) => {
+                    Error::BehindProxy { host, proxy: proxy.clone(), reason: reason.clone() }
+                }
+                None => Error::Unreachable { reason: below(&error), host },
+            },
         })
     }
 }
 
+/// What a proxy had to say, if it was one.
+fn unhelpful(error: &hyper_util::client::legacy::Error) -> Option<&Unhelpful> {
+    chain(error).find_map(|cause| cause.downcast_ref())
+}
+
 /// What went wrong below HTTP, told for a person.
-fn reason(error: &hyper_util::client::legacy::Error) -> String {
-    let mut texts = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        texts.push(cause.to_string());
-        next = cause.source();
-    }
-    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
+fn below(error: &hyper_util::client::legacy::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), reason)
+}
+
+/// An error and its causes in one line.
+pub(super) fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// An error and its causes.
+fn chain<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |&cause| cause.source())
 }
 
 pub(super) fn empty() -> Payload {

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use http::{Method, Request};
 
+use super::proxy::Proxies;
 use super::transport::{Payload, Transport, body, empty, error_body, full};
 use crate::{Error, Result};
 
@@ -15,8 +16,8 @@ pub struct Web {
 
 impl Web {
     /// Trusts the machine's authorities and those in `authorities` (PEM texts).
-    pub fn new(authorities: &[Vec<u8>]) -> Result<Self> {
-        Ok(Self { transport: Transport::new(authorities, None)? })
+    pub fn new(authorities: &[Vec<u8>], proxies: Proxies) -> Result<Self> {
+        Ok(Self { transport: Transport::new(authorities, None, proxies)? })
     }
 
     /// Reads a document of at most `limit` bytes.

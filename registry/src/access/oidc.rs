@@ -114,7 +114,7 @@ impl Issuer {
             KeySource::Discovery | KeySource::Url(_) => {
                 let ca =
                     settings.ca.iter().map(|path| read(path, DOCUMENT_LIMIT as u64)).collect::<Result<Vec<_>, _>>()?;
-                let web = Web::new(&ca).map_err(|error| ReadError::Content {
+                let web = Web::new(&ca, content::remote::Proxies::default()).map_err(|error| ReadError::Content {
                     path: settings.ca.clone().unwrap_or_default(),
                     reason: error.to_string(),
                 })?;

@@ -71,7 +71,7 @@ pub(crate) struct Hooks {
 impl Hooks {
     /// Tells one receiver everything, for ever.
     pub(crate) async fn run(self, hook: HookSettings) {
-        let web = match Web::new(&[]) {
+        let web = match Web::new(&[], content::remote::Proxies::default()) {
             Ok(web) => web,
             Err(error) => return tracing::error!(%error, hook = hook.name, "this webhook cannot work"),
         };
