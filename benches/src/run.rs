@@ -11,6 +11,7 @@ use std::process::Command;
 use fixtures::clients::{self, Buildah};
 use fixtures::den::Den;
 use fixtures::registry::Registry;
+use fixtures::seed::Seed;
 
 use crate::contest::{Contestant, Cost, hold, measure};
 
@@ -24,16 +25,29 @@ pub fn steps(lighter: &Path, rounds: usize) {
     pushed("run-steps", lighter, rounds, &context);
 }
 
-/// One RUN that writes so many megabytes, half of which compress.
+/// One RUN that writes so many megabytes, half of which compress. One program copies them, so that the
+/// step itself costs little of what is measured; what it costs alone is printed.
 pub fn bytes(lighter: &Path, rounds: usize, megabytes: u64) {
-    let size = megabytes * 1_000_000 / FILES / 2;
-    let script = format!(
-        "RUN i=0; while [ $i -lt {FILES} ]; do mkdir -p /data/$((i/100)); \
-         (head -c {size} /dev/urandom; head -c {size} /dev/zero) > /data/$((i/100))/$i; i=$((i+1)); done\n"
+    let context = Context::new(
+        "FROM scratch\nCOPY busybox /bin/busybox\n\
+         RUN --mount=type=bind,source=content,target=/src [\"/bin/busybox\", \"cp\", \"-r\", \"/src\", \"/data\"]\n",
     );
-    let install = "RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
-    let context = Context::new(&format!("FROM scratch\nCOPY busybox /bin/busybox\n{install}{script}"));
+    let content = context.path().join("content");
+    fs::create_dir(&content).expect("make a context");
+    let half = usize::try_from(megabytes * 500_000 / FILES).expect("small files");
+    let mut seed = Seed::new(5);
+    for number in 0..FILES {
+        let bytes = [seed.bytes(half), vec![0; half]].concat();
+        fs::write(content.join(number.to_string()), bytes).expect("there is room");
+    }
     println!("run-bytes: {megabytes} MB in {FILES} files\n");
+    let alone = Den::new("alone");
+    let mut copy = Command::new(BUSYBOX);
+    copy.args(["cp", "-r"]).arg(&content).arg(alone.path().join("data"));
+    let cost = measure(&mut copy);
+    drop(alone);
+    let (wall, processor) = (cost.wall.as_secs_f64(), cost.processor.as_secs_f64());
+    println!("run-bytes/writing-alone  {wall:.3} s, processor {processor:.3} s\n");
     pushed("run-bytes", lighter, rounds, &context);
 }
 

@@ -319,7 +319,7 @@ hint: HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names this proxy; NO_PROXY=0.0.0.0:PO
     assert!(told.contains(": it refuses this connection: the user, the host or the port\n"), "{told}");
     says(
         home().command(&pull).env("HTTPS_PROXY", "ftp://me:s3cret@proxy"),
-        2,
+        64,
         port,
         "error: the proxy cannot be used
   caused by: the environment variable HTTPS_PROXY is no URL of a proxy: proxies are spoken to by http, https, socks5 or socks5h
