@@ -5,14 +5,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io::{self, IoSlice, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use content::place::seal;
 use oci::wire::UploadId;
 use oci::wire::range::Chunk;
 use oci::{Algorithm, Digest, RepoName, Verified, Verifier};
@@ -27,6 +28,8 @@ const READ: usize = 1 << 20;
 /// What has arrived is forced to disk each time this many bytes came, beside the transfer; so the end
 /// of an upload takes the same time whatever its size. Clients wait 30 seconds for that answer.
 const FLUSH_EVERY: u64 = 64 << 20;
+/// Most parts that the system takes in one call (`IOV_MAX`).
+const SLICES: usize = 1024;
 /// Most sessions whose hash is kept in memory; the others are hashed again when they go on.
 const REMEMBERED: usize = 4096;
 
@@ -287,15 +290,30 @@ impl Session {
 /// Appends bytes to a file and hashes them; after an error neither has changed.
 fn append(file: &File, verifier: &mut Verifier, parts: &[Bytes]) -> io::Result<()> {
     let start = verifier.size();
-    let mut at = start;
-    for part in parts {
-        if let Err(error) = file.write_all_at(part, at) {
-            file.set_len(start)?;
-            return Err(error);
-        }
-        at += part.len() as u64;
+    if let Err(error) = write_all_at(file, parts, start) {
+        file.set_len(start)?;
+        return Err(error);
     }
     parts.iter().for_each(|part| verifier.update(part));
+    Ok(())
+}
+
+/// Writes all parts in one call to the system, if it takes them at once: the more it gets at a time, the
+/// less each page costs it.
+fn write_all_at(file: &File, parts: &[Bytes], mut at: u64) -> io::Result<()> {
+    let mut slices: Vec<_> = parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
+    let mut rest = slices.as_mut_slice();
+    while !rest.is_empty() {
+        match rustix::io::pwritev(file, &rest[..rest.len().min(SLICES)], at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                at += written as u64;
+                IoSlice::advance_slices(&mut rest, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     Ok(())
 }
 
@@ -440,8 +458,7 @@ impl Upload {
             }
         };
         let (store, id) = (&self.store, self.id.to_string());
-        let (path, file) = (self.session.path.clone(), self.file.clone());
-        let filed = store.file_blob(&self.session.repo, path, file, verified, Some(id)).await;
+        let filed = store.file_blob(&self.session.repo, self.session.path.clone(), verified, Some(id)).await;
         if !matches!(filed, Err(StoreError::Full)) {
             store.inner.uploads.with(|sessions| sessions.remove(&self.id));
         }
@@ -457,23 +474,32 @@ impl Upload {
     }
 }
 
-/// Compares what arrived with its claim; hashes again if the claim is by another algorithm.
+/// Compares what arrived with its claim, hashing again if the claim is by another algorithm, and makes it
+/// durable. Nobody else waits for that: no lock is held yet.
 async fn verify(
     verifier: Verifier,
     file: &Arc<File>,
     digest: Digest,
 ) -> Result<Result<Verified, StoreError>, StoreError> {
     let (file, size) = (file.clone(), verifier.size());
-    let verifier = blocking(move || {
+    let verified = blocking(move || {
         // A write that failed may have left more than was hashed, if taking it back failed too.
         if file.metadata()?.len() != size {
             file.set_len(size)?;
         }
         let running = verifier.clone().seal().digest().algorithm();
-        if running == digest.algorithm() { Ok(verifier) } else { hash_file(&file, digest.algorithm()) }
+        let verifier = match running == digest.algorithm() {
+            true => verifier,
+            false => hash_file(&file, digest.algorithm())?,
+        };
+        let verified = verifier.finish(digest);
+        if verified.is_ok() {
+            seal(&file)?;
+        }
+        Ok(verified)
     });
-    let verifier = verifier.await?.map_err(StoreError::io(Path::new("an upload")))?;
-    Ok(verifier.finish(digest).map_err(StoreError::from))
+    let verified = verified.await?.map_err(StoreError::io(Path::new("an upload")))?;
+    Ok(verified.map_err(StoreError::from))
 }
 
 #[cfg(test)]
