@@ -57,6 +57,7 @@ use commit::Committer;
 pub(crate) use error::blocking;
 pub use error::{OpenError, StoreError};
 pub use explain::{Doubt, Explanation, KeptManifest, Planned};
+pub(crate) use feed::Cursor;
 pub use fsck::{Checked, Finding};
 use lease::Leases;
 pub use portable::{Moved, PortableError};
