@@ -36,6 +36,7 @@ mod uploads;
 mod usage;
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,6 +197,25 @@ impl Store {
     /// Why nothing can be written, if that is so: a write could not be made durable.
     pub fn read_only(&self) -> Option<String> {
         self.inner.committer.closed()
+    }
+
+    /// What a write that failed says. A file system that takes no more writes makes the registry read-only,
+    /// so that whoever asks for its readiness learns it before the next push does.
+    fn unwritten<'a>(&'a self, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
+        move |error| match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => self.inner.committer.go_read_only(told(path, &error)),
+            _ => StoreError::io(path)(error),
+        }
+    }
+
+    /// The same for what could not be made durable. The kernel tells that once and forgets what it could
+    /// not write: trying again would report a success that never happened.
+    fn undurable<'a>(&'a self, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
+        move |error| match StoreError::io(path)(error) {
+            StoreError::Full => StoreError::Full,
+            StoreError::Io { path, source } => self.inner.committer.go_read_only(told(&path, &source)),
+            other => self.inner.committer.go_read_only(format!("{}: {other}", path.display())),
+        }
     }
 
     /// One repository, as a place that images are copied from and to.
@@ -363,7 +383,7 @@ impl Store {
             shelf.keep(finished)?;
             sync_parent(&shelf.path(&digest))
         });
-        filed.await?.map_err(StoreError::io(&path))
+        filed.await?.map_err(self.undurable(&path))
     }
 
     /// Deletes a tag, or a manifest with all tags that name it.
@@ -459,7 +479,7 @@ impl Store {
             // A crash may have left content that has its name, but whose name is not durable.
             if is_here && !known { sync_parent(&shelf.path(&blob.digest())) } else { Ok(()) }
         });
-        filed.await?.map_err(StoreError::io(&target))?;
+        filed.await?.map_err(self.undurable(&target))?;
         self.commit(Transaction::StoreBlob { repo: repo.clone(), blob, upload }).await
     }
 
@@ -498,6 +518,10 @@ impl Store {
     fn writable(&self) -> Result<(), StoreError> {
         self.read_only().map_or(Ok(()), |reason| Err(StoreError::ReadOnly(reason)))
     }
+}
+
+fn told(path: &Path, error: &io::Error) -> String {
+    format!("could not write {}: {error}", path.display())
 }
 
 /// Which of the locks on digests is this one's.
