@@ -102,11 +102,15 @@ fn first(stream: &mut TcpStream, request: &[u8], status: u16) -> usize {
         let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
         let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
         assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
-        let is_head = request.starts_with(b"HEAD");
-        let size = end + 4 + if is_head { 0 } else { length.parse::<usize>().expect("a number") };
-        if answer.len() >= size {
-            return size;
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let is_whole = match length {
+            _ if request.starts_with(b"HEAD") => answer.len() >= end + 4,
+            Some(length) => answer.len() >= end + 4 + length.parse::<usize>().expect("a number"),
+            // In chunks, as docker-registry sends its lists: the last one is empty.
+            None => answer.ends_with(b"\r\n0\r\n\r\n"),
+        };
+        if is_whole {
+            return answer.len();
         }
     }
 }

@@ -49,9 +49,27 @@ impl Shelf {
         std::fs::create_dir_all(shelf.ingest())?;
         std::fs::create_dir_all(shelf.directory(Algorithm::Sha256))?;
         std::fs::create_dir_all(shelf.directory(Algorithm::Sha512))?;
+        if spread == Spread::Sharded {
+            shelf.make_parts()?;
+        }
         sync_directory(&shelf.root.join("blobs"))?;
         sync_directory(&shelf.root)?;
         Ok(shelf)
+    }
+
+    /// Makes the parts for SHA-256, which nearly all content uses, ahead of the content: so that no push
+    /// waits for a directory. With the last one there, all were made and durable before.
+    fn make_parts(&self) -> io::Result<()> {
+        let directory = self.directory(Algorithm::Sha256);
+        if directory.join("ff").is_dir() {
+            return Ok(());
+        }
+        for part in 0..u8::MAX {
+            std::fs::create_dir_all(directory.join(format!("{part:02x}")))?;
+        }
+        sync_directory(&directory)?;
+        std::fs::create_dir_all(directory.join("ff"))?;
+        sync_directory(&directory)
     }
 
     /// Looks at a shelf that somebody else made, without writing to it.
@@ -111,8 +129,19 @@ impl Shelf {
         if self.size(&verified.digest())? == Some(verified.size()) {
             return std::fs::remove_file(path);
         }
-        rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?;
-        rustix::fs::fdatasync(file)?;
+        seal(file)?;
+        self.name(path, verified)
+    }
+
+    /// The second half of [`Shelf::place`], for a file that went through [`seal`] already.
+    pub fn place_sealed(&self, path: &Path, verified: &Verified) -> io::Result<()> {
+        if self.size(&verified.digest())? == Some(verified.size()) {
+            return std::fs::remove_file(path);
+        }
+        self.name(path, verified)
+    }
+
+    fn name(&self, path: &Path, verified: &Verified) -> io::Result<()> {
         let target = self.path(&verified.digest());
         let directory = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
         if !directory.is_dir() {
@@ -190,6 +219,13 @@ impl Shelf {
     fn directory(&self, algorithm: Algorithm) -> PathBuf {
         self.root.join("blobs").join(algorithm.as_str())
     }
+}
+
+/// Ends the writing of a file: what was written is durable, and the file may only be read from now on.
+/// In this order: where the disk turns out to be full, the file can still be written to.
+pub fn seal(file: &File) -> io::Result<()> {
+    rustix::fs::fdatasync(file)?;
+    Ok(rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?)
 }
 
 /// Whether a file was moved; that it is not there is no error.

@@ -105,12 +105,11 @@ impl From<StoreError> for Failure {
                 (Status::BAD_REQUEST, Code::DigestInvalid, detail)
             }
             StoreError::Refused(refusal) => return refused(refusal),
-            StoreError::ReadOnly(_) | StoreError::Closing | StoreError::Index(_) => {
+            StoreError::ReadOnly(_) | StoreError::Closing | StoreError::Index(_) | StoreError::Io { .. } => {
                 (Status::SERVICE_UNAVAILABLE, Code::Unknown, Value::Null)
             }
             StoreError::Full => (Status::INSUFFICIENT_STORAGE, Code::Denied, Value::Null),
             StoreError::Damaged(digest) => (Status::INTERNAL_SERVER_ERROR, Code::Unknown, json!({"digest": digest})),
-            StoreError::Io { .. } => (Status::INTERNAL_SERVER_ERROR, Code::Unknown, Value::Null),
         };
         if status.is_server_error() {
             tracing::error!(%error, cause = ?std::error::Error::source(&error), "the store failed");

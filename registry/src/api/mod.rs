@@ -218,22 +218,24 @@ async fn dispatch(api: &Api, parts: &Parts, body: &mut Body, asked: Asked, who: 
     serve(api, &Call { parts, query, caller: who }, body, route).await
 }
 
+/// Pushes are boxed one by one: their states are large, and every answer to a pull would be moved about
+/// with room for them.
 async fn serve(api: &Api, call: &Call<'_>, body: &mut Body, route: Route) -> Answer {
     match (route, call.parts.method.as_str()) {
         (Route::Base, "GET" | "HEAD") => Ok(json(StatusCode::OK, &serde_json::json!({}))),
-        (Route::Catalog, "GET" | "HEAD") => lists::catalog(api, call).await,
-        (Route::Tags(name), "GET" | "HEAD") => lists::tags(api, call, name).await,
-        (Route::Referrers(name, subject), "GET" | "HEAD") => lists::referrers(api, call, name, subject).await,
+        (Route::Catalog, "GET" | "HEAD") => Box::pin(lists::catalog(api, call)).await,
+        (Route::Tags(name), "GET" | "HEAD") => Box::pin(lists::tags(api, call, name)).await,
+        (Route::Referrers(name, subject), "GET" | "HEAD") => Box::pin(lists::referrers(api, call, name, subject)).await,
         (Route::Manifest(name, which), "GET" | "HEAD") => manifests::get(api, call, name, which).await,
-        (Route::Manifest(name, which), "PUT") => manifests::put(api, call, body, name, which).await,
-        (Route::Manifest(name, which), "DELETE") => manifests::delete(api, name, which).await,
+        (Route::Manifest(name, which), "PUT") => Box::pin(manifests::put(api, call, body, name, which)).await,
+        (Route::Manifest(name, which), "DELETE") => Box::pin(manifests::delete(api, name, which)).await,
         (Route::Blob(name, digest), "GET" | "HEAD") => blobs::get(api, call, name, digest).await,
-        (Route::Blob(name, digest), "DELETE") => blobs::delete(api, name, digest).await,
-        (Route::Uploads(name), "POST") => uploads::start(api, call, body, name).await,
-        (Route::Upload(name, id), "GET" | "HEAD") => uploads::status(api, name, id).await,
-        (Route::Upload(name, id), "PATCH") => uploads::append(api, call, body, name, id).await,
-        (Route::Upload(name, id), "PUT") => uploads::finish(api, call, body, name, id).await,
-        (Route::Upload(name, id), "DELETE") => uploads::cancel(api, name, id).await,
+        (Route::Blob(name, digest), "DELETE") => Box::pin(blobs::delete(api, name, digest)).await,
+        (Route::Uploads(name), "POST") => Box::pin(uploads::start(api, call, body, name)).await,
+        (Route::Upload(name, id), "GET" | "HEAD") => Box::pin(uploads::status(api, name, id)).await,
+        (Route::Upload(name, id), "PATCH") => Box::pin(uploads::append(api, call, body, name, id)).await,
+        (Route::Upload(name, id), "PUT") => Box::pin(uploads::finish(api, call, body, name, id)).await,
+        (Route::Upload(name, id), "DELETE") => Box::pin(uploads::cancel(api, name, id)).await,
         (route, _) => Err(not_allowed(&route)),
     }
 }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::Pattern;
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError, blocking};
+use crate::store::{Cursor, Store, StoreError, blocking};
 pub use event::Format;
 use event::{Event, events, signature};
 
@@ -75,10 +75,10 @@ impl Hooks {
             Ok(web) => web,
             Err(error) => return tracing::error!(%error, hook = hook.name, "this webhook cannot work"),
         };
-        let mut place = self.begin(&hook.name).await;
+        let (mut place, mut cursor) = (self.begin(&hook.name).await, Cursor::default());
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.tell_next(&hook, &web, &mut place).await {
+            match self.tell_next(&hook, &web, &mut place, &mut cursor).await {
                 Ok(true) => pause = FIRST_PAUSE,
                 Ok(false) => tokio::time::sleep(LOOK).await,
                 Err(error) => {
@@ -120,11 +120,17 @@ impl Hooks {
     }
 
     /// Tells what some next records hold; false if there are none.
-    async fn tell_next(&self, hook: &HookSettings, web: &Web, place: &mut Place) -> Result<bool, StoreError> {
+    async fn tell_next(
+        &self,
+        hook: &HookSettings,
+        web: &Web,
+        place: &mut Place,
+        cursor: &mut Cursor,
+    ) -> Result<bool, StoreError> {
         if self.store.last_record() <= place.lsn {
             return Ok(false);
         }
-        let feed = self.store.records_after(place.lsn, RECORDS).await?;
+        let feed = self.store.records_after(place.lsn, RECORDS, cursor).await?;
         if feed.lost > 0 {
             let hook = &hook.name;
             tracing::error!(hook, records = feed.lost, "a receiver was away for too long and lost events");

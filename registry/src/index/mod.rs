@@ -19,15 +19,18 @@
 
 mod build;
 mod hot;
+mod layers;
 mod sled_rows;
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
 
 use crate::journal::{Journal, JournalError, Lsn};
 use crate::state::{InvalidRecord, MemoryRows, Rows, RowsError, Write};
 use hot::Hot;
+use layers::Layers;
 use sled_rows::SledRows;
 
 /// Why there is no index.
@@ -77,12 +80,16 @@ pub(crate) struct Places {
 /// The open index. Reads go on while one writer applies changes.
 pub(crate) struct Index {
     places: Places,
+    /// The identity of the journal that the rows are made from.
+    journal: u64,
     rows: RwLock<Backend>,
     hot: Hot,
+    /// The thread that writes to sled. Only the one writer starts it and waits for it.
+    writing: Mutex<Option<JoinHandle<Result<(), RowsError>>>>,
 }
 
 enum Backend {
-    Sled(SledRows),
+    Sled(Layers),
     Memory { rows: MemoryRows, applied: Lsn },
 }
 
@@ -97,7 +104,13 @@ impl Index {
         };
         build::replay(journal, rows.applied(), |writes, lsn| rows.apply(writes, journal.id(), lsn))?;
         build::mark_open(&places.state)?;
-        Ok(Self { places, rows: RwLock::new(Backend::Sled(rows)), hot: Hot::default() })
+        Ok(Self {
+            places,
+            journal: journal.id(),
+            rows: RwLock::new(Backend::Sled(Layers::new(rows))),
+            hot: Hot::default(),
+            writing: Mutex::default(),
+        })
     }
 
     /// Applies changes that are durable in the journal up to `lsn`.
@@ -109,22 +122,49 @@ impl Index {
     }
 
     fn apply_to_rows(&self, writes: Vec<Write>, journal: &Journal, lsn: Lsn) -> Result<(), IndexError> {
-        {
-            let backend = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-            if let Backend::Sled(rows) = &*backend {
-                match rows.apply(writes, journal.id(), lsn) {
-                    Ok(()) => return Ok(()),
-                    Err(error) => tracing::error!(%error, "the index failed"),
+        match &mut *self.rows.write().unwrap_or_else(PoisonError::into_inner) {
+            Backend::Sled(layers) => {
+                layers.apply(writes, lsn);
+                if !layers.is_full() {
+                    return Ok(());
                 }
-                drop(backend);
-                return self.move_to_memory(journal);
+            }
+            Backend::Memory { rows, applied } => {
+                build::apply_to_memory(rows, writes);
+                *applied = lsn;
+                return Ok(());
             }
         }
-        let mut backend = self.rows.write().unwrap_or_else(PoisonError::into_inner);
-        if let Backend::Memory { rows, applied } = &mut *backend {
-            build::apply_to_memory(rows, writes);
-            *applied = lsn;
+        match self.written().and_then(|()| self.begin_writing()) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::error!(%error, "the index failed");
+                self.move_to_memory(journal)
+            }
         }
+    }
+
+    /// Waits until sled has what it was given.
+    fn written(&self) -> Result<(), RowsError> {
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match writing.map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(written)) => written,
+            Some(Err(_)) => Err(RowsError::Index("sled panicked while it wrote".into())),
+        }
+    }
+
+    /// Has sled given the latest changes, beside what goes on.
+    fn begin_writing(&self) -> Result<(), RowsError> {
+        let outgoing = match &mut *self.rows.write().unwrap_or_else(PoisonError::into_inner) {
+            Backend::Sled(layers) => layers.age(),
+            Backend::Memory { .. } => return Ok(()),
+        };
+        let thread = std::thread::Builder::new().name("index-writer".to_owned());
+        let journal = self.journal;
+        let writing = thread.spawn(move || outgoing.write(journal));
+        let writing = writing.map_err(|error| RowsError::Index(Box::new(error)))?;
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = Some(writing);
         Ok(())
     }
 
@@ -143,7 +183,7 @@ impl Index {
     /// The last record whose changes are in the rows.
     pub(crate) fn applied(&self) -> Lsn {
         match &*self.rows.read().unwrap_or_else(PoisonError::into_inner) {
-            Backend::Sled(rows) => rows.applied(),
+            Backend::Sled(layers) => layers.applied(),
             Backend::Memory { applied, .. } => *applied,
         }
     }
@@ -155,12 +195,24 @@ impl Index {
 
     /// Closes the index so that the next start can trust it.
     pub(crate) fn close(&self) -> Result<(), IndexError> {
+        self.written()?;
+        self.begin_writing()?;
+        self.written()?;
         let backend = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-        if let Backend::Sled(rows) = &*backend {
-            rows.flush(&self.places.sled)?;
+        if let Backend::Sled(layers) = &*backend {
+            layers.below().flush(&self.places.sled)?;
             build::mark_clean(&self.places.state)?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        // Sled lets nobody else open its files while the thread has them.
+        if let Err(error) = self.written() {
+            tracing::debug!(%error, "the next start replays what sled did not take");
+        }
     }
 }
 

@@ -17,8 +17,9 @@ use crate::state::{Decision, Frozen, Item, Kind, MountSource, Refusal, Terms, Tr
 const REPOS: [&str; 3] = ["a", "a/b", "ab"];
 const TAGS: [&str; 3] = ["v1", "v2", "latest"];
 const BLOBS: usize = 3;
-/// Manifests 0..3 are images of one blob, 3 is an index of 0 and 1, 4 refers to 0.
-const MANIFESTS: usize = 5;
+/// Manifests 0..3 are images of one blob, 3 is an index of 0 and 1, 4 refers to 0, and 5 is an index of 0
+/// that refers to it as well.
+const MANIFESTS: usize = 6;
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -45,6 +46,9 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Those that refer to manifest 0.
+const REFERRERS: [usize; 2] = [4, 5];
+
 fn repo(number: usize) -> RepoName {
     REPOS[number].parse().unwrap()
 }
@@ -66,6 +70,7 @@ fn manifest(number: usize) -> Manifest {
     let of = |number: usize| describe(manifest(number).digest());
     let document = match number {
         3 => json!({"schemaVersion": 2, "manifests": [of(0), of(1)]}),
+        5 => json!({"schemaVersion": 2, "manifests": [of(0)], "subject": of(0)}),
         4 => {
             json!({"schemaVersion": 2, "config": describe(blob(0)), "layers": [], "subject": of(0), "artifactType": "application/y"})
         }
@@ -79,6 +84,7 @@ fn needs(number: usize) -> (Vec<usize>, Vec<usize>) {
     match number {
         3 => (vec![], vec![0, 1]),
         4 => (vec![0], vec![]),
+        5 => (vec![], vec![0]),
         image => (vec![image], vec![]),
     }
 }
@@ -131,16 +137,22 @@ impl Model {
         true
     }
 
-    /// Takes all manifests that nothing keeps, then those that only these kept, and so on; and all
-    /// blobs that no manifest names.
+    /// Takes all manifests that no tag leads to, over what an index names and what refers to something;
+    /// and all blobs that no manifest names.
     fn collect(&mut self) {
-        loop {
-            let before = self.clone();
-            self.manifests.retain(|(at, manifest)| before.keeps(*at, *manifest));
-            if self.manifests == before.manifests {
-                break;
-            }
+        let mut reached: BTreeSet<_> = self.tags.iter().map(|((repo, _), named)| (*repo, *named)).collect();
+        let mut before = 0;
+        while before != reached.len() {
+            before = reached.len();
+            let leads = |&(at, manifest): &(usize, usize)| {
+                let named = needs(manifest).1.into_iter();
+                let referrers = REFERRERS.into_iter().filter(move |_| manifest == 0);
+                named.chain(referrers).map(move |next| (at, next))
+            };
+            let next: Vec<_> = reached.iter().flat_map(leads).filter(|next| self.manifests.contains(next)).collect();
+            reached.extend(next);
         }
+        self.manifests = reached;
         let manifests = self.manifests.clone();
         let named = |at: usize, blob: usize| {
             manifests.iter().any(|(repo, manifest)| *repo == at && needs(*manifest).0.contains(&blob))
@@ -151,7 +163,7 @@ impl Model {
     fn keeps(&self, at: usize, manifest: usize) -> bool {
         let tagged = self.tags.iter().any(|((repo, _), named)| *repo == at && *named == manifest);
         let parent = self.manifests.iter().any(|(repo, parent)| *repo == at && needs(*parent).1.contains(&manifest));
-        let subject = manifest == 4 && self.manifests.contains(&(at, 0));
+        let subject = REFERRERS.contains(&manifest) && self.manifests.contains(&(at, 0));
         tagged || parent || subject
     }
 }
@@ -222,7 +234,8 @@ fn read_back(index: &Index) -> Model {
             model.tags.insert((at, number), named);
         }
         let referrers = view.referrers(&repo, &manifest(0).digest(), None, None, usize::MAX).unwrap();
-        assert_eq!(referrers.len(), usize::from(model.manifests.contains(&(at, 4))));
+        let expected = REFERRERS.iter().filter(|number| model.manifests.contains(&(at, **number)));
+        assert_eq!(referrers.len(), expected.count());
     }
     check_doubts(index, &model);
     model
@@ -236,7 +249,7 @@ fn check_doubts(index: &Index, model: &Model) {
         let item = Item::Manifest { repo: repo(*at), digest: manifest(*number).digest() };
         // A referrer may be about to be doubted with all others of a subject that is gone.
         let subject = Item::Referrers { repo: repo(*at), subject: manifest(0).digest(), after: None };
-        let doubted = is_doubted(item) || *number == 4 && is_doubted(subject);
+        let doubted = is_doubted(item) || REFERRERS.contains(number) && is_doubted(subject);
         assert!(model.keeps(*at, *number) || doubted, "manifest {number} of {at} is forgotten");
     }
     for (at, number) in &model.blobs {
@@ -366,5 +379,30 @@ proptest! {
             prop_assert_eq!(commit(&mut journal, &index, op, |_| ()), survived.apply(op), "{:?}", op);
         }
         prop_assert_eq!(&read_back(&index), &survived);
+    }
+}
+
+/// The index keeps its image and the image, as its subject, the index: once no tag leads there both go.
+#[test]
+fn an_index_that_refers_to_its_own_image_is_collected() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["journal", "snapshot"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    Journal::start(&dir.path().join("journal"), 1).unwrap();
+    let (mut journal, index) = open(dir.path());
+    let mut model = Model::default();
+    let mut run = |op: Op| {
+        assert!(commit(&mut journal, &index, &op, |_| ()) && model.apply(&op), "{op:?}");
+        assert_eq!(read_back(&index), model, "{op:?}");
+        model.manifests.len()
+    };
+    for tagged in [5, 0] {
+        for op in [Op::StoreBlob(0, 0), Op::Put(0, 0, vec![]), Op::Put(0, 5, vec![]), Op::Put(0, tagged, vec![0])] {
+            run(op);
+        }
+        assert_eq!(run(Op::Collect), 2, "a tag leads to both");
+        run(Op::DeleteTag(0, 0));
+        assert_eq!(run(Op::Collect), 0);
     }
 }

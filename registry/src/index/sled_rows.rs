@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::IndexError;
 use crate::journal::{Journal, Lsn};
-use crate::state::{Rows, RowsError, Write, prefix_end};
+use crate::state::{Changes, Rows, RowsError, Write, prefix_end};
 
 /// The key of the row about the rows; tables have letters.
 const APPLIED: &[u8] = &[0];
@@ -78,7 +78,15 @@ impl SledRows {
 
     /// Applies changes as one batch and remembers that they go up to `lsn`.
     pub(super) fn apply(&self, writes: Vec<Write>, journal: u64, lsn: Lsn) -> Result<(), RowsError> {
-        let mut batch = batch(writes);
+        self.apply_batch(batch(writes.iter().map(|write| (&write.key, &write.value))), journal, lsn)
+    }
+
+    /// The same with changes that others go on reading.
+    pub(super) fn apply_changes(&self, changes: &Changes, journal: u64, lsn: Lsn) -> Result<(), RowsError> {
+        self.apply_batch(batch(changes.iter()), journal, lsn)
+    }
+
+    fn apply_batch(&self, mut batch: sled::Batch, journal: u64, lsn: Lsn) -> Result<(), RowsError> {
         batch.insert(APPLIED, [journal.to_le_bytes(), lsn.0.to_le_bytes()].concat());
         self.db().apply_batch(batch).map_err(failed)?;
         self.applied.store(lsn.0, Ordering::Release);
@@ -87,7 +95,7 @@ impl SledRows {
 
     /// Writes rows that are not to be trusted until [`SledRows::apply`] follows.
     pub(super) fn load(&self, writes: Vec<Write>) -> Result<(), RowsError> {
-        self.db().apply_batch(batch(writes)).map_err(failed)
+        self.db().apply_batch(batch(writes.iter().map(|write| (&write.key, &write.value)))).map_err(failed)
     }
 
     fn db(&self) -> &sled::Db {
@@ -136,12 +144,12 @@ fn failed(error: sled::Error) -> RowsError {
     RowsError::Index(Box::new(error))
 }
 
-fn batch(writes: Vec<Write>) -> sled::Batch {
+fn batch<'a>(changes: impl Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)>) -> sled::Batch {
     let mut batch = sled::Batch::default();
-    for Write { key, value } in writes {
+    for (key, value) in changes {
         match value {
-            Some(value) => batch.insert(key, value),
-            None => batch.remove(key),
+            Some(value) => batch.insert(key.as_slice(), value.as_slice()),
+            None => batch.remove(key.as_slice()),
         }
     }
     batch

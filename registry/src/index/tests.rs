@@ -138,7 +138,9 @@ fn an_index_that_was_open_when_the_machine_went_down_is_not_trusted() {
     commit(&mut journal, &index, 0, 20);
     let before = dump(&index);
     // What sled holds after a power cut is anything: here, a row that nobody committed.
-    let Backend::Sled(rows) = &*index.rows.read().unwrap() else { panic!("sled is not in use") };
+    index.close().unwrap();
+    let Backend::Sled(layers) = &*index.rows.read().unwrap() else { panic!("sled is not in use") };
+    let rows = layers.below();
     rows.load(vec![Write { key: b"Rghost".to_vec(), value: Some(b"{}".to_vec()) }]).unwrap();
     rows.flush(&fixture.places().sled).unwrap();
     std::fs::write(fixture.places().state, "boot another-one").unwrap();
@@ -176,4 +178,22 @@ fn rows_move_into_memory_when_sled_fails_and_writing_goes_on() {
     assert!(after.len() > before.len());
     drop((journal, index));
     assert_eq!(dump(&fixture.open().1), after, "the next start makes a new index");
+}
+
+#[test]
+fn what_sled_did_not_get_yet_is_read_at_once_and_replayed_after_a_kill() {
+    let fixture = Fixture::new();
+    let (mut journal, index) = fixture.open();
+    commit(&mut journal, &index, 0, 95);
+    let behind = match &*index.rows.read().unwrap() {
+        Backend::Sled(layers) => layers.below().applied(),
+        Backend::Memory { .. } => panic!("sled is not in use"),
+    };
+    assert!(behind < journal.last(), "sled gets changes in batches");
+    assert_eq!(index.applied(), journal.last());
+    let before = dump(&index);
+    assert!(before.len() > 150);
+    drop((journal, index)); // nobody closed it
+    let (journal, index) = fixture.open();
+    assert_eq!((dump(&index), index.applied()), (before, journal.last()));
 }

@@ -28,7 +28,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-pub(crate) use feed::{oldest, read_between, size_until};
+pub(crate) use feed::{Cursor, oldest, size_until};
 use frame::Frame;
 pub(crate) use frame::PAYLOAD_LIMIT;
 use rustix::fs::{FallocateFlags, fallocate};

@@ -7,6 +7,7 @@
 //! ```
 
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -68,14 +69,25 @@ pub(super) fn number(path: &Path, extension: &str) -> Option<Lsn> {
 /// Reads a segment; `None` if its header is not whole.
 pub(super) fn read(segment: &Segment) -> Result<Option<Contents>, JournalError> {
     let bytes = std::fs::read(&segment.path).map_err(JournalError::io("read", &segment.path))?;
-    let header = (|| {
-        let crc = u32::from_le_bytes(word(&bytes, 24)?);
-        let id = u64::from_le_bytes(word(&bytes, 8)?);
-        let first = Lsn(u64::from_le_bytes(word(&bytes, 16)?));
-        let whole = bytes.starts_with(MAGIC) && crc32fast::hash(&bytes[..24]) == crc && first == segment.first;
-        whole.then_some((id, first))
-    })();
-    Ok(header.map(|(id, first)| Contents { bytes, id, first }))
+    let id = header(&bytes, segment);
+    Ok(id.map(|id| Contents { bytes, id, first: segment.first }))
+}
+
+/// Whether the header of a segment is whole, which says nothing about the rest.
+pub(super) fn has_header(segment: &Segment) -> Result<bool, JournalError> {
+    let file = File::open(&segment.path).map_err(JournalError::io("open", &segment.path))?;
+    let mut bytes = Vec::with_capacity(HEADER);
+    file.take(HEADER as u64).read_to_end(&mut bytes).map_err(JournalError::io("read", &segment.path))?;
+    Ok(header(&bytes, segment).is_some())
+}
+
+/// The identity of the journal in a whole header that belongs to this segment.
+fn header(bytes: &[u8], segment: &Segment) -> Option<u64> {
+    let crc = u32::from_le_bytes(word(bytes, 24)?);
+    let id = u64::from_le_bytes(word(bytes, 8)?);
+    let first = Lsn(u64::from_le_bytes(word(bytes, 16)?));
+    let whole = bytes.starts_with(MAGIC) && crc32fast::hash(&bytes[..24]) == crc && first == segment.first;
+    whole.then_some(id)
 }
 
 /// Creates a segment: its header and its name are durable when this returns.

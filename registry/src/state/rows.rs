@@ -346,10 +346,61 @@ impl Rows for MemoryRows {
     }
 }
 
+/// Changes by key: new values, and keys whose rows are gone.
+pub(crate) type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// Rows as they read with some changes on top.
+pub(crate) struct Layer<'a, R> {
+    pub(crate) below: &'a R,
+    pub(crate) changes: &'a Changes,
+}
+
+impl<R: Rows> Rows for Layer<'_, R> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RowsError> {
+        match self.changes.get(key) {
+            Some(change) => Ok(change.clone()),
+            None => self.below.get(key),
+        }
+    }
+
+    /// Merges both sides. Only as many rows are read below as the answer still lacks, however many
+    /// changes there are.
+    fn scan(&self, prefix: &[u8], from: Bound<&[u8]>, limit: usize) -> Result<Vec<Row>, RowsError> {
+        let changes = self.changes.range::<Vec<u8>, _>((scan_start(prefix, from), Bound::Unbounded));
+        let mut changes = changes.take_while(|(key, _)| key.starts_with(prefix)).peekable();
+        if changes.peek().is_none() {
+            return self.below.scan(prefix, from, limit);
+        }
+        let (mut rows, mut read_until): (Vec<Row>, Option<Vec<u8>>) = (Vec::new(), None);
+        while rows.len() < limit {
+            let wanted = limit - rows.len();
+            let below = self.below.scan(prefix, read_until.as_deref().map_or(from, Bound::Excluded), wanted)?;
+            let more_below = below.len() == wanted;
+            read_until = below.last().map(|(key, _)| key.clone()).or(read_until);
+            for row in below {
+                while let Some((key, value)) = changes.next_if(|(key, _)| **key < row.0) {
+                    rows.extend(value.clone().map(|value| (key.clone(), value)));
+                }
+                match changes.next_if(|(key, _)| **key == row.0) {
+                    Some((_, change)) => rows.extend(change.clone().map(|value| (row.0, value))),
+                    None => rows.push(row),
+                }
+            }
+            if !more_below {
+                let rest = changes.by_ref().filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+                rows.extend(rest.take(limit.saturating_sub(rows.len())));
+                break;
+            }
+        }
+        rows.truncate(limit);
+        Ok(rows)
+    }
+}
+
 /// Rows with changes on top that are not there yet: what a batch of transactions decides on.
 pub(crate) struct Overlay<'a, R> {
     below: &'a R,
-    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    changes: Changes,
 }
 
 impl<'a, R: Rows> Overlay<'a, R> {
@@ -360,25 +411,19 @@ impl<'a, R: Rows> Overlay<'a, R> {
     pub(crate) fn apply(&mut self, writes: impl IntoIterator<Item = super::Write>) {
         self.changes.extend(writes.into_iter().map(|write| (write.key, write.value)));
     }
+
+    fn layer(&self) -> Layer<'_, R> {
+        Layer { below: self.below, changes: &self.changes }
+    }
 }
 
 impl<R: Rows> Rows for Overlay<'_, R> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RowsError> {
-        match self.changes.get(key) {
-            Some(change) => Ok(change.clone()),
-            None => self.below.get(key),
-        }
+        self.layer().get(key)
     }
 
     fn scan(&self, prefix: &[u8], from: Bound<&[u8]>, limit: usize) -> Result<Vec<Row>, RowsError> {
-        let start = scan_start(prefix, from);
-        let changes = self.changes.range::<Vec<u8>, _>((start, Bound::Unbounded));
-        let changes: Vec<_> = changes.take_while(|(key, _)| key.starts_with(prefix)).collect();
-        let removed = changes.iter().filter(|(_, value)| value.is_none()).count();
-        let below = self.below.scan(prefix, from, limit.saturating_add(removed))?;
-        let mut rows: BTreeMap<_, _> = below.into_iter().map(|(key, value)| (key, Some(value))).collect();
-        rows.extend(changes.into_iter().map(|(key, value)| (key.clone(), value.clone())));
-        Ok(rows.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect())
+        self.layer().scan(prefix, from, limit)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Typed reading of rows: every question that the registry asks about its state.
 
+use std::collections::HashSet;
 use std::ops::Bound;
 
 use jiff::Timestamp;
@@ -11,6 +12,8 @@ use super::{Item, Kind};
 
 /// Rows are counted in pages of this many.
 const COUNT_PAGE: usize = 1_000;
+/// So many manifests that keep each other are looked at.
+const KEEPERS: usize = 256;
 
 /// A typed look at rows.
 pub(crate) struct View<'a, R>(pub(crate) &'a R);
@@ -230,11 +233,43 @@ impl<R: Rows> View<'_, R> {
         self.any(&key::names(repo, digest))
     }
 
-    /// Whether a manifest is there and a tag, an index or its subject keeps it.
+    /// Whether a manifest is there and a tag, an index or its subject keeps it. An index may name its own
+    /// subject, so those that keep it may be kept by nothing but itself: then it is not kept.
     pub(crate) fn is_kept(&self, repo: &RepoName, digest: &Digest) -> Result<bool, RowsError> {
-        let Some((row, _)) = self.manifest(repo, digest)? else { return Ok(false) };
-        let subject = row.subject.map(|subject| self.has_manifest(repo, &subject)).transpose()?;
-        Ok(subject == Some(true) || self.is_tagged(repo, digest)? || self.a_parent(repo, digest)?.is_some())
+        if !self.has_manifest(repo, digest)? {
+            return Ok(false);
+        }
+        if self.is_tagged(repo, digest)? {
+            return Ok(true);
+        }
+        let (mut seen, mut open) = (HashSet::from([*digest]), self.keepers(repo, digest)?);
+        while let Some(keeper) = open.pop() {
+            if !seen.insert(keeper) {
+                continue;
+            }
+            // Nobody builds circles as long as that; garbage that is kept too long does no harm.
+            if seen.len() > KEEPERS || self.is_tagged(repo, &keeper)? {
+                return Ok(true);
+            }
+            let above = self.keepers(repo, &keeper)?;
+            if above.is_empty() {
+                return Ok(true); // whether that one stays is for its own review to say
+            }
+            open.extend(above);
+        }
+        Ok(false)
+    }
+
+    /// The indexes that name a manifest, and its subject, as far as they are there.
+    fn keepers(&self, repo: &RepoName, digest: &Digest) -> Result<Vec<Digest>, RowsError> {
+        let mut keepers = self.digests(&key::parents(repo, digest), None, KEEPERS)?;
+        let subject = self.manifest(repo, digest)?.and_then(|(row, _)| row.subject);
+        if let Some(subject) = subject
+            && self.has_manifest(repo, &subject)?
+        {
+            keepers.push(subject);
+        }
+        Ok(keepers)
     }
 
     /// The tags that name a manifest.

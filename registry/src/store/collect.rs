@@ -230,7 +230,7 @@ impl Store {
         stripes.sort_unstable();
         stripes.dedup();
         // In order; everybody else holds one at a time, so nobody waits for us in a circle.
-        let _locks: Vec<_> = stripes.iter().map(|&stripe| self.inner.stripes[stripe].blocking_lock()).collect();
+        let _locks: Vec<_> = stripes.iter().map(|&stripe| self.inner.stripes[stripe].blocking_write()).collect();
         let (mut reviews, mut all_taking) = (Vec::new(), Vec::new());
         for (since, item) in due {
             let was_here = self.is_manifest(item)?;
@@ -368,7 +368,7 @@ impl Store {
                     continue;
                 }
                 // Whoever is just filing it holds the lock.
-                let _filing = self.inner.stripes[stripe(&digest)].blocking_lock();
+                let _filing = self.inner.stripes[stripe(&digest)].blocking_write();
                 if let (None, Some(size)) = (self.read(|view| view.stored_blob(&digest))?, self.size_on_disk(&digest)?)
                 {
                     self.inner.committer.commit_blocking(Transaction::Adopt { digest, size })?;

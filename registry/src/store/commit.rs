@@ -62,6 +62,11 @@ impl Committer {
         self.closed.get().cloned()
     }
 
+    /// Writes nothing any more until a restart, since something could not be made durable.
+    pub(super) fn go_read_only(&self, reason: String) -> StoreError {
+        StoreError::ReadOnly(close_for_good(&self.closed, reason))
+    }
+
     /// Commits a transaction; durable and visible when this returns.
     pub(super) async fn commit(&self, transaction: Transaction) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
@@ -234,8 +239,7 @@ impl Writer {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        tracing::error!(reason, "the registry is read-only until it is restarted");
-        Unwritten::ReadOnly(self.closed.get_or_init(|| reason).clone())
+        Unwritten::ReadOnly(close_for_good(&self.closed, reason))
     }
 
     fn make_index_again(&self) {
@@ -259,6 +263,12 @@ impl Writer {
             let _ = reply.send(()); // whoever asked may be gone
         }
     }
+}
+
+/// Keeps the first reason why nothing is written any more, and gives it.
+fn close_for_good(closed: &OnceLock<String>, reason: String) -> String {
+    tracing::error!(reason, "the registry is read-only until it is restarted");
+    closed.get_or_init(|| reason).clone()
 }
 
 fn answer(replies: Vec<Reply>, written: &Result<(), Unwritten>) {

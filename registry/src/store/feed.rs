@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::{Store, StoreError, blocking};
+pub(crate) use crate::journal::Cursor;
 use crate::journal::{self, JournalError, Lsn};
 use crate::state::Record;
 
@@ -42,21 +43,25 @@ impl Store {
         readers.insert(reader.to_owned(), Lsn(lsn));
     }
 
-    /// Up to about `limit` committed records after `lsn`.
-    pub(crate) async fn records_after(&self, lsn: u64, limit: usize) -> Result<Feed, StoreError> {
+    /// Up to about `limit` committed records after `lsn`. Whoever reads on and on keeps the cursor.
+    pub(crate) async fn records_after(&self, lsn: u64, limit: usize, cursor: &mut Cursor) -> Result<Feed, StoreError> {
         let (store, until) = (self.clone(), self.inner.index.applied());
+        let mut moving = std::mem::take(cursor);
+        let (read, moved) = blocking(move || (store.read_journal(lsn, until, limit, &mut moving), moving)).await?;
+        *cursor = moved;
+        read
+    }
+
+    fn read_journal(&self, lsn: u64, until: Lsn, limit: usize, cursor: &mut Cursor) -> Result<Feed, StoreError> {
         let failed = |error: JournalError| StoreError::Index(Box::new(error));
-        blocking(move || {
-            let directory = store.inner.data.join(super::layout::JOURNAL);
-            let oldest = journal::oldest(&directory).map_err(failed)?;
-            let after = Lsn(lsn).max(oldest.previous());
-            let read = journal::read_between(&directory, after, until, limit).map_err(failed)?;
-            let decode = |(lsn, bytes): (Lsn, Vec<u8>)| Ok((lsn.0, Record::decode(&bytes)?));
-            let records = read.into_iter().map(decode).collect::<Result<_, crate::state::InvalidRecord>>();
-            let records = records.map_err(|error| StoreError::Index(Box::new(error)))?;
-            Ok(Feed { records, lost: after.0 - lsn })
-        })
-        .await?
+        let directory = self.inner.data.join(super::layout::JOURNAL);
+        let oldest = journal::oldest(&directory).map_err(failed)?;
+        let after = Lsn(lsn).max(oldest.previous());
+        let read = cursor.read_between(&directory, after, until, limit).map_err(failed)?;
+        let decode = |(lsn, bytes): (Lsn, Vec<u8>)| Ok((lsn.0, Record::decode(&bytes)?));
+        let records = read.into_iter().map(decode).collect::<Result<_, crate::state::InvalidRecord>>();
+        let records = records.map_err(|error| StoreError::Index(Box::new(error)))?;
+        Ok(Feed { records, lost: after.0 - lsn })
     }
 }
 

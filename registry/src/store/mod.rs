@@ -36,6 +36,7 @@ mod uploads;
 mod usage;
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +44,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use content::place::{Shelf, Spread, sync_directory};
 use oci::{Descriptor, Digest, Manifest, RepoName, Selector, Tag, Verified};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::index::{Index, Places};
 use crate::journal::Journal;
@@ -57,6 +58,7 @@ use commit::Committer;
 pub(crate) use error::blocking;
 pub use error::{OpenError, StoreError};
 pub use explain::{Doubt, Explanation, KeptManifest, Planned};
+pub(crate) use feed::Cursor;
 pub use fsck::{Checked, Finding};
 use lease::Leases;
 pub use portable::{Moved, PortableError};
@@ -92,7 +94,7 @@ struct Inner {
     uploads: Uploads,
     journal_id: u64,
     readers: Arc<feed::Readers>,
-    stripes: Vec<Mutex<()>>,
+    stripes: Vec<RwLock<()>>,
     keeping: Keeping,
     leases: Leases,
     pulls: Pulls,
@@ -176,7 +178,7 @@ impl Store {
             shelf,
             index,
             uploads,
-            stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
+            stripes: (0..STRIPES).map(|_| RwLock::new(())).collect(),
             keeping,
             leases: Leases::new(lease),
             pulls: Pulls::default(),
@@ -195,6 +197,25 @@ impl Store {
     /// Why nothing can be written, if that is so: a write could not be made durable.
     pub fn read_only(&self) -> Option<String> {
         self.inner.committer.closed()
+    }
+
+    /// What a write that failed says. A file system that takes no more writes makes the registry read-only,
+    /// so that whoever asks for its readiness learns it before the next push does.
+    fn unwritten<'a>(&'a self, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
+        move |error| match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => self.inner.committer.go_read_only(told(path, &error)),
+            _ => StoreError::io(path)(error),
+        }
+    }
+
+    /// The same for what could not be made durable. The kernel tells that once and forgets what it could
+    /// not write: trying again would report a success that never happened.
+    fn undurable<'a>(&'a self, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
+        move |error| match StoreError::io(path)(error) {
+            StoreError::Full => StoreError::Full,
+            StoreError::Io { path, source } => self.inner.committer.go_read_only(told(&path, &source)),
+            other => self.inner.committer.go_read_only(format!("{}: {other}", path.display())),
+        }
     }
 
     /// One repository, as a place that images are copied from and to.
@@ -235,9 +256,15 @@ impl Store {
         self.inner.committer.commit(transaction).await
     }
 
-    /// Nobody else files, mounts or collects this digest meanwhile.
-    async fn digest_lock(&self, digest: &Digest) -> MutexGuard<'_, ()> {
-        self.inner.stripes[stripe(digest)].lock().await
+    /// Nobody else files, names or collects this digest meanwhile.
+    async fn digest_lock(&self, digest: &Digest) -> RwLockWriteGuard<'_, ()> {
+        self.inner.stripes[stripe(digest)].write().await
+    }
+
+    /// Nobody files or collects this digest meanwhile. Others may name it too: whose transaction comes
+    /// first is for the writer to say, which makes those durable together that come together.
+    async fn naming(&self, digest: &Digest) -> RwLockReadGuard<'_, ()> {
+        self.inner.stripes[stripe(digest)].read().await
     }
 
     /// The tags of a repository that must not change.
@@ -331,7 +358,11 @@ impl Store {
     ) -> Result<(), StoreError> {
         let inline = manifest.bytes().len() <= INLINE_LIMIT;
         let digest = manifest.digest();
-        let _filing = self.digest_lock(&digest).await;
+        // Bytes that go to a file are filed by one at a time.
+        let (_naming, _filing) = match inline {
+            true => (Some(self.naming(&digest).await), None),
+            false => (None, Some(self.digest_lock(&digest).await)),
+        };
         self.inner.leases.renew(&digest); // under the lock, so that nobody takes it meanwhile
         if !inline {
             self.file_manifest(manifest).await?;
@@ -352,7 +383,7 @@ impl Store {
             shelf.keep(finished)?;
             sync_parent(&shelf.path(&digest))
         });
-        filed.await?.map_err(StoreError::io(&path))
+        filed.await?.map_err(self.undurable(&path))
     }
 
     /// Deletes a tag, or a manifest with all tags that name it.
@@ -407,21 +438,21 @@ impl Store {
         from: Option<RepoName>,
     ) -> Result<bool, StoreError> {
         let ghost = from.clone();
-        let filing = self.digest_lock(&digest).await;
+        let naming = self.naming(&digest).await;
         self.inner.leases.renew(&digest); // under the lock, so that nobody takes it meanwhile
         let from = from.map_or(MountSource::Anywhere, MountSource::Repo);
         let mount = Transaction::MountBlob { repo: repo.clone(), digest, from };
         match self.commit(mount.clone()).await {
             Ok(()) => return Ok(true),
             Err(error) if !error.is_missing() => return Err(error),
-            Err(_) => drop(filing),
+            Err(_) => drop(naming),
         }
         // It may have been collected from there a short time ago.
         let Some(ghost) = ghost else { return Ok(false) };
         if !self.resurrect(&ghost, digest).await? {
             return Ok(false);
         }
-        let _filing = self.digest_lock(&digest).await;
+        let _naming = self.naming(&digest).await;
         match self.commit(mount).await {
             Ok(()) => Ok(true),
             Err(error) if error.is_missing() => Ok(false),
@@ -429,12 +460,11 @@ impl Store {
         }
     }
 
-    /// Files a blob that lies whole in `path` and makes it readable in a repository.
+    /// Files a blob that lies whole, sealed and durable in `path` and makes it readable in a repository.
     async fn file_blob(
         &self,
         repo: &RepoName,
         path: PathBuf,
-        file: Arc<File>,
         blob: Verified,
         upload: Option<String>,
     ) -> Result<(), StoreError> {
@@ -445,11 +475,11 @@ impl Store {
         let target = shelf.path(&blob.digest());
         let filed = blocking(move || {
             let is_here = shelf.size(&blob.digest())? == Some(blob.size());
-            shelf.place(&path, &file, &blob)?;
+            shelf.place_sealed(&path, &blob)?;
             // A crash may have left content that has its name, but whose name is not durable.
             if is_here && !known { sync_parent(&shelf.path(&blob.digest())) } else { Ok(()) }
         });
-        filed.await?.map_err(StoreError::io(&target))?;
+        filed.await?.map_err(self.undurable(&target))?;
         self.commit(Transaction::StoreBlob { repo: repo.clone(), blob, upload }).await
     }
 
@@ -488,6 +518,10 @@ impl Store {
     fn writable(&self) -> Result<(), StoreError> {
         self.read_only().map_or(Ok(()), |reason| Err(StoreError::ReadOnly(reason)))
     }
+}
+
+fn told(path: &Path, error: &io::Error) -> String {
+    format!("could not write {}: {error}", path.display())
 }
 
 /// Which of the locks on digests is this one's.

@@ -5,17 +5,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io::{self, IoSlice, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use content::place::seal;
 use oci::wire::UploadId;
 use oci::wire::range::Chunk;
-use oci::{Algorithm, Digest, RepoName, Verified, Verifier};
+use oci::{Algorithm, Digest, Mismatch, RepoName, Verified, Verifier};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
@@ -27,6 +28,8 @@ const READ: usize = 1 << 20;
 /// What has arrived is forced to disk each time this many bytes came, beside the transfer; so the end
 /// of an upload takes the same time whatever its size. Clients wait 30 seconds for that answer.
 const FLUSH_EVERY: u64 = 64 << 20;
+/// Most parts that the system takes in one call (`IOV_MAX`).
+const SLICES: usize = 1024;
 /// Most sessions whose hash is kept in memory; the others are hashed again when they go on.
 const REMEMBERED: usize = 4096;
 
@@ -96,7 +99,7 @@ pub(crate) struct Upload {
     expected: Option<u64>,
     limit: u64,
     /// The flush that runs beside the transfer.
-    flushing: Option<JoinHandle<io::Result<()>>>,
+    flushing: Option<JoinHandle<Result<(), StoreError>>>,
 }
 
 impl Store {
@@ -107,7 +110,7 @@ impl Store {
         let path = self.inner.uploads.path(&id);
         let (at, text) = (path.clone(), id.to_string());
         let create = move || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&at).map(drop);
-        blocking(create).await?.map_err(StoreError::io(&path))?;
+        blocking(create).await?.map_err(self.unwritten(&path))?;
         self.commit(Transaction::OpenUpload { id: text, repo: repo.clone(), algorithm }).await?;
         self.remember(&id, Session::new(repo.clone(), algorithm, path, Some(Verifier::new(algorithm))));
         Ok(id)
@@ -143,7 +146,7 @@ impl Store {
         let session = self.session(repo, id)?;
         match session.state.clone().try_lock_owned() {
             Ok(mut state) => {
-                session.wake(&mut state).await?;
+                session.wake(self, &mut state).await?;
                 Ok(session.received())
             }
             // Somebody is writing: what has arrived so far is a true answer.
@@ -163,8 +166,8 @@ impl Store {
         self.writable()?;
         let session = self.session(repo, id)?;
         let mut state = session.state.clone().try_lock_owned().map_err(|_| StoreError::UploadBusy)?;
-        let start = session.wake(&mut state).await?;
-        let file = session.open().await?;
+        let start = session.wake(self, &mut state).await?;
+        let file = session.open(self).await?;
         let expected = next(start.size(), chunk, announced)?;
         if expected.is_some_and(|expected| start.size().saturating_add(expected) > limit) {
             return Err(StoreError::TooLarge { limit });
@@ -263,23 +266,23 @@ impl Session {
     }
 
     /// Makes sure that the hash is there, and gives it.
-    async fn wake(&self, state: &mut Option<Verifier>) -> Result<Verifier, StoreError> {
+    async fn wake(&self, store: &Store, state: &mut Option<Verifier>) -> Result<Verifier, StoreError> {
         if let Some(verifier) = state {
             return Ok(verifier.clone());
         }
-        let (file, algorithm) = (self.open().await?, self.algorithm);
+        let (file, algorithm) = (self.open(store).await?, self.algorithm);
         let verifier = blocking(move || hash_file(&file, algorithm)).await?.map_err(StoreError::io(&self.path))?;
         self.set_received(verifier.size());
         *state = Some(verifier.clone());
         Ok(verifier)
     }
 
-    async fn open(&self) -> Result<Arc<File>, StoreError> {
+    async fn open(&self, store: &Store) -> Result<Arc<File>, StoreError> {
         let path = self.path.clone();
         match blocking(move || OpenOptions::new().read(true).write(true).open(path)).await? {
             Ok(file) => Ok(Arc::new(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::NoUpload),
-            Err(error) => Err(StoreError::io(&self.path)(error)),
+            Err(error) => Err(store.unwritten(&self.path)(error)),
         }
     }
 }
@@ -287,15 +290,30 @@ impl Session {
 /// Appends bytes to a file and hashes them; after an error neither has changed.
 fn append(file: &File, verifier: &mut Verifier, parts: &[Bytes]) -> io::Result<()> {
     let start = verifier.size();
-    let mut at = start;
-    for part in parts {
-        if let Err(error) = file.write_all_at(part, at) {
-            file.set_len(start)?;
-            return Err(error);
-        }
-        at += part.len() as u64;
+    if let Err(error) = write_all_at(file, parts, start) {
+        file.set_len(start)?;
+        return Err(error);
     }
     parts.iter().for_each(|part| verifier.update(part));
+    Ok(())
+}
+
+/// Writes all parts in one call to the system, if it takes them at once: the more it gets at a time, the
+/// less each page costs it.
+fn write_all_at(file: &File, parts: &[Bytes], mut at: u64) -> io::Result<()> {
+    let mut slices: Vec<_> = parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
+    let mut rest = slices.as_mut_slice();
+    while !rest.is_empty() {
+        match rustix::io::pwritev(file, &rest[..rest.len().min(SLICES)], at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                at += written as u64;
+                IoSlice::advance_slices(&mut rest, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     Ok(())
 }
 
@@ -353,13 +371,12 @@ impl Upload {
             return Ok(());
         }
         self.flushed().await?;
-        let (file, session) = (self.file.clone(), self.session.clone());
+        let (file, session, store) = (self.file.clone(), self.session.clone(), self.store.clone());
         self.flushing = Some(tokio::task::spawn_blocking(move || {
-            let flushed = file.sync_data();
-            if flushed.is_err() {
+            file.sync_data().map_err(|error| {
                 session.failed.store(true, Ordering::Release);
-            }
-            flushed
+                store.undurable(&session.path)(error)
+            })
         }));
         Ok(())
     }
@@ -367,8 +384,7 @@ impl Upload {
     /// Waits for the flush that runs.
     async fn flushed(&mut self) -> Result<(), StoreError> {
         let Some(flushing) = self.flushing.take() else { return Ok(()) };
-        let flushed = flushing.await.map_err(|_| StoreError::Closing)?;
-        flushed.map_err(StoreError::io(&self.session.path))
+        flushing.await.map_err(|_| StoreError::Closing)?
     }
 
     /// Touches file and hash on a thread for that.
@@ -384,7 +400,7 @@ impl Upload {
         })
         .await?;
         self.state = Some(state);
-        done.ok_or(StoreError::NoUpload)?.map_err(StoreError::io(&self.session.path))
+        done.ok_or(StoreError::NoUpload)?.map_err(self.store.unwritten(&self.session.path))
     }
 
     /// Ends a chunk, whose length must be the announced one.
@@ -434,14 +450,18 @@ impl Upload {
         let verifier = state.take().ok_or(StoreError::NoUpload)?;
         let verified = match verify(verifier, &self.file, digest).await? {
             Ok(verified) => verified,
-            Err(error) => {
-                self.store.drop_upload(&self.id, &self.session, &mut state).await?;
-                return Err(error);
+            Err(unfit) => {
+                // The session is over also where the disk was full: what the kernel could not write it
+                // counts as written, so the same file would pass the next time.
+                let dropped = self.store.drop_upload(&self.id, &self.session, &mut state).await;
+                return Err(match unfit {
+                    Unfit::Other(mismatch) => dropped.err().unwrap_or(mismatch.into()),
+                    Unfit::Undurable(error) => self.store.undurable(&self.session.path)(error),
+                });
             }
         };
         let (store, id) = (&self.store, self.id.to_string());
-        let (path, file) = (self.session.path.clone(), self.file.clone());
-        let filed = store.file_blob(&self.session.repo, path, file, verified, Some(id)).await;
+        let filed = store.file_blob(&self.session.repo, self.session.path.clone(), verified, Some(id)).await;
         if !matches!(filed, Err(StoreError::Full)) {
             store.inner.uploads.with(|sessions| sessions.remove(&self.id));
         }
@@ -457,23 +477,32 @@ impl Upload {
     }
 }
 
-/// Compares what arrived with its claim; hashes again if the claim is by another algorithm.
-async fn verify(
-    verifier: Verifier,
-    file: &Arc<File>,
-    digest: Digest,
-) -> Result<Result<Verified, StoreError>, StoreError> {
+/// Why what arrived cannot be filed.
+enum Unfit {
+    /// It is something else.
+    Other(Mismatch),
+    /// It could not be made durable.
+    Undurable(io::Error),
+}
+
+/// Compares what arrived with its claim, hashing again if the claim is by another algorithm, and makes it
+/// durable. Nobody else waits for that: no lock is held yet.
+async fn verify(verifier: Verifier, file: &Arc<File>, digest: Digest) -> Result<Result<Verified, Unfit>, StoreError> {
     let (file, size) = (file.clone(), verifier.size());
-    let verifier = blocking(move || {
+    let verified = blocking(move || {
         // A write that failed may have left more than was hashed, if taking it back failed too.
         if file.metadata()?.len() != size {
             file.set_len(size)?;
         }
         let running = verifier.clone().seal().digest().algorithm();
-        if running == digest.algorithm() { Ok(verifier) } else { hash_file(&file, digest.algorithm()) }
+        let verifier = match running == digest.algorithm() {
+            true => verifier,
+            false => hash_file(&file, digest.algorithm())?,
+        };
+        let verified = verifier.finish(digest).map_err(Unfit::Other);
+        Ok(verified.and_then(|verified| seal(&file).map(|()| verified).map_err(Unfit::Undurable)))
     });
-    let verifier = verifier.await?.map_err(StoreError::io(Path::new("an upload")))?;
-    Ok(verifier.finish(digest).map_err(StoreError::from))
+    verified.await?.map_err(StoreError::io(Path::new("an upload")))
 }
 
 #[cfg(test)]
