@@ -4,6 +4,7 @@
 
 use crate::api::{Api, Patch};
 use crate::connect::{self, ConnectOptions};
+use crate::discovery::Memory;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::image::{Image, Provenance};
@@ -17,7 +18,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 
 /// Most objects that are looked up at the same time.
-const AT_ONCE: usize = 8;
+pub(crate) const AT_ONCE: usize = 8;
 /// The kinds that a selector looks through, if none are named.
 const SELECTED: [&str; 3] = ["deployments", "statefulsets", "daemonsets"];
 
@@ -92,29 +93,22 @@ pub struct Cluster {
     namespace: String,
     /// The namespace that somebody asked for, not just the context's.
     asked_namespace: Option<String>,
-    version: String,
 }
 
 impl Cluster {
-    /// Connects, and asks the server who it is: one request.
+    /// Makes ready to talk to a server; nothing is sent yet.
     ///
     /// # Errors
     ///
-    /// Fails with [`Error::NoCluster`] if there is none, and with what is wrong with the kubeconfig, its
-    /// context, the login or the way to the server.
+    /// Fails with [`Error::NoCluster`] if there is none, and with what is wrong with the kubeconfig or its context.
     pub async fn connect(options: &ConnectOptions) -> Result<Cluster, Error> {
         let connection = connect::connect(options).await?;
-        let api = Api::new(connection.client, connection.server);
-        let version = match api.document("/version").await {
-            Err(Error::Forbidden { .. }) => Value::Null, // a hardened server; that it answers is enough
-            version => version?.unwrap_or_default(),
-        };
+        let memory = options.discovery.as_ref().map(|directory| Memory::new(directory, &connection.server));
         Ok(Cluster {
-            api,
-            kinds: Kinds::new(options.image_paths.clone()),
+            api: Api::new(connection.client, connection.server),
+            kinds: Kinds::new(options.image_paths.clone(), memory),
             namespace: connection.namespace,
             asked_namespace: options.namespace.clone(),
-            version: version["gitVersion"].as_str().unwrap_or_default().to_owned(),
         })
     }
 
@@ -128,9 +122,16 @@ impl Cluster {
         &self.namespace
     }
 
-    /// The server's version: `v1.20.2`.
-    pub fn version(&self) -> &str {
-        &self.version
+    /// The server's version: `v1.20.2`; `None` if it does not tell us.
+    ///
+    /// # Errors
+    ///
+    /// Fails with what is wrong with the login or the way to the server.
+    pub async fn version(&self) -> Result<Option<String>, Error> {
+        match self.api.document("/version").await {
+            Err(Error::Forbidden { .. }) => Ok(None), // a hardened server
+            version => Ok(version?.and_then(|version| version["gitVersion"].as_str().map(str::to_owned))),
+        }
     }
 
     /// Looks at what there is and says what would be written. Writes nothing; manifests are also shown to
@@ -166,12 +167,21 @@ impl Cluster {
             return Err(Error::NoTargets);
         }
         let one = async |target: &Target| -> Result<(Target, Live), Error> {
-            let resource = self.kinds.find(&self.api, &target.kind).await?;
-            let name = ObjectName::new(resource, &self.namespace, &target.name);
-            let object = self.api.get(&name).await?.ok_or_else(|| Error::Missing(Box::new(name.clone())))?;
+            let (mut name, mut object) = self.look_for(target).await?;
+            if object.is_none() && self.kinds.forget_remembered().await {
+                (name, object) = self.look_for(target).await?;
+            }
+            let object = object.ok_or_else(|| Error::Missing(Box::new(name.clone())))?;
             Ok((target.clone(), Live { name, object }))
         };
         stream::iter(targets.iter().map(one)).buffered(AT_ONCE).try_collect().await
+    }
+
+    async fn look_for(&self, target: &Target) -> Result<(ObjectName, Option<Value>), Error> {
+        let resource = self.kinds.find(&self.api, &target.kind).await?;
+        let name = ObjectName::new(resource, &self.namespace, &target.name);
+        let object = self.api.get(&name).await?;
+        Ok((name, object))
     }
 
     async fn select(&self, kinds: &[String], selector: &str, which: &Which) -> Result<Vec<(Target, Live)>, Error> {

@@ -4,6 +4,7 @@
 use crate::error::Error;
 use crate::kinds::ImagePath;
 use crate::redact::redact;
+use http::header::{HeaderValue, USER_AGENT};
 use kube::config::{
     AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, KubeconfigError, NamedAuthInfo, NamedCluster,
     NamedContext,
@@ -36,6 +37,8 @@ pub struct ConnectOptions {
     pub certificate_authority: Option<PathBuf>,
     /// Where images are in custom kinds.
     pub image_paths: Vec<ImagePath>,
+    /// Where to remember which kinds a server has; `None` to ask it in each run.
+    pub discovery: Option<PathBuf>,
 }
 
 /// A client, the server's URL and the namespace that is meant.
@@ -54,6 +57,7 @@ pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection, Erro
     };
     config.connect_timeout = Some(CONNECT_LIMIT);
     config.default_retry = false; // it would pause up to 1000 s; `api` and the watches have limits of their own
+    config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("lighter/", env!("CARGO_PKG_VERSION")))));
     let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).map_err(|error| Error::Login(redact(&error.to_string())))?;

@@ -8,15 +8,18 @@
 //!
 //! Deciding is pure and works on JSON values as the API server sends them; acting is thin. What images
 //! are and where they live is not known here: the caller brings a pinned [`Image`]. Nothing is printed
-//! and no environment is read; files are read for kubeconfigs only.
+//! and no environment is read; files are read for kubeconfigs, and for what is remembered of a server where
+//! the caller names a place for it.
 
 mod api;
 mod apply;
+mod builtin;
 mod cluster;
 mod connect;
 mod crd;
 mod diagnose;
 mod diff;
+mod discovery;
 mod error;
 mod finite;
 mod guard;

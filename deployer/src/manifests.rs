@@ -2,7 +2,7 @@
 //! and what the server says to it. What is written is decided in [`crate::apply`].
 
 use crate::apply::{Autoscaled, Surroundings};
-use crate::cluster::{Cluster, Request};
+use crate::cluster::{AT_ONCE, Cluster, Request};
 use crate::error::Error;
 use crate::object::{ObjectName, Resource};
 use crate::ownership::Force;
@@ -10,6 +10,7 @@ use crate::plan::{Action, Change, Finding, Plan, Step, forget_identity, is_job};
 use crate::set::{self, Contents};
 use crate::workload::text;
 use crate::{Manifest, Which, apply, crd, plan_apply};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -27,12 +28,17 @@ impl Cluster {
             return Err(Error::NoTargets);
         }
         let defined: Vec<Resource> = manifests.iter().flat_map(|manifest| definitions(&manifest.object)).collect();
-        let mut documents: Vec<Document> = Vec::new();
-        for manifest in manifests {
-            let name = self.name_of(manifest, &defined).await?;
-            let live = self.api.get(&name).await?;
-            documents.push((name, manifest.clone(), live));
-        }
+        let look_up = async |manifest: &Manifest| -> Result<Document, Error> {
+            let mut name = self.name_of(manifest, &defined).await?;
+            let mut live = self.api.get(&name).await?;
+            if live.is_none() && self.kinds.forget_remembered().await {
+                name = self.name_of(manifest, &defined).await?;
+                live = self.api.get(&name).await?;
+            }
+            Ok((name, manifest.clone(), live))
+        };
+        let documents: Vec<Document> =
+            stream::iter(manifests.iter().map(look_up)).buffered(AT_ONCE).try_collect().await?;
         let mut notes = Vec::new();
         let around = Surroundings {
             autoscaled: self.autoscaled(&documents, &mut notes).await?,

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::object::{ObjectName, Resource};
 use crate::plan::{Plan, Step, is_job};
 use crate::workload::{self, text};
-use crate::{Target, kinds};
+use crate::{Target, builtin};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -90,7 +90,7 @@ impl Line<'_> {
 pub fn rules(targets: &[Target], namespace: &str, optional: bool) -> Result<Vec<RoleRule>, Error> {
     let mut rules = BTreeSet::new();
     for target in targets {
-        let resource = kinds::presumed(&target.kind).ok_or_else(|| Error::UnknownKind(target.kind.clone()))?;
+        let resource = builtin::presumed(&target.kind).ok_or_else(|| Error::UnknownKind(target.kind.clone()))?;
         let object = ObjectName::new(resource, namespace, &target.name);
         rules.extend(of_workload(&object, For::All));
         if is_job(&object.resource) {

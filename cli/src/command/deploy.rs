@@ -333,6 +333,7 @@ pub fn connect_options(args: &ClusterArgs) -> Outcome<ConnectOptions> {
         token,
         certificate_authority: args.certificate_authority.clone(),
         image_paths: Vec::new(),
+        discovery: settings::cache_directory().map(|cache| cache.join("discovery")),
     })
 }
 

@@ -103,6 +103,24 @@ impl Stage {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "lighter"},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": RESTRICTED_USER}]});
         self.create("/apis/rbac.authorization.k8s.io/v1/rolebindings", &binding);
+        self.wait_until_granted(rules);
+    }
+
+    /// The authorizer hears of new rules a moment after they are written.
+    fn wait_until_granted(&self, rules: &Value) {
+        let user = self.fixture.api(User::Restricted);
+        let question = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": self.namespace}});
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let review = user.post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &question).expect_ok();
+            let known = review["status"]["resourceRules"].to_string();
+            let resources = rules.as_array().into_iter().flatten().map(|rule| rule["resources"].to_string());
+            if resources.into_iter().all(|resources| known.contains(&resources)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the rules do not count: {known}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn request(&self, targets: &[&str], image: Image) -> Request {
