@@ -256,6 +256,7 @@ impl Api {
         match failure {
             Failure::Status(status) if status.code == 403 && is_authorization(&status) => {
                 let rule = RoleRule { verb: refused_verb(&status).unwrap_or(call.verb).to_owned(), ..call.rule() };
+                let rule = impersonation_rule(&status).unwrap_or(rule);
                 Error::Forbidden { message: redact(&status.message), rule: Box::new(rule) }
             }
             Failure::Status(status) if status.code == 409 => match call.object {
@@ -389,6 +390,13 @@ fn refused_verb(status: &Status) -> Option<&str> {
     rest.split_once(" resource ")
         .map(|(verb, _)| verb)
         .filter(|verb| verb.bytes().all(|byte| byte.is_ascii_lowercase()))
+}
+
+/// Whoever may not act for another lacks a rule about that one, and none about what was asked for.
+fn impersonation_rule(status: &Status) -> Option<RoleRule> {
+    let details = status.details.as_ref().filter(|_| refused_verb(status) == Some("impersonate"))?;
+    let name = Some(details.name.clone()).filter(|name| !name.is_empty());
+    Some(RoleRule { resource: details.kind.clone(), name, verb: "impersonate".into(), ..RoleRule::default() })
 }
 
 /// Servers before 1.25 answer 500 to an apply of fields that the schema does not have.

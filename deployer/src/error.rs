@@ -205,6 +205,16 @@ pub enum Error {
         /// Those that exist.
         known: Vec<String>,
     },
+    /// Two images for one container.
+    #[error("container {container} of {object} is to run both {} and {}; say with each image which container takes it", images[0], images[1])]
+    TwoImages {
+        /// The object.
+        object: Box<ObjectName>,
+        /// The container.
+        container: String,
+        /// Both images.
+        images: [String; 2],
+    },
     /// An image and manifests in which nothing stands for it.
     #[error("no container in the manifests {} {image}; there {}", match container { Some(name) => format!("is called {name:?} to take"), None => "runs an image like".into() }, listed(known, "are none", "is", "are"))]
     NoImageFits {
@@ -302,6 +312,7 @@ impl Error {
             | Error::UnknownContainer { .. }
             | Error::WhichContainer { .. }
             | Error::NoImageFits { .. }
+            | Error::TwoImages { .. }
             | Error::Platform { .. }
             | Error::NothingSelected { .. }
             | Error::NotPullable { .. }

@@ -13,6 +13,7 @@
 
 mod api;
 mod apply;
+mod assign;
 mod builtin;
 mod cluster;
 mod connect;
@@ -53,8 +54,9 @@ mod world;
 mod write;
 
 pub use apply::{Autoscaled, Surroundings, plan_apply};
+pub use assign::Assignment;
 pub use cluster::{Cluster, Request, What};
-pub use connect::ConnectOptions;
+pub use connect::{ConnectOptions, Impersonate};
 pub use diagnose::{Cause, Trouble, diagnose};
 pub use diff::{Difference, ObjectDiff};
 pub use error::{Class, Error};
@@ -74,7 +76,7 @@ pub use require::Require;
 pub use rewrite::rewrite;
 pub use rights::{RoleRule, role, rules};
 pub use set::{Membership, Set};
-pub use steer::Steer;
+pub use steer::{Held, HeldTarget, Steer};
 pub use target::{InvalidTarget, Target, Which};
 pub use ticket::{Executed, Ticket};
 pub use undo::{Back, Undone, UndoneTarget};

@@ -12,6 +12,9 @@ const LIST_DEPTH: usize = 4;
 const SERVER_FIELDS: [&str; 6] =
     ["managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"];
 
+/// Which manifests are to run well before others are written.
+const WAVE: &str = "lighter.dev/wave";
+
 /// Why a text is no manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{source_name}, document {document}: {reason}")]
@@ -65,7 +68,8 @@ impl Manifest {
 
     /// Puts manifests, of several files perhaps, in the order in which they are to be applied.
     pub fn sort(manifests: &mut [Manifest]) {
-        manifests.sort_by_key(|manifest| rank(manifest.kind())); // stable: the files' order within a rank
+        // Stable: the files' order within a rank. A wave that is no number is an error later, when it is planned.
+        manifests.sort_by_key(|manifest| (manifest.wave().unwrap_or_default(), rank(manifest.kind())));
     }
 
     /// `apps/v1`
@@ -81,6 +85,21 @@ impl Manifest {
     /// The object's name.
     pub fn name(&self) -> &str {
         self.object["metadata"]["name"].as_str().unwrap_or_default()
+    }
+
+    /// When its turn is: the number in its annotation `lighter.dev/wave`, lower ones first; 0 where it says nothing.
+    ///
+    /// # Errors
+    ///
+    /// Fails if that is no number.
+    pub fn wave(&self) -> Result<i32, InvalidManifest> {
+        let wave = &self.object["metadata"]["annotations"][WAVE];
+        let number = wave.as_str().map_or_else(|| wave.is_null().then_some(0), |text| text.parse().ok());
+        number.ok_or_else(|| InvalidManifest {
+            source_name: self.origin.0.clone(),
+            document: self.origin.1,
+            reason: format!("the annotation {WAVE} is {wave}, which is no whole number in quotes"),
+        })
     }
 
     /// The namespace that it names itself, if it does.

@@ -9,7 +9,7 @@ use crate::ownership::Force;
 use crate::plan::{Action, Change, Finding, Plan, Step, forget_identity, is_job};
 use crate::set::{self, Contents};
 use crate::workload::text;
-use crate::{Manifest, Which, apply, crd, plan_apply};
+use crate::{Manifest, apply, crd, plan_apply};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -18,12 +18,7 @@ use std::collections::BTreeSet;
 type Document = (ObjectName, Manifest, Option<Value>);
 
 impl Cluster {
-    pub(crate) async fn plan_manifests(
-        &self,
-        manifests: &[Manifest],
-        which: &Which,
-        request: &Request,
-    ) -> Result<Plan, Error> {
+    pub(crate) async fn plan_manifests(&self, manifests: &[Manifest], request: &Request) -> Result<Plan, Error> {
         if manifests.is_empty() {
             return Err(Error::NoTargets);
         }
@@ -44,7 +39,7 @@ impl Cluster {
             autoscaled: self.autoscaled(&documents, &mut notes).await?,
             set: request.set.as_ref().map(|set| set::membership(&set::parent(&set.name, self.namespace()))),
         };
-        let mut plan = plan_apply(&documents, request.image.as_ref(), which, &request.options(), &around)?;
+        let mut plan = plan_apply(&documents, &request.images, &request.options(), &around)?;
         plan.force = request.force.clone();
         plan.findings.extend(notes);
         if request.rehearse {
@@ -149,11 +144,14 @@ impl Cluster {
 
         let mut first = apply_parent(&parent, &during, live.as_ref());
         self.rehearse(&mut first, live.as_ref(), &Plan { force: Force::All, ..Plan::default() }).await?;
+        let waves = || plan.actions.iter().map(|action| action.wave);
+        let (first_wave, last_wave) = (waves().min().unwrap_or_default(), waves().max().unwrap_or_default());
+        first.wave = first_wave;
+        let mut last: Vec<Action> = deletions;
+        last.extend((during != after).then(|| apply_parent(&parent, &after, None)));
+        last.iter_mut().for_each(|action| action.wave = last_wave);
         plan.actions.insert(0, first);
-        plan.actions.extend(deletions);
-        if during != after {
-            plan.actions.push(apply_parent(&parent, &after, None));
-        }
+        plan.actions.extend(last);
         Ok(())
     }
 

@@ -15,11 +15,12 @@ Examples:
   lighter deploy --image vm2:5000/shop/api:v2 --target deployment/api
   lighter deploy --image vm2:5000/shop/api:v2 --target deployment/api/web -n shop --timeout 5m
   lighter deploy --image vm2:5000/shop/api:v2 -l app=api
+  lighter deploy --image web=vm2:5000/shop/api:v2 --image sidecar=vm2:5000/shop/proxy:v7 --target deployment/api
   lighter deploy --image vm2:5000/shop/api:v2 --wave job/migrate --wave deployment/api,deployment/web --replace-jobs
   lighter deploy --image vm2:5000/shop/api:v2 -f deployment.yaml --dry-run
   lighter apply -f manifests/ --set shop --prune
 
-stdout carries the pinned image, or with -o what is done, for machines; all else goes to stderr.")]
+stdout carries the pinned images, or with -o what is done, for machines; all else goes to stderr.")]
 pub struct DeployArgs {
     #[command(subcommand)]
     pub command: Option<DeployCommand>,
@@ -37,7 +38,7 @@ pub struct DeployArgs {
     /// Show each field that changes before anything is written
     #[arg(long)]
     pub diff: bool,
-    /// When it runs, write the pinned image into the manifests of -f; comments stay
+    /// When it runs, write the pinned images into the manifests of -f; comments stay
     #[arg(long, requires = "file", requires = "image")]
     pub write: bool,
     #[command(flatten)]
@@ -101,9 +102,9 @@ pub struct DiffArgs {
 #[derive(Debug, Args, Clone)]
 #[group(skip)]
 pub struct SubjectArgs {
-    /// The image; a tag is resolved to the digest that it means now. CONTAINER may be * for all
+    /// The image; a tag is resolved to the digest that it means now. CONTAINER may be * for all [repeatable]
     #[arg(long, value_name = "[CONTAINER=]HOST/NAME[:TAG][@DIGEST]", required_unless_present = "file")]
-    pub image: Option<String>,
+    pub image: Vec<String>,
     /// What to patch: deployment, statefulset, daemonset, cronjob, job, pod … CONTAINER may be * or volume:NAME [repeatable]
     #[arg(long, value_name = "KIND/NAME[/CONTAINER]", required_unless_present_any = ["file", "selector", "wave"], conflicts_with_all = ["file", "selector", "wave"])]
     pub target: Vec<String>,
@@ -113,10 +114,10 @@ pub struct SubjectArgs {
     /// The kinds to look through for --selector [default: deployment,statefulset,daemonset]
     #[arg(long, value_name = "KIND,…", value_delimiter = ',', requires = "selector")]
     pub kind: Vec<String>,
-    /// Targets that are rolled out before those of the next --wave [repeatable]
+    /// Targets that are to run well before those of the next --wave are written [repeatable]
     #[arg(long, value_name = "KIND/NAME[/CONTAINER],…", conflicts_with = "file")]
     pub wave: Vec<String>,
-    /// Manifests to apply with the image put in: a file, a directory or - for stdin [repeatable]
+    /// Manifests to apply with the images put in: a file, a directory or - for stdin [repeatable]
     #[arg(short, long, value_name = "FILE|DIR|-")]
     pub file: Vec<PathBuf>,
 }
@@ -167,7 +168,7 @@ pub enum DryRun {
 #[derive(Debug, Args, Clone, Default)]
 #[group(skip)]
 pub struct ReportArgs {
-    /// What stdout carries: the pinned image, one JSON document at the end, or one line of JSON per event
+    /// What stdout carries: the pinned images, one JSON document at the end, or one line of JSON per event
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
     /// Write the JSON document to a file, too
@@ -249,6 +250,12 @@ pub struct ClusterArgs {
     /// The certificate (PEM) that the one of --server is signed by
     #[arg(long, value_name = "FILE", requires = "server")]
     pub certificate_authority: Option<PathBuf>,
+    /// Act in the name of this user, where the login may
+    #[arg(long = "as", value_name = "USER")]
+    pub as_user: Option<String>,
+    /// Act as a member of this group, together with --as [repeatable]
+    #[arg(long, value_name = "GROUP", requires = "as_user")]
+    pub as_group: Vec<String>,
 }
 
 /// How long to wait for a rollout, and what to do if it fails.
@@ -279,9 +286,12 @@ pub struct WaitArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnFailure {
     /// Put the images back that ran before, in all targets of the run
+    #[value(alias = "undo")]
     Rollback,
     /// Leave it in place
     Keep,
+    /// Pause it: no more pods are replaced, and those of the old version that still run go on serving
+    Pause,
 }
 
 /// Look after rollouts: see, wait, go back, pause, restart

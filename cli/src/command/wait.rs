@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use std::time::Instant;
 
-use deployer::{Class, Cluster, End, Error, Outcome as Rollout, Plan, Policy, Ticket, Undone};
+use deployer::{Class, Cluster, End, Error, Held, Outcome as Rollout, Plan, Policy, Ticket, Undone};
 use serde::{Deserialize, Serialize};
 
 use super::deploy::{exit, told};
@@ -148,6 +148,10 @@ impl Run<'_> {
         if self.args.on_failure == OnFailure::Keep || !rollout.is_undoable() {
             return Err(left(rollout, "the rollout did not succeed"));
         }
+        if self.args.on_failure == OnFailure::Pause {
+            let failure = left(rollout, "the rollout did not succeed");
+            return Err(self.pause(failure).await);
+        }
         for target in rollout.targets.iter().filter(|target| target.end.class() != Class::Success) {
             tell(&format!("{}: {}", target.ticket.object, target.end));
         }
@@ -156,6 +160,25 @@ impl Run<'_> {
             .iter()
             .filter_map(|target| reason(&target.end).map(|reason| format!("{}: {reason}", target.ticket.object)));
         Err(self.go_back(reasons.collect()).await)
+    }
+
+    /// Pauses what was changed. The failure stays what it is.
+    async fn pause(&mut self, mut failure: Failure) -> Failure {
+        let held = tokio::select! {
+            held = self.cluster.hold(&self.tickets) => held,
+            exit = self.signals.next() => return interrupted(exit, &self.tickets, self.args),
+        };
+        self.report.held(&held);
+        let paused = held.iter().find(|target| target.held == Held::Paused);
+        let paused = paused.and_then(|target| self.tickets.iter().find(|ticket| ticket.object == target.object));
+        let hint = paused.map(|ticket| {
+            format!("`{}` goes on with it; `{}` goes back", ticket.command("resume"), ticket.command("undo"))
+        });
+        failure.causes.extend(held.iter().map(ToString::to_string));
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
     }
 
     async fn go_back(&mut self, mut causes: Vec<String>) -> Failure {
@@ -178,6 +201,9 @@ impl Run<'_> {
     async fn halfway(&mut self, error: &Error, failure: Failure) -> Failure {
         if self.args.on_failure == OnFailure::Keep || !self.tickets.iter().any(|ticket| ticket.changed) {
             return failure;
+        }
+        if self.args.on_failure == OnFailure::Pause {
+            return self.pause(failure).await;
         }
         let source = if let Error::Halfway { source, .. } = error { source.to_string() } else { error.to_string() };
         self.go_back(vec![source]).await

@@ -2,9 +2,7 @@
 //! a Deployment to change, and images of numbered versions.
 #![allow(dead_code)] // each test file uses a part
 
-use deployer::{
-    Cluster, ConnectOptions, Error, Image, Manifest, Outcome, Plan, Policy, Provenance, Request, What, Which,
-};
+use deployer::{Cluster, ConnectOptions, Error, Image, Manifest, Outcome, Plan, Policy, Provenance, Request, What};
 use fixtures::kubernetes::kubelet::{Fate, Kubelet};
 use fixtures::kubernetes::{self, Api, RESTRICTED_USER, User};
 use oci::{Digest, Reference};
@@ -138,7 +136,7 @@ impl Stage {
 
     pub async fn plan_manifests(&self, text: &str, image: Option<Image>, cause: &str) -> Result<Plan, Error> {
         let manifests = Manifest::parse_all("web.yaml", text)?;
-        let what = What::Manifests { manifests, which: Which::Fitting };
+        let what = What::Manifests(manifests);
         self.cluster.plan(&Request { provenance: provenance(cause), ..Request::new(image, what) }).await
     }
 

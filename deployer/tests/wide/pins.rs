@@ -2,7 +2,9 @@
 
 use super::patient;
 use super::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
-use deployer::{Change, Class, Cluster, ConnectOptions, End, Error, Evidence, Manifest, Request, What, Which};
+use deployer::{
+    Assignment, Change, Class, Cluster, ConnectOptions, End, Error, Evidence, Manifest, Request, What, Which,
+};
 use fixtures::kubernetes::User;
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
@@ -48,7 +50,7 @@ async fn a_job_is_made_anew_only_if_asked() {
     assert_eq!(outcome.class(), Class::Failed, "{outcome:?}");
 
     let manifests = Manifest::parse_all("job.yaml", &job(4).to_string()).unwrap();
-    let what = What::Manifests { manifests, which: Which::Fitting };
+    let what = What::Manifests(manifests);
     let error = stage.cluster.plan(&Request::new(None, what.clone())).await.unwrap_err();
     assert!(error.to_string().contains("immutable"), "{error}");
     let plan = stage.cluster.plan(&Request { replace_jobs: true, ..Request::new(None, what) }).await.unwrap();
@@ -86,7 +88,8 @@ async fn a_star_is_every_container_and_labels_choose_workloads() {
         stage.create(DEPLOYMENTS, &object);
     }
     let select = |selector: &str, which: Which| {
-        Request::new(Some(image(2)), What::Selected { kinds: vec!["deploy".into()], selector: selector.into(), which })
+        let what = What::Selected { kinds: vec!["deploy".into()], selector: selector.into() };
+        Request { images: vec![Assignment { image: image(2), which }], ..Request::new(None, what) }
     };
     let plan = stage.cluster.plan(&select("team=shop", Which::All)).await.unwrap();
     assert_eq!(plan.actions.len(), 2);
