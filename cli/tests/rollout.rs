@@ -86,13 +86,25 @@ fn a_bad_version_is_seen_and_undone() {
     let image = |scene: &Scene| scene.object()["spec"]["template"]["spec"]["containers"][0]["image"].clone();
     assert_eq!(image(&scene), BAD, "what somebody else deployed is nothing that a wait takes back");
 
+    let (data, _) = scene.lighter(&["rollout", "status", "deployment/web", "-o", "json"], 20);
+    let status: Value = serde_json::from_str(&data).unwrap();
+    assert_eq!((&status["well"], &status["targets"][0]["end"]["end"]), (&json!(false), &json!("failed")));
+    let (data, _) = scene.lighter(&["rollout", "history", "deployment/web", "-o", "json"], 0);
+    let history: Value = serde_json::from_str(&data).unwrap();
+    assert_eq!(
+        (&history["revisions"][0]["verified"], &history["revisions"][1]["images"]["web"]),
+        (&json!(true), &json!(BAD))
+    );
+
     let (data, _) = scene.lighter(&["rollout", "history", "deployment/web"], 0);
     let lines: Vec<&str> = data.lines().collect();
     assert_eq!(lines, [format!("1\tran well\tweb: {GOOD}\t"), format!("2\tcurrent\tweb: {BAD}\t")]);
 
     let (_, told) = scene.lighter(&["rollout", "undo", "deployment/web", "--dry-run"], 0);
     assert!(told.contains("goes back to revision 1") && image(&scene) == BAD, "{told}");
-    scene.lighter(&["rollout", "undo", "deployment/web", "--timeout", "60s"], 0);
+    let (data, _) = scene.lighter(&["rollout", "undo", "deployment/web", "--timeout", "60s", "-o", "json"], 0);
+    let report: Value = serde_json::from_str(&data).unwrap();
+    assert_eq!((&report["changed"], &report["targets"][0]["end"]["end"]), (&json!(true), &json!("done")));
     assert_eq!(image(&scene), GOOD);
     let (_, told) = scene.lighter(&["rollout", "undo", "deployment/web"], 10);
     assert!(told.contains("has no version that was seen to run well"), "{told}");
@@ -324,6 +336,16 @@ fn several_images_go_where_they_belong() {
         let (_, told) = fleet.deploy(&[&images[..], more].concat(), code);
         assert!(told.contains(expected), "{told}");
     }
+    let nobody = ["--image", new, "-l", "app=nobody"];
+    fleet.deploy(&nobody, 10);
+    let (_, told) = fleet.deploy(&[&nobody[..], &["--allow-empty"]].concat(), 0);
+    assert!(told.contains("nothing to do: no deployments, statefulsets, daemonsets"), "{told}");
+    // In kubectl's words, it is the same.
+    fleet.lighter(
+        &["set", "image", "deployment/a", &format!("web={new}"), &format!("side={proxy}"), "--timeout", "60s"],
+        0,
+    );
+    fleet.lighter(&["set", "image", "deployment/a"], 64);
     // Both are found by their repositories, and a report names both.
     let (data, _) = fleet
         .deploy(&["--image", new, "--image", proxy, "-l", "nobody!=there", "--kind", "deployment", "-o", "json"], 0);
@@ -371,4 +393,41 @@ fn one_may_act_as_another_where_the_login_may() {
     let (_, told) =
         fleet.lighter(&["rollout", "status", "deployment/a", "--as", "admin", "--kubeconfig", restricted], 77);
     assert!(told.contains("verbs: [\"impersonate\"]") && told.contains(RESTRICTED_USER), "{told}");
+}
+
+#[test]
+fn a_robot_of_a_pull_secret_may_pull_only_and_is_renewed_in_time() {
+    let fleet = Fleet::new("robots", &[]);
+    let core = |name: &str| format!("/api/v1/namespaces/{}/{name}", fleet.namespace);
+    fleet.admin.post(&core("serviceaccounts"), &json!({"metadata": {"name": "default"}})).expect_ok();
+    let data = fleet.den.path().join("registry");
+    let data = data.to_str().unwrap();
+    std::fs::create_dir(data).unwrap();
+    let arguments =
+        ["pull-secret", "ensure", "--repo", "127.0.0.1:1/shop", "--robot", "shop-pull", "--registry-data", data];
+    let robots = || fleet.lighter(&["registry", "token", "list", "--data", data], 0).0;
+    let secret = || fleet.admin.object(&core("secrets/lighter-pull"));
+
+    let (_, told) = fleet.lighter(&arguments, 0);
+    assert!(told.contains("secret/lighter-pull in namespace robots: made"), "{told}");
+    assert!(told.contains("nobody checked whether 127.0.0.1:1 takes this login"), "{told}");
+    let first = secret();
+    assert!(first["metadata"]["annotations"]["lighter.dev/expires"].is_string(), "{first}");
+    assert_eq!(
+        fleet.admin.object(&core("serviceaccounts/default"))["imagePullSecrets"],
+        json!([{"name": "lighter-pull"}])
+    );
+    let listed = robots();
+    assert!(listed.contains("shop-pull  pull  shop,shop/**"), "{listed}");
+
+    let (_, told) = fleet.lighter(&arguments, 0);
+    assert!(told.contains("as it is to be already"), "{told}");
+    assert_eq!((secret(), robots()), (first.clone(), listed), "a token that is good for long is kept");
+
+    let soon = json!({"metadata": {"annotations": {"lighter.dev/expires": "2026-01-01T00:00:00Z"}}});
+    fleet.admin.patch(&core("secrets/lighter-pull"), &soon).expect_ok();
+    fleet.lighter(&arguments, 0);
+    assert_ne!(secret()["data"], first["data"]);
+    assert_eq!(robots().lines().count(), 2, "the one before ends by itself");
+    fleet.lighter(&[&arguments[..], &["--expires", "10d"]].concat(), 64);
 }

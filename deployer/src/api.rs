@@ -27,7 +27,10 @@ pub(crate) enum Patch {
     Merge,
     /// The same, for what we note on an object: its own owner, so that the next apply of a manifest, which
     /// takes over what we patched, does not remove it.
-    Note,
+    Note {
+        /// Whether the object is of a custom kind, which takes no strategic merge.
+        custom: bool,
+    },
     /// `application/json-patch+json`
     Json,
     /// `application/merge-patch+json`: lists are replaced as a whole. The only one that custom resources take.
@@ -186,16 +189,16 @@ impl Api {
         let mut query = match kind {
             Patch::Apply { force } => format!("fieldManager={MANAGER}&force={force}&fieldValidation=Strict"),
             Patch::Merge | Patch::Plain => format!("fieldManager={MANAGER}&fieldValidation=Strict"),
-            Patch::Note => format!("fieldManager={MANAGER}-notes"),
+            Patch::Note { .. } => format!("fieldManager={MANAGER}-notes"),
             Patch::Json => format!("fieldManager={MANAGER}"),
         };
         if dry_run {
             query += "&dryRun=All";
         }
         let content = match kind {
-            Patch::Merge | Patch::Note => "application/strategic-merge-patch+json",
+            Patch::Merge | Patch::Note { custom: false } => "application/strategic-merge-patch+json",
             Patch::Json => "application/json-patch+json",
-            Patch::Plain => "application/merge-patch+json",
+            Patch::Plain | Patch::Note { custom: true } => "application/merge-patch+json",
             Patch::Apply { .. } => "application/apply-patch+yaml", // JSON is YAML
         };
         let request = Request::patch(format!("{}?{query}", object.path()))

@@ -1,7 +1,7 @@
 //! Manifests: YAML or JSON text with any number of documents, read into objects and put in the order in
 //! which they can be created. What they mean to the cluster is not known here.
 
-use serde::Deserialize;
+use crate::yaml;
 use serde_json::Value;
 
 /// Longest text that is read, in bytes; etcd takes 1.5 MB per object.
@@ -50,8 +50,8 @@ impl Manifest {
             return Err(wrong(1, format!("it has {} bytes, and {TEXT_LIMIT} is the most that is read", text.len())));
         }
         let mut manifests = Vec::new();
-        for (index, document) in serde_norway::Deserializer::from_str(text).enumerate() {
-            let value = Value::deserialize(document).map_err(|error| wrong(index + 1, error.to_string()))?;
+        for (index, document) in yaml::documents(text).enumerate() {
+            let value = document.map_err(|error| wrong(index + 1, error.to_string()))?;
             let mut objects = Vec::new();
             flatten(value, LIST_DEPTH, &mut objects).map_err(|reason| wrong(index + 1, reason))?;
             for object in objects {

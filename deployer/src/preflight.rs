@@ -237,7 +237,7 @@ async fn logins(
 }
 
 /// The docker config of a Secret, in today's shape or in that of 2015.
-fn config(secret: &Value) -> Option<String> {
+pub(crate) fn config(secret: &Value) -> Option<String> {
     let text = |key: &str| -> Option<String> {
         let bytes = STANDARD.decode(secret["data"][key].as_str()?).ok()?;
         String::from_utf8(bytes).ok()

@@ -141,8 +141,10 @@ pub(crate) fn of_workload(object: &ObjectName, what: For) -> Vec<RoleRule> {
     if workload::is_watched(resource) {
         // The list of one name (fieldSelector) is allowed by a rule for that name.
         rules.extend(["list", "watch"].map(one));
-        rules.extend(["list", "watch"].map(|verb| all("", "pods", verb)));
-        if resource.kind == "Deployment" {
+        if !workload::is_custom(resource) {
+            rules.extend(["list", "watch"].map(|verb| all("", "pods", verb)));
+        }
+        if resource.is("apps", &["Deployment"]) {
             rules.extend(["list", "watch"].map(|verb| all(&resource.group, "replicasets", verb)));
         }
     }

@@ -16,7 +16,9 @@ use oci::{ManifestKind, Pinned, Platform, Reference};
 use super::deploy_report::Report;
 use super::probe::Prober;
 use super::wait;
-use crate::args::{ClusterArgs, DeployArgs, DeployCommand, DryRun, HowArgs, RbacArgs, RegistryArgs, SubjectArgs};
+use crate::args::{
+    ClusterArgs, DeployArgs, DeployCommand, DryRun, HowArgs, RbacArgs, RegistryArgs, SetImageArgs, SubjectArgs,
+};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
@@ -37,6 +39,22 @@ pub async fn deploy(args: &DeployArgs) -> Outcome<()> {
     report.finish(outcome)
 }
 
+/// `set image`: the same as a deploy, in kubectl's words.
+pub async fn set_image(args: SetImageArgs) -> Outcome<()> {
+    let args = DeployArgs::from(args);
+    let missing = |what: &str| {
+        Failure::new(Exit::Usage, format!("no {what} is named"))
+            .hint("lighter set image deployment/api web=vm2:5000/shop/api:v2")
+    };
+    if args.subject.image.is_empty() {
+        return Err(missing("image"));
+    }
+    if args.subject.target.is_empty() {
+        return Err(missing("workload"));
+    }
+    deploy(&args).await
+}
+
 async fn deploy_and_report(args: &DeployArgs, report: &Report) -> Outcome<()> {
     let planned = interrupt::until_signal(async {
         let planned =
@@ -52,7 +70,7 @@ async fn deploy_and_report(args: &DeployArgs, report: &Report) -> Outcome<()> {
     })
     .await?;
     if args.dry_run.is_none() {
-        wait::roll_out(&planned.cluster, &planned.plans, &args.wait, report).await?;
+        wait::roll_out(&planned.cluster, &planned.plans, &args.wait, &Prober::new(&args.registry)?, report).await?;
         if args.write {
             write(args, &planned)?;
         }
@@ -86,8 +104,14 @@ pub async fn plan(
         images.push(Assignment { image: resolve(&client, &reference).await?, which });
     }
     let request = Request { rehearse, images: images.clone(), ..request(how, what)? };
-    let plan = cluster.plan(&request).await.map_err(|error| told(&error))?;
-    Ok(Planned { cluster, plans: plan.waves(), images })
+    let plans = match cluster.plan(&request).await {
+        Err(error @ Error::NothingSelected { .. }) if subject.allow_empty => {
+            tell(&format!("nothing to do: {error}"));
+            Vec::new()
+        }
+        plan => plan.map_err(|error| told(&error))?.waves(),
+    };
+    Ok(Planned { cluster, plans, images })
 }
 
 fn request(how: &HowArgs, what: What) -> Outcome<Request> {

@@ -141,7 +141,9 @@ impl Report {
         if let Some(table) = self.table.borrow_mut().as_mut() {
             table.leave();
         }
-        self.told.borrow_mut().targets = rollout.targets.clone();
+        let mut told = self.told.borrow_mut();
+        told.changed |= rollout.changed();
+        told.targets = rollout.targets.clone();
     }
 
     /// What became of going back.

@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 use super::build::{Job, Prepared};
 use super::deploy_report::Report;
 use super::named::Source;
+use super::probe::Prober;
 use super::{build, deploy, serve, transfer, wait};
 use crate::args::ShipArgs;
 use crate::embedded::Embedded;
@@ -156,7 +157,8 @@ async fn roll_out(
         Planned::NoCluster(text) => return Ok(Deployed::NoCluster(text)),
     };
     tell(plan.to_string().trim_end());
-    let changed = wait::roll_out(&cluster, &plan.waves(), &args.wait, &Report::quiet()).await?;
+    let changed =
+        wait::roll_out(&cluster, &plan.waves(), &args.wait, &Prober::new(&args.registry)?, &Report::quiet()).await?;
     Ok(Deployed::Runs { server: cluster.server().to_owned(), changed })
 }
 

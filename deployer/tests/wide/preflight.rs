@@ -156,7 +156,7 @@ async fn the_printed_role_is_enough_and_each_rule_of_it_is_needed() {
     let executed = restricted.execute(&plan).await.unwrap();
     let outcome = restricted.watch(&executed.tickets, &patient(), |_| {}).await.unwrap();
     assert_eq!(outcome.targets[0].end, End::Done { evidence: Evidence::Verified { pods: 2 } });
-    let undone = restricted.undo(&executed.tickets, &patient(), |_| {}).await;
+    let undone = restricted.undo(&executed.tickets, &patient(), None, |_| {}).await;
     assert_eq!(undone.class(), Class::RolledBack, "going back needs no more: {undone:?}");
     assert_eq!(stage.images("web")[0], pinned(1));
     assert_eq!(RESTRICTED_USER, "restricted");
@@ -178,6 +178,7 @@ async fn a_pull_secret_is_made_once_and_brought_up_to_date() {
         username: "robot".into(),
         password: password.into(),
         service_account: "default".into(),
+        expires: None,
     };
     let error = stage.cluster.ensure_pull_secret(&wanted("a")).await.unwrap_err();
     assert!(error.to_string().contains("serviceaccount/default in namespace secrets does not exist"), "{error}");
