@@ -45,9 +45,6 @@ pub enum Class {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A manifest cannot be printed.
-    #[error("the manifest cannot be printed as YAML: {0}")]
-    Render(String),
     /// The image cannot be put into the text of a manifest.
     #[error("cannot write the image into {source_name}: {reason}")]
     Rewrite {
@@ -303,7 +300,7 @@ impl Error {
             | Error::NoTargets
             | Error::NoImage => Class::Usage,
             Error::Login(_) | Error::Unauthorized { .. } | Error::Forbidden { .. } => Class::Forbidden,
-            Error::Manifest(_) | Error::Namespace { .. } | Error::Render(_) | Error::Rewrite { .. } => Class::Manifest,
+            Error::Manifest(_) | Error::Namespace { .. } | Error::Rewrite { .. } => Class::Manifest,
             Error::UnknownKind(_)
             | Error::Missing(_)
             | Error::Unpatchable { .. }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::apply::Surroundings;
 use crate::object::{ObjectName, Resource};
 use crate::plan::Step;
+use crate::yaml;
 use crate::{Assignment, Error, Manifest, Options, plan_apply};
 
 /// Prints manifests as YAML, in the order in which they would be applied, images pinned in them.
@@ -20,8 +21,7 @@ pub fn render(manifests: &[Manifest], images: &[Assignment]) -> Result<String, E
         Step::Apply { body, .. } => Some(body),
         Step::Nothing | Step::Patch(_) | Step::Replace(_) | Step::Delete => None,
     });
-    let texts = bodies.map(|body| serde_norway::to_string(body).map_err(|error| Error::Render(error.to_string())));
-    Ok(texts.collect::<Result<Vec<_>, _>>()?.join("---\n"))
+    Ok(bodies.map(yaml::print).collect::<Vec<_>>().join("---\n"))
 }
 
 /// The name of an object as far as its manifest tells; without a server nobody knows the rest, and

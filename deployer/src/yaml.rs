@@ -186,6 +186,87 @@ fn merge(fields: &mut Map<String, Value>, value: Value) -> Result<(), &'static s
     }
 }
 
+/// Prints a value so that both kinds of readers read the same: a word that either takes for something else is quoted.
+pub(crate) fn print(value: &Value) -> String {
+    let mut text = String::new();
+    match value {
+        Value::Object(fields) if !fields.is_empty() => print_fields(&mut text, fields, 0),
+        Value::Array(items) if !items.is_empty() => print_items(&mut text, items, 0),
+        scalar => text = print_scalar(scalar) + "\n",
+    }
+    text
+}
+
+fn print_fields(text: &mut String, fields: &Map<String, Value>, indent: usize) {
+    for (key, value) in fields {
+        *text += &format!("{:indent$}{}:", "", print_word(key));
+        print_below(text, value, indent);
+    }
+}
+
+/// As kubectl prints them: the dash stands below the key.
+fn print_items(text: &mut String, items: &[Value], indent: usize) {
+    for item in items {
+        match item {
+            Value::Object(fields) if !fields.is_empty() => {
+                let mut inner = String::new();
+                print_fields(&mut inner, fields, indent + 2);
+                *text += &format!("{:indent$}- {}", "", &inner[indent + 2..]);
+            }
+            item => {
+                *text += &format!("{:indent$}-", "");
+                print_below(text, item, indent + 2);
+            }
+        }
+    }
+}
+
+/// What comes after a colon or a dash.
+fn print_below(text: &mut String, value: &Value, indent: usize) {
+    match value {
+        Value::Object(fields) if !fields.is_empty() => {
+            text.push('\n');
+            print_fields(text, fields, indent + 2);
+        }
+        Value::Array(items) if !items.is_empty() => {
+            text.push('\n');
+            print_items(text, items, indent);
+        }
+        Value::String(lines) if is_block(lines) => {
+            let keep = if lines.ends_with('\n') { "" } else { "-" };
+            *text += &format!(" |{keep}\n");
+            for line in lines.trim_end_matches('\n').split('\n') {
+                let indent = if line.is_empty() { 0 } else { indent + 2 };
+                *text += &format!("{:indent$}{line}\n", "");
+            }
+        }
+        scalar => *text += &format!(" {}\n", print_scalar(scalar)),
+    }
+}
+
+/// Whether a text of several lines can be read as it stands: its first line tells the indent, and one end is kept.
+fn is_block(text: &str) -> bool {
+    let is_shown = |c: char| c == '\n' || (c.is_ascii() && !c.is_ascii_control());
+    let body = text.strip_suffix('\n').unwrap_or(text);
+    body.contains('\n') && !body.ends_with('\n') && !body.starts_with([' ', '\n']) && text.chars().all(is_shown)
+}
+
+fn print_scalar(value: &Value) -> String {
+    match value {
+        Value::String(word) => print_word(word),
+        other => other.to_string(), // JSON is YAML
+    }
+}
+
+fn print_word(word: &str) -> String {
+    let is_shown = |c: char| c.is_ascii_alphanumeric() || "_./:@+-".contains(c);
+    let is_simple = word.starts_with(|c: char| c.is_ascii_alphanumeric() || "_/".contains(c))
+        && !word.ends_with(':')
+        && word.chars().all(is_shown);
+    let is_word = || documents(word).next().is_some_and(|read| read.is_ok_and(|read| read == *word));
+    if is_simple && is_word() { word.to_owned() } else { Value::from(word).to_string() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,7 +317,7 @@ mod tests {
             ("\"no\"", json!("no")),
             ("!!str yes", json!("yes")),
             ("!!str 0440", json!("0440")),
-            ("|\n  yes", json!("yes")),
+            ("|-\n  yes", json!("yes")),
             ("\"\\x79es\"", json!("yes")),
         ] {
             for (whole, pointer) in
@@ -251,11 +332,39 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_printed_stay_words() {
-        for word in ["yes", "n", "0440", "1_000", "0b1", "089", "1e3", "true", "null", "~", "2026-11-25"] {
-            let printed = serde_norway::to_string(&json!({"a": word})).unwrap();
-            assert_eq!(read(&printed).unwrap(), json!({"a": word}), "{printed}");
+    fn what_is_printed_is_read_again_as_it_was() {
+        let words =
+            ["yes", "n", "0440", "1_000", "0b1", "089", "1e3", "true", "null", "~", "", "a b", "a: b", "#x", "- x"];
+        let texts = ["a\nb", "a\n\nb\n", " a\nb", "a\n\n", "\n", "a\tb\nc", "ä\nö", "x:", "...", "---", "\u{1}", "\"'"];
+        for word in words.into_iter().chain(texts) {
+            for value in
+                [json!({"a": word}), json!([word]), json!([[word]]), json!([{"a": {word: [{"b": word}]}}]), json!(word)]
+            {
+                let printed = print(&value);
+                assert_eq!(read(&printed).unwrap(), value, "{printed}");
+                let other: Value = serde_norway::from_str(&printed).unwrap();
+                assert_eq!(other, value, "{printed}");
+            }
         }
+        let value = json!({"kind": "Pod", "list": [], "of": {}, "n": 1.5, "on": null,
+            "spec": {"containers": [{"image": "127.0.0.1:5000/a:1@sha256:ab", "args": ["x", "0440"]}], "script": "one\ntwo\n"}});
+        let expected = "\
+kind: Pod
+list: []
+\"n\": 1.5
+of: {}
+\"on\": null
+spec:
+  containers:
+  - args:
+    - x
+    - \"0440\"
+    image: 127.0.0.1:5000/a:1@sha256:ab
+  script: |
+    one
+    two
+";
+        assert_eq!(print(&value), expected);
     }
 
     #[test]
