@@ -7,13 +7,21 @@ mod deploy;
 #[cfg(feature = "build")]
 pub mod index;
 mod install;
+#[cfg(feature = "deploy")]
+mod pull_secret;
 #[cfg(feature = "serve")]
 mod registry;
+#[cfg(feature = "deploy")]
+mod rollout;
 #[cfg(feature = "serve")]
 mod upkeep;
 
 #[cfg(feature = "deploy")]
 pub use deploy::*;
+#[cfg(feature = "deploy")]
+pub use pull_secret::*;
+#[cfg(feature = "deploy")]
+pub use rollout::*;
 
 use std::path::PathBuf;
 
@@ -78,6 +86,9 @@ pub enum Command {
     #[cfg(feature = "deploy")]
     #[command(subcommand)]
     Rollout(RolloutCommand),
+    #[cfg(feature = "deploy")]
+    #[command(subcommand)]
+    Set(SetCommand),
     #[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
     Ship(Box<ShipArgs>),
     CredentialProvider(CredentialProviderArgs),

@@ -86,6 +86,8 @@ fn run(command: Command) -> Outcome<()> {
         #[cfg(feature = "deploy")]
         Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(&args)),
         #[cfg(feature = "deploy")]
+        Command::Set(args::SetCommand::Image(args)) => runtime()?.block_on(command::deploy::set_image(*args)),
+        #[cfg(feature = "deploy")]
         Command::Diff(args) => runtime()?.block_on(command::diff::diff(&args)),
         #[cfg(feature = "deploy")]
         Command::PullSecret(args::PullSecretCommand::Ensure(args)) => waiting(command::pull_secret::ensure(&args)),

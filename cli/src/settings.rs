@@ -39,6 +39,13 @@ pub fn data_directory(args: &StoreArgs) -> Outcome<PathBuf> {
     std::path::absolute(&directory).map_err(|error| Failure::io(format!("cannot use {}", directory.display()), &error))
 }
 
+/// The directory for what lighter can do without, and asks for anew when it is gone; `None` if there is no home.
+pub fn cache_directory() -> Option<PathBuf> {
+    let xdg = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || variable("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    xdg.or_else(home).map(|cache| cache.join("lighter"))
+}
+
 /// The local store of images.
 pub fn local_store(data: &Path) -> Outcome<Disk> {
     let root = data.join("images");

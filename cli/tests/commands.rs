@@ -102,7 +102,7 @@ fn every_command_has_help_with_an_example() {
         commands.push("build");
     }
     if cfg!(feature = "deploy") {
-        commands.push("deploy");
+        commands.extend(["deploy", "diff", "set image", "pull-secret ensure"]);
         commands.extend(["rollout status", "rollout wait", "rollout history", "rollout undo"]);
         commands.extend(["rollout pause", "rollout resume", "rollout restart"]);
     }

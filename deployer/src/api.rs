@@ -27,7 +27,10 @@ pub(crate) enum Patch {
     Merge,
     /// The same, for what we note on an object: its own owner, so that the next apply of a manifest, which
     /// takes over what we patched, does not remove it.
-    Note,
+    Note {
+        /// Whether the object is of a custom kind, which takes no strategic merge.
+        custom: bool,
+    },
     /// `application/json-patch+json`
     Json,
     /// `application/merge-patch+json`: lists are replaced as a whole. The only one that custom resources take.
@@ -186,16 +189,16 @@ impl Api {
         let mut query = match kind {
             Patch::Apply { force } => format!("fieldManager={MANAGER}&force={force}&fieldValidation=Strict"),
             Patch::Merge | Patch::Plain => format!("fieldManager={MANAGER}&fieldValidation=Strict"),
-            Patch::Note => format!("fieldManager={MANAGER}-notes"),
+            Patch::Note { .. } => format!("fieldManager={MANAGER}-notes"),
             Patch::Json => format!("fieldManager={MANAGER}"),
         };
         if dry_run {
             query += "&dryRun=All";
         }
         let content = match kind {
-            Patch::Merge | Patch::Note => "application/strategic-merge-patch+json",
+            Patch::Merge | Patch::Note { custom: false } => "application/strategic-merge-patch+json",
             Patch::Json => "application/json-patch+json",
-            Patch::Plain => "application/merge-patch+json",
+            Patch::Plain | Patch::Note { custom: true } => "application/merge-patch+json",
             Patch::Apply { .. } => "application/apply-patch+yaml", // JSON is YAML
         };
         let request = Request::patch(format!("{}?{query}", object.path()))
@@ -256,6 +259,7 @@ impl Api {
         match failure {
             Failure::Status(status) if status.code == 403 && is_authorization(&status) => {
                 let rule = RoleRule { verb: refused_verb(&status).unwrap_or(call.verb).to_owned(), ..call.rule() };
+                let rule = impersonation_rule(&status).unwrap_or(rule);
                 Error::Forbidden { message: redact(&status.message), rule: Box::new(rule) }
             }
             Failure::Status(status) if status.code == 409 => match call.object {
@@ -389,6 +393,13 @@ fn refused_verb(status: &Status) -> Option<&str> {
     rest.split_once(" resource ")
         .map(|(verb, _)| verb)
         .filter(|verb| verb.bytes().all(|byte| byte.is_ascii_lowercase()))
+}
+
+/// Whoever may not act for another lacks a rule about that one, and none about what was asked for.
+fn impersonation_rule(status: &Status) -> Option<RoleRule> {
+    let details = status.details.as_ref().filter(|_| refused_verb(status) == Some("impersonate"))?;
+    let name = Some(details.name.clone()).filter(|name| !name.is_empty());
+    Some(RoleRule { resource: details.kind.clone(), name, verb: "impersonate".into(), ..RoleRule::default() })
 }
 
 /// Servers before 1.25 answer 500 to an apply of fields that the schema does not have.

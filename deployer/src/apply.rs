@@ -1,13 +1,14 @@
 //! Plans for manifests: images put in, then server-side apply. Pure; the dry run that tells whether
 //! anything changes is sent by [`crate::Cluster`] and judged by [`differs`].
 
-use crate::image::{CHANGE_CAUSE, Image, Likeness, OUR_ANNOTATIONS, PIPELINE_IID};
+use crate::assign::{self, Assignment, Taken};
+use crate::image::{CHANGE_CAUSE, OUR_ANNOTATIONS, PIPELINE_IID};
 use crate::object::ObjectName;
 use crate::plan::{self, Action, Adoption, Change, Finding, ImageChange, Live, Options, Plan, Step};
 use crate::preflight::Pull;
 use crate::set::Membership;
-use crate::workload::{self, Container};
-use crate::{Error, Manifest, Which, ownership};
+use crate::workload;
+use crate::{Error, Manifest, ownership};
 use serde_json::{Value, json};
 
 /// What is known of the cluster, beside the objects themselves.
@@ -32,33 +33,31 @@ pub struct Autoscaled {
 
 /// Plans to apply manifests, each with its full name and the object that the server has, if any.
 ///
-/// Without a named container, the image goes into those whose image is most like ours.
+/// An image for which no container is named goes into those whose image is most like it.
 ///
 /// # Errors
 ///
-/// Fails if there is an image and no container for it: nothing is deployed by accident without it. Fails,
-/// too, if a guard does not hold.
+/// Fails if there is an image and no container for it: nothing is deployed by accident without it. Fails, too, if a
+/// container would take two images, a wave is no number, or a guard does not hold.
 pub fn plan_apply(
     documents: &[(ObjectName, Manifest, Option<Value>)],
-    image: Option<&Image>,
-    which: &Which,
+    images: &[Assignment],
     options: &Options,
     around: &Surroundings,
 ) -> Result<Plan, Error> {
-    let containers: Vec<Vec<Container>> =
-        documents.iter().map(|(name, manifest, _)| workload::containers(&name.resource, &manifest.object)).collect();
-    let chosen = match image {
-        Some(image) => choose(&containers, image, which)?,
-        None => vec![Vec::new(); documents.len()],
-    };
+    let containers = documents.iter().map(|(name, manifest, _)| {
+        let containers = workload::containers(&name.resource, &manifest.object);
+        (name, containers)
+    });
+    let chosen = assign::to_documents(&containers.collect::<Vec<_>>(), images)?;
     let mut plan = Plan { guard: options.guard.clone(), ..Plan::default() };
     for ((name, manifest, live), chosen) in documents.iter().zip(chosen) {
-        let ours = image.map(|image| (image, chosen));
         if let Some(object) = live {
             options.guard.check(name, object, None)?;
             plan.findings.extend(plan::findings(&Live { name: name.clone(), object: object.clone() }));
         }
-        let mut action = apply_action(name, manifest, live.as_ref(), ours, options);
+        let mut action = apply_action(name, manifest, live.as_ref(), &chosen, options);
+        action.wave = manifest.wave()?;
         if around.autoscaled.iter().any(|one| one.is(name)) && leave_replicas(&mut action, live.as_ref()) {
             plan.findings.push(Finding::note(name.to_string(), "its replicas are left to its autoscaler"));
         }
@@ -90,36 +89,18 @@ fn leave_replicas(action: &mut Action, live: Option<&Value>) -> bool {
     has_replicas
 }
 
-/// Chooses containers in all documents at once, so that the best fit wins wherever it stands.
-fn choose(all: &[Vec<Container>], image: &Image, which: &Which) -> Result<Vec<Vec<Container>>, Error> {
-    let best = all.iter().flatten().map(|container| image.likeness(&container.image)).max().unwrap_or(Likeness::None);
-    let fits = |container: &Container| match which {
-        Which::Named(named) => container.name == *named,
-        Which::All => container.list != workload::List::Volumes,
-        Which::Fitting => best != Likeness::None && image.likeness(&container.image) == best,
-    };
-    let chosen: Vec<Vec<Container>> =
-        all.iter().map(|containers| containers.iter().filter(|c| fits(c)).cloned().collect()).collect();
-    if chosen.iter().all(Vec::is_empty) {
-        let known = all.iter().flatten().map(|container| format!("{} ({})", container.name, container.image)).collect();
-        let container = which.name().map(str::to_owned);
-        return Err(Error::NoImageFits { image: image.pinned().to_string(), container, known });
-    }
-    Ok(chosen)
-}
-
 fn apply_action(
     name: &ObjectName,
     manifest: &Manifest,
     live: Option<&Value>,
-    ours: Option<(&Image, Vec<Container>)>,
+    taken: &[Taken<'_>],
     options: &Options,
 ) -> Action {
     let mut body = manifest.object.clone();
     if let Some(namespace) = &name.namespace {
         body["metadata"]["namespace"] = json!(namespace);
     }
-    let images = ours.map(|(image, chosen)| substitute(name, &mut body, live, &chosen, image)).unwrap_or_default();
+    let images = substitute(name, &mut body, live, taken);
     if workload::pod_spec_pointer(&name.resource).is_some() {
         body = plan::annotated(body, &options.provenance.annotations());
     }
@@ -127,7 +108,7 @@ fn apply_action(
     let change = if live.is_some() { Change::Update } else { Change::Create };
     let step = Step::Apply { body, adopt: None, force: false };
     let pull = Pull::of(workload::pod_spec(&name.resource, &manifest.object));
-    let action = Action { object: name.clone(), uid: None, generation: None, change, step, images, pull };
+    let action = Action { object: name.clone(), uid: None, generation: None, change, step, images, pull, wave: 0 };
     anew(&action, live, options.guard.is_set())
 }
 
@@ -162,22 +143,16 @@ fn adoption(live: &Value) -> Option<Adoption> {
     Some(Adoption { managed_fields: ownership::adopt(live)?, resource_version, hands_over: false })
 }
 
-fn substitute(
-    name: &ObjectName,
-    body: &mut Value,
-    live: Option<&Value>,
-    chosen: &[Container],
-    image: &Image,
-) -> Vec<ImageChange> {
+fn substitute(name: &ObjectName, body: &mut Value, live: Option<&Value>, taken: &[Taken<'_>]) -> Vec<ImageChange> {
     let running = live.map(|live| workload::containers(&name.resource, live)).unwrap_or_default();
-    let to = image.pinned().to_string();
-    let images: Vec<(&Container, &str)> = chosen.iter().map(|container| (container, to.as_str())).collect();
-    plan::set_images(&name.resource, body, &images);
-    let change = |container: &Container| {
+    let change = |(container, image): &Taken<'_>| {
         let from = running.iter().find(|running| running.name == container.name).map(|running| running.image.as_str());
         plan::image_change(container, from, image)
     };
-    chosen.iter().map(change).collect()
+    let changes: Vec<ImageChange> = taken.iter().map(change).collect();
+    let images = taken.iter().zip(&changes).map(|((container, _), change)| (container, change.to.as_str()));
+    plan::set_images(&name.resource, body, &images.collect::<Vec<_>>());
+    changes
 }
 
 /// Writes `protocol: TCP` where a port leaves it out, as the server would: it is part of the key of the
@@ -248,6 +223,7 @@ pub(crate) fn differs(live: &Value, answer: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Which;
     use crate::image::Provenance;
     use crate::plan::tests::{image, resource};
 
@@ -265,7 +241,7 @@ mod tests {
         let provenance = Provenance { change_cause: Some("commit 2".into()), ..Provenance::default() };
         let options = Options { provenance, ..Options::default() };
         let which = if which.is_empty() { Which::Fitting } else { which.parse().unwrap() };
-        plan_apply(documents, Some(&image()), &which, &options, &Surroundings::default())
+        plan_apply(documents, &[Assignment { image: image(), which }], &options, &Surroundings::default())
     }
 
     #[test]
@@ -309,13 +285,13 @@ mod tests {
         documents[0].1.object["spec"]["replicas"] = json!(1);
         let one = Autoscaled { namespace: "demo".into(), kind: "Deployment".into(), name: "web".into() };
         let around = Surroundings { autoscaled: vec![one], set: None };
-        let plan = plan_apply(&documents, None, &Which::Fitting, &Options::default(), &around).unwrap();
+        let plan = plan_apply(&documents, &[], &Options::default(), &around).unwrap();
         let Step::Apply { body, adopt: Some(adoption), .. } = &plan.actions[0].step else { panic!("{plan:?}") };
         assert_eq!(body["spec"].get("replicas"), None);
         assert!(adoption.hands_over && adoption.resource_version == "7");
         assert!(plan.to_string().contains("left to its autoscaler"), "{plan}");
         documents[0].2 = None;
-        let plan = plan_apply(&documents, None, &Which::Fitting, &Options::default(), &around).unwrap();
+        let plan = plan_apply(&documents, &[], &Options::default(), &around).unwrap();
         let Step::Apply { body, adopt: None, .. } = &plan.actions[0].step else { panic!("{plan:?}") };
         assert_eq!(body["spec"]["replicas"], 1, "the first number is the manifest's");
     }

@@ -3,7 +3,9 @@
 //! [`crate::write`], watching in [`crate::watch`].
 
 use crate::api::{Api, Patch};
+use crate::assign::Assignment;
 use crate::connect::{self, ConnectOptions};
+use crate::discovery::Memory;
 use crate::error::Error;
 use crate::guard::Guard;
 use crate::image::{Image, Provenance};
@@ -17,15 +19,15 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 
 /// Most objects that are looked up at the same time.
-const AT_ONCE: usize = 8;
+pub(crate) const AT_ONCE: usize = 8;
 /// The kinds that a selector looks through, if none are named.
 const SELECTED: [&str; 3] = ["deployments", "statefulsets", "daemonsets"];
 
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The image; manifests can do without.
-    pub image: Option<Image>,
+    /// The images, and which containers take each; manifests can do without.
+    pub images: Vec<Assignment>,
     /// On what.
     pub what: What,
     /// Where the change comes from.
@@ -46,7 +48,7 @@ impl Request {
     /// Asks for an image, or for manifests, and for nothing unusual.
     pub fn new(image: Option<Image>, what: What) -> Request {
         Request {
-            image,
+            images: image.into_iter().map(Assignment::from).collect(),
             what,
             provenance: Provenance::default(),
             guard: Guard::default(),
@@ -73,16 +75,9 @@ pub enum What {
         kinds: Vec<String>,
         /// A label selector: `app=web,tier!=db`.
         selector: String,
-        /// Which of their containers.
-        which: Which,
     },
-    /// Make objects as manifests say.
-    Manifests {
-        /// The manifests, in order.
-        manifests: Vec<Manifest>,
-        /// The containers that take the image.
-        which: Which,
-    },
+    /// Make objects as these manifests say, in order.
+    Manifests(Vec<Manifest>),
 }
 
 /// A connection to a cluster.
@@ -92,29 +87,22 @@ pub struct Cluster {
     namespace: String,
     /// The namespace that somebody asked for, not just the context's.
     asked_namespace: Option<String>,
-    version: String,
 }
 
 impl Cluster {
-    /// Connects, and asks the server who it is: one request.
+    /// Makes ready to talk to a server; nothing is sent yet.
     ///
     /// # Errors
     ///
-    /// Fails with [`Error::NoCluster`] if there is none, and with what is wrong with the kubeconfig, its
-    /// context, the login or the way to the server.
+    /// Fails with [`Error::NoCluster`] if there is none, and with what is wrong with the kubeconfig or its context.
     pub async fn connect(options: &ConnectOptions) -> Result<Cluster, Error> {
         let connection = connect::connect(options).await?;
-        let api = Api::new(connection.client, connection.server);
-        let version = match api.document("/version").await {
-            Err(Error::Forbidden { .. }) => Value::Null, // a hardened server; that it answers is enough
-            version => version?.unwrap_or_default(),
-        };
+        let memory = options.discovery.as_ref().map(|directory| Memory::new(directory, &connection.server));
         Ok(Cluster {
-            api,
-            kinds: Kinds::new(options.image_paths.clone()),
+            api: Api::new(connection.client, connection.server),
+            kinds: Kinds::new(options.image_paths.clone(), memory),
             namespace: connection.namespace,
             asked_namespace: options.namespace.clone(),
-            version: version["gitVersion"].as_str().unwrap_or_default().to_owned(),
         })
     }
 
@@ -128,9 +116,16 @@ impl Cluster {
         &self.namespace
     }
 
-    /// The server's version: `v1.20.2`.
-    pub fn version(&self) -> &str {
-        &self.version
+    /// The server's version: `v1.20.2`; `None` if it does not tell us.
+    ///
+    /// # Errors
+    ///
+    /// Fails with what is wrong with the login or the way to the server.
+    pub async fn version(&self) -> Result<Option<String>, Error> {
+        match self.api.document("/version").await {
+            Err(Error::Forbidden { .. }) => Ok(None), // a hardened server
+            version => Ok(version?.and_then(|version| version["gitVersion"].as_str().map(str::to_owned))),
+        }
     }
 
     /// Looks at what there is and says what would be written. Writes nothing; manifests are also shown to
@@ -143,22 +138,20 @@ impl Cluster {
     pub async fn plan(&self, request: &Request) -> Result<Plan, Error> {
         let (mut plan, live) = match &request.what {
             What::Targets(targets) => self.plan_targets(self.look_up(targets).await?, request)?,
-            What::Selected { kinds, selector, which } => {
-                self.plan_targets(self.select(kinds, selector, which).await?, request)?
-            }
-            What::Manifests { manifests, which } => (self.plan_manifests(manifests, which, request).await?, Vec::new()),
+            What::Selected { kinds, selector } => self.plan_targets(self.select(kinds, selector).await?, request)?,
+            What::Manifests(manifests) => (self.plan_manifests(manifests, request).await?, Vec::new()),
         };
         plan.force = request.force.clone();
-        if let Some(image) = &request.image {
-            let findings = self.check_nodes(image, &mut plan, &live).await?;
-            plan.findings.extend(findings);
-        }
+        let findings = self.check_nodes(&request.images, &mut plan, &live).await?;
+        plan.findings.extend(findings);
         Ok(plan)
     }
 
     fn plan_targets(&self, live: Vec<(Target, Live)>, request: &Request) -> Result<(Plan, Vec<(Target, Live)>), Error> {
-        let image = request.image.as_ref().ok_or(Error::NoImage)?;
-        Ok((plan_images(&live, image, &request.options())?, live))
+        if request.images.is_empty() {
+            return Err(Error::NoImage);
+        }
+        Ok((plan_images(&live, &request.images, &request.options())?, live))
     }
 
     pub(crate) async fn look_up(&self, targets: &[Target]) -> Result<Vec<(Target, Live)>, Error> {
@@ -166,15 +159,24 @@ impl Cluster {
             return Err(Error::NoTargets);
         }
         let one = async |target: &Target| -> Result<(Target, Live), Error> {
-            let resource = self.kinds.find(&self.api, &target.kind).await?;
-            let name = ObjectName::new(resource, &self.namespace, &target.name);
-            let object = self.api.get(&name).await?.ok_or_else(|| Error::Missing(Box::new(name.clone())))?;
+            let (mut name, mut object) = self.look_for(target).await?;
+            if object.is_none() && self.kinds.forget_remembered().await {
+                (name, object) = self.look_for(target).await?;
+            }
+            let object = object.ok_or_else(|| Error::Missing(Box::new(name.clone())))?;
             Ok((target.clone(), Live { name, object }))
         };
         stream::iter(targets.iter().map(one)).buffered(AT_ONCE).try_collect().await
     }
 
-    async fn select(&self, kinds: &[String], selector: &str, which: &Which) -> Result<Vec<(Target, Live)>, Error> {
+    async fn look_for(&self, target: &Target) -> Result<(ObjectName, Option<Value>), Error> {
+        let resource = self.kinds.find(&self.api, &target.kind).await?;
+        let name = ObjectName::new(resource, &self.namespace, &target.name);
+        let object = self.api.get(&name).await?;
+        Ok((name, object))
+    }
+
+    async fn select(&self, kinds: &[String], selector: &str) -> Result<Vec<(Target, Live)>, Error> {
         let named: Vec<&str> = kinds.iter().map(String::as_str).collect();
         let kinds = if named.is_empty() { SELECTED.to_vec() } else { named };
         let mut live = Vec::new();
@@ -183,7 +185,8 @@ impl Cluster {
             for object in self.api.list_labelled(&resource, Some(&self.namespace), selector).await? {
                 let name =
                     ObjectName::new(resource.clone(), &self.namespace, workload::text(&object["metadata"]["name"]));
-                let target = Target { kind: (*kind).to_owned(), name: name.name.clone(), which: which.clone() };
+                let target =
+                    Target { kind: (*kind).to_owned(), name: name.name.clone(), which: Which::Fitting, wave: 0 };
                 live.push((target, Live { name, object }));
             }
         }
@@ -268,7 +271,7 @@ impl Cluster {
 
     async fn check_nodes(
         &self,
-        image: &Image,
+        images: &[Assignment],
         plan: &mut Plan,
         live: &[(Target, Live)],
     ) -> Result<Vec<Finding>, Error> {
@@ -297,7 +300,15 @@ impl Cluster {
                 }
             };
             let pod_spec = object.and_then(|object| workload::pod_spec(&action.object.resource, object));
-            findings.extend(nodes::check(image, &nodes, &action.object.to_string(), pod_spec)?);
+            let is_used =
+                |one: &&Assignment| action.images.iter().any(|used| used.to == one.image.pinned().to_string());
+            for one in images.iter().filter(is_used) {
+                for finding in nodes::check(&one.image, &nodes, &action.object.to_string(), pod_spec)? {
+                    if !findings.contains(&finding) {
+                        findings.push(finding); // what is so for all images is said once
+                    }
+                }
+            }
             let eligible = nodes::eligible(&nodes, pod_spec).into_iter().filter_map(nodes::platform);
             action.pull.platforms = eligible.map(|platform| platform.to_string()).collect();
         }

@@ -3,7 +3,9 @@
 
 use crate::error::Error;
 use crate::kinds::ImagePath;
+use crate::object::segment;
 use crate::redact::redact;
+use http::header::{HeaderName, HeaderValue, USER_AGENT};
 use kube::config::{
     AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, KubeconfigError, NamedAuthInfo, NamedCluster,
     NamedContext,
@@ -36,6 +38,19 @@ pub struct ConnectOptions {
     pub certificate_authority: Option<PathBuf>,
     /// Where images are in custom kinds.
     pub image_paths: Vec<ImagePath>,
+    /// In whose name to act, instead of that of the login; what the kubeconfig says of it, if nothing is said here.
+    pub impersonate: Impersonate,
+    /// Where to remember which kinds a server has; `None` to ask it in each run.
+    pub discovery: Option<PathBuf>,
+}
+
+/// Somebody else in whose name to act, where the login may.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Impersonate {
+    /// The user; `None` for nobody else.
+    pub user: Option<String>,
+    /// The groups; those of the kubeconfig if there are none.
+    pub groups: Vec<String>,
 }
 
 /// A client, the server's URL and the namespace that is meant.
@@ -54,10 +69,46 @@ pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection, Erro
     };
     config.connect_timeout = Some(CONNECT_LIMIT);
     config.default_retry = false; // it would pause up to 1000 s; `api` and the watches have limits of their own
+    let impersonation = impersonation(&config.auth_info, &options.impersonate)?;
+    config.headers.extend(impersonation);
+    config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("lighter/", env!("CARGO_PKG_VERSION")))));
     let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).map_err(|error| Error::Login(redact(&error.to_string())))?;
     Ok(Connection { client, server, namespace })
+}
+
+/// The headers that say in whose name a request is; kube reads these fields of a kubeconfig, and sends none of them.
+fn impersonation(login: &AuthInfo, asked: &Impersonate) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
+    let Some(user) = asked.user.as_ref().or(login.impersonate.as_ref()).filter(|user| !user.is_empty()) else {
+        let has_groups = !asked.groups.is_empty() || login.impersonate_groups.iter().flatten().next().is_some();
+        return match has_groups {
+            true => Err(Error::Login("groups to act as are named, and no user to act as".into())),
+            false => Ok(Vec::new()),
+        };
+    };
+    let header = |name: &str, value: &str| {
+        let wrong = || Error::Login(format!("{name}: {value:?} cannot be sent"));
+        let name: HeaderName = name.parse().map_err(|_| wrong())?;
+        Ok::<_, Error>((name, value.parse().map_err(|_| wrong())?))
+    };
+    let groups = match asked.groups.as_slice() {
+        [] => login.impersonate_groups.clone().unwrap_or_default(),
+        groups => groups.to_vec(),
+    };
+    let extra = login.impersonate_user_extra.iter().flatten();
+    let extra = extra.flat_map(|(key, values)| values.iter().map(move |value| (segment(&key.to_lowercase()), value)));
+    let mut headers = vec![header("impersonate-user", user)?];
+    for group in &groups {
+        headers.push(header("impersonate-group", group)?);
+    }
+    if let Some(uid) = login.impersonate_uid.as_ref().filter(|_| asked.user.is_none()) {
+        headers.push(header("impersonate-uid", uid)?);
+    }
+    for (key, value) in extra {
+        headers.push(header(&format!("impersonate-extra-{key}"), value)?);
+    }
+    Ok(headers)
 }
 
 /// A kubeconfig for a server that is named without one; what it points to is read later, as from a file.
@@ -136,6 +187,7 @@ fn proxy_of(kubeconfig: &Kubeconfig, context: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
     fn options(files: &[(&str, &str)], directory: &Path) -> ConnectOptions {
         let kubeconfig = files.iter().map(|(name, text)| {
@@ -174,6 +226,33 @@ mod tests {
         let elsewhere = ConnectOptions { context: Some("prod".into()), ..options(&[("one", ONE)], directory.path()) };
         let error = connect(&elsewhere).await.err().unwrap().to_string();
         assert_eq!(error, "there is no context \"prod\" in the kubeconfig; there is one");
+    }
+
+    #[test]
+    fn whoever_is_acted_for_is_named_in_every_request() {
+        let sent = |login: Value, asked: Impersonate| {
+            let headers = impersonation(&serde_json::from_value(login).unwrap(), &asked)?;
+            let lines = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+            Ok::<_, Error>(lines.collect::<Vec<_>>())
+        };
+        let asked = |user: &str, groups: &[&str]| Impersonate {
+            user: Some(user.to_owned()).filter(|user| !user.is_empty()),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+        };
+        let own =
+            json!({"as": "bob", "as-uid": "7", "as-groups": ["dev"], "as-user-extra": {"Example.org/Scope": ["x"]}});
+        assert_eq!(sent(json!({}), asked("", &[])).unwrap(), Vec::<String>::new());
+        let extra = "impersonate-extra-example.org%2Fscope: x".to_lowercase();
+        assert_eq!(
+            sent(own.clone(), asked("", &[])).unwrap(),
+            ["impersonate-user: bob", "impersonate-group: dev", "impersonate-uid: 7", &extra]
+        );
+        assert_eq!(
+            sent(own, asked("eve", &["ops", "all"])).unwrap(),
+            ["impersonate-user: eve", "impersonate-group: ops", "impersonate-group: all", &extra]
+        );
+        assert!(sent(json!({}), asked("", &["ops"])).is_err());
+        assert!(sent(json!({}), asked("a\nb", &[])).is_err(), "no line of its own");
     }
 
     #[tokio::test]

@@ -1,11 +1,12 @@
 //! Why a rollout does not get on: what pods, ReplicaSets and events of the new version complain about,
 //! in the words of who knows, and whether waiting can help. Pure; only pods of the new version count.
 
+use crate::custom;
 use crate::redact::redact;
 use crate::ticket::Ticket;
 use crate::verdict::is_ready;
 use crate::watch::Policy;
-use crate::workload::text;
+use crate::workload::{self, text};
 use crate::world::{Snapshot, condition, container_statuses, state_of, uid_of};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,10 @@ pub enum Cause {
     Memory,
     /// A Job gave up.
     Job,
+    /// The controller of a custom kind gave up.
+    Stalled,
+    /// The controller of a custom kind says that it is not ready.
+    NotReady,
     /// A volume cannot be mounted.
     Mount,
     /// The container runs, and its probe says that it is not well.
@@ -75,6 +80,8 @@ impl fmt::Display for Cause {
             Cause::Crash => "the container ends again and again",
             Cause::Memory => "the container ran out of memory",
             Cause::Job => "the job gave up",
+            Cause::Stalled => "its controller gave up",
+            Cause::NotReady => "its controller says that it is not ready",
             Cause::Mount => "a volume cannot be mounted",
             Cause::Unready => "it runs, and its probe fails",
             Cause::Unschedulable => "no node takes the pod",
@@ -119,6 +126,9 @@ pub fn diagnose(snapshot: &Snapshot<'_>, ticket: &Ticket, policy: &Policy, now: 
     let mut troubles: Vec<Trouble> = snapshot.pods.iter().flat_map(|pod| look.pod(pod)).collect();
     troubles.extend(look.refused_replica_set());
     troubles.extend(look.refused_by_event(ticket));
+    if workload::is_custom(&ticket.object.resource) {
+        troubles.extend(custom::complaint(snapshot, ticket));
+    }
     troubles.sort_by_key(|trouble| (!trouble.fatal, trouble.cause));
     troubles
 }

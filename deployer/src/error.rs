@@ -45,9 +45,6 @@ pub enum Class {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A manifest cannot be printed.
-    #[error("the manifest cannot be printed as YAML: {0}")]
-    Render(String),
     /// The image cannot be put into the text of a manifest.
     #[error("cannot write the image into {source_name}: {reason}")]
     Rewrite {
@@ -205,6 +202,16 @@ pub enum Error {
         /// Those that exist.
         known: Vec<String>,
     },
+    /// Two images for one container.
+    #[error("container {container} of {object} is to run both {} and {}; say with each image which container takes it", images[0], images[1])]
+    TwoImages {
+        /// The object.
+        object: Box<ObjectName>,
+        /// The container.
+        container: String,
+        /// Both images.
+        images: [String; 2],
+    },
     /// An image and manifests in which nothing stands for it.
     #[error("no container in the manifests {} {image}; there {}", match container { Some(name) => format!("is called {name:?} to take"), None => "runs an image like".into() }, listed(known, "are none", "is", "are"))]
     NoImageFits {
@@ -293,7 +300,7 @@ impl Error {
             | Error::NoTargets
             | Error::NoImage => Class::Usage,
             Error::Login(_) | Error::Unauthorized { .. } | Error::Forbidden { .. } => Class::Forbidden,
-            Error::Manifest(_) | Error::Namespace { .. } | Error::Render(_) | Error::Rewrite { .. } => Class::Manifest,
+            Error::Manifest(_) | Error::Namespace { .. } | Error::Rewrite { .. } => Class::Manifest,
             Error::UnknownKind(_)
             | Error::Missing(_)
             | Error::Unpatchable { .. }
@@ -302,6 +309,7 @@ impl Error {
             | Error::UnknownContainer { .. }
             | Error::WhichContainer { .. }
             | Error::NoImageFits { .. }
+            | Error::TwoImages { .. }
             | Error::Platform { .. }
             | Error::NothingSelected { .. }
             | Error::NotPullable { .. }

@@ -1,12 +1,15 @@
-//! Which kinds the server serves, by discovery: Kubernetes 1.20 knows CronJob only as `batch/v1beta1`,
-//! and a later one no longer does. Answers are remembered for the life of a [`Kinds`].
+//! Which kinds the server serves. Those that every server has are [known](crate::builtin); the others are found by
+//! discovery: Kubernetes 1.20 knows CronJob only as `batch/v1beta1`, and a later one no longer does. Answers are
+//! remembered for the life of a [`Kinds`], and between runs where there is a [place](crate::discovery) for them.
 
 use crate::api::Api;
+use crate::builtin;
+use crate::discovery::Memory;
 use crate::error::Error;
 use crate::object::{Resource, segment};
 use crate::workload::text;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use tokio::sync::Mutex;
 
@@ -47,20 +50,32 @@ impl FromStr for ImagePath {
 pub(crate) struct Kinds {
     /// Where images are in kinds that nobody knows.
     image_paths: Vec<ImagePath>,
-    /// Resource lists by group version; `None` for those that the server does not serve.
-    lists: Mutex<HashMap<String, Option<Value>>>,
-    groups: Mutex<Option<Value>>,
+    memory: Option<Memory>,
+    discovered: Mutex<Discovered>,
+}
+
+/// What the server said about its kinds, now or in an earlier run.
+#[derive(Default)]
+struct Discovered {
+    /// By path; `None` for what the server does not serve, which is not remembered between runs.
+    answers: BTreeMap<String, Option<Value>>,
+    is_loaded: bool,
+    /// Whether some of it is from an earlier run, and may be true no more.
+    is_remembered: bool,
 }
 
 impl Kinds {
-    pub(crate) fn new(image_paths: Vec<ImagePath>) -> Kinds {
-        Kinds { image_paths, ..Kinds::default() }
+    pub(crate) fn new(image_paths: Vec<ImagePath>, memory: Option<Memory>) -> Kinds {
+        Kinds { image_paths, memory, ..Kinds::default() }
     }
 
     /// Finds a kind by what people call it: `deployment`, `deploy`, `deployments.apps`, `cronjobs.v1beta1.batch`.
     ///
     /// What is not found is asked for once more: a kind may have come since.
     pub(crate) async fn find(&self, api: &Api, word: &str) -> Result<Resource, Error> {
+        if let Some(known) = builtin::called(word) {
+            return Ok(self.with_path(known));
+        }
         match self.find_known(api, word).await {
             Err(Error::UnknownKind(_)) => {
                 self.forget().await;
@@ -71,8 +86,18 @@ impl Kinds {
     }
 
     async fn forget(&self) {
-        *self.groups.lock().await = None;
-        self.lists.lock().await.clear();
+        let mut discovered = self.discovered.lock().await;
+        *discovered = Discovered { is_loaded: true, ..Discovered::default() };
+    }
+
+    /// Forgets what is from an earlier run, and says whether there was any of it: an object that is not there may
+    /// have its kind in another version by now.
+    pub(crate) async fn forget_remembered(&self) -> bool {
+        let is_remembered = self.discovered.lock().await.is_remembered;
+        if is_remembered {
+            self.forget().await;
+        }
+        is_remembered
     }
 
     async fn find_known(&self, api: &Api, word: &str) -> Result<Resource, Error> {
@@ -99,6 +124,9 @@ impl Kinds {
 
     /// Finds the kind that a manifest names.
     pub(crate) async fn of(&self, api: &Api, api_version: &str, kind: &str) -> Result<Resource, Error> {
+        if let Some(known) = builtin::of(api_version, kind) {
+            return Ok(self.with_path(known));
+        }
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let find = async || -> Result<Option<Resource>, Error> {
             let list = self.list(api, group, version).await?;
@@ -115,6 +143,9 @@ impl Kinds {
 
     /// Finds a kind in whatever version the server prefers.
     pub(crate) async fn of_group(&self, api: &Api, group: &str, kind: &str) -> Result<Resource, Error> {
+        if let Some(known) = builtin::of_group(group, kind) {
+            return Ok(self.with_path(known));
+        }
         let groups = self.groups(api).await?;
         for version in groups.iter().filter(|(name, _)| name == group).flat_map(|(_, versions)| versions) {
             let list = self.list(api, group, version).await?;
@@ -134,11 +165,8 @@ impl Kinds {
 
     /// All groups, each with its versions, the preferred one first.
     async fn groups(&self, api: &Api) -> Result<Vec<(String, Vec<String>)>, Error> {
-        let mut groups = self.groups.lock().await;
-        if groups.is_none() {
-            *groups = Some(api.document("/apis").await?.unwrap_or_default());
-        }
-        let listed = groups.as_ref().and_then(|groups| groups["groups"].as_array()).into_iter().flatten();
+        let groups = self.answer(api, "/apis").await?.unwrap_or_default();
+        let listed = groups["groups"].as_array().into_iter().flatten();
         let mut all = vec![(String::new(), vec!["v1".to_owned()])];
         all.extend(listed.map(|group| {
             let preferred = text(&group["preferredVersion"]["version"]).to_owned();
@@ -156,36 +184,28 @@ impl Kinds {
             "" => format!("/api/{}", segment(version)),
             group => format!("/apis/{}/{}", segment(group), segment(version)),
         };
-        let mut lists = self.lists.lock().await;
-        if let Some(list) = lists.get(&path) {
-            return Ok(list.clone());
-        }
-        let list = api.document(&path).await?;
-        lists.insert(path, list.clone());
-        Ok(list)
+        self.answer(api, &path).await
     }
-}
 
-/// The kinds that everybody has, by what people call them; of others, `PLURAL.GROUP`. For what is written about
-/// rights without asking a server; the version does not matter there.
-pub(crate) fn presumed(word: &str) -> Option<Resource> {
-    const KNOWN: [(&str, &str, &[&str]); 8] = [
-        ("apps", "Deployment", &["deployment", "deployments", "deploy"]),
-        ("apps", "StatefulSet", &["statefulset", "statefulsets", "sts"]),
-        ("apps", "DaemonSet", &["daemonset", "daemonsets", "ds"]),
-        ("apps", "ReplicaSet", &["replicaset", "replicasets", "rs"]),
-        ("batch", "CronJob", &["cronjob", "cronjobs", "cj"]),
-        ("batch", "Job", &["job", "jobs"]),
-        ("", "Pod", &["pod", "pods", "po"]),
-        ("", "ReplicationController", &["replicationcontroller", "replicationcontrollers", "rc"]),
-    ];
-    let (name, group) = word.split_once('.').map_or((word, None), |(name, group)| (name, Some(group)));
-    let fits =
-        |(own, _, words): &&(&str, &str, &[&str])| words.contains(&name) && group.is_none_or(|group| group == *own);
-    match (KNOWN.iter().find(fits), group) {
-        (Some((group, kind, words)), _) => Some(Resource::new(group, "v1", kind, words[1])),
-        (None, Some(group)) => Some(Resource::new(group, "v1", name, name)),
-        (None, None) => None,
+    async fn answer(&self, api: &Api, path: &str) -> Result<Option<Value>, Error> {
+        let mut discovered = self.discovered.lock().await;
+        if let (Some(memory), false) = (&self.memory, discovered.is_loaded) {
+            let remembered = memory.load();
+            discovered.is_remembered = !remembered.is_empty();
+            discovered.answers.extend(remembered.into_iter().map(|(path, answer)| (path, Some(answer))));
+        }
+        discovered.is_loaded = true;
+        if let Some(answer) = discovered.answers.get(path) {
+            return Ok(answer.clone());
+        }
+        let answer = api.document(path).await?;
+        discovered.answers.insert(path.to_owned(), answer.clone());
+        // What was remembered keeps its age: it is not written again together with what is new.
+        if let (Some(memory), false) = (&self.memory, discovered.is_remembered) {
+            let known = discovered.answers.iter();
+            memory.save(&known.filter_map(|(path, answer)| Some((path.clone(), answer.clone()?))).collect());
+        }
+        Ok(answer)
     }
 }
 

@@ -8,15 +8,20 @@
 //!
 //! Deciding is pure and works on JSON values as the API server sends them; acting is thin. What images
 //! are and where they live is not known here: the caller brings a pinned [`Image`]. Nothing is printed
-//! and no environment is read; files are read for kubeconfigs only.
+//! and no environment is read; files are read for kubeconfigs, and for what is remembered of a server where
+//! the caller names a place for it.
 
 mod api;
 mod apply;
+mod assign;
+mod builtin;
 mod cluster;
 mod connect;
 mod crd;
+mod custom;
 mod diagnose;
 mod diff;
+mod discovery;
 mod error;
 mod finite;
 mod guard;
@@ -48,10 +53,12 @@ mod watch;
 mod workload;
 mod world;
 mod write;
+mod yaml;
 
 pub use apply::{Autoscaled, Surroundings, plan_apply};
+pub use assign::Assignment;
 pub use cluster::{Cluster, Request, What};
-pub use connect::ConnectOptions;
+pub use connect::{ConnectOptions, Impersonate};
 pub use diagnose::{Cause, Trouble, diagnose};
 pub use diff::{Difference, ObjectDiff};
 pub use error::{Class, Error};
@@ -65,13 +72,13 @@ pub use outcome::{End, LogTail, Outcome, TargetOutcome};
 pub use ownership::{Conflict, Force};
 pub use plan::{Action, Change, Finding, ImageChange, Live, Options, Plan, Severity, Step, plan_images};
 pub use preflight::{Checks, Probe, Pull, PullSecret, Pullable, Registry};
-pub use pull_secret::WantedPullSecret;
+pub use pull_secret::{KeptPullSecret, WantedPullSecret};
 pub use render::render;
 pub use require::Require;
 pub use rewrite::rewrite;
 pub use rights::{RoleRule, role, rules};
 pub use set::{Membership, Set};
-pub use steer::Steer;
+pub use steer::{Held, HeldTarget, Steer};
 pub use target::{InvalidTarget, Target, Which};
 pub use ticket::{Executed, Ticket};
 pub use undo::{Back, Undone, UndoneTarget};

@@ -1,7 +1,7 @@
 //! Manifests: YAML or JSON text with any number of documents, read into objects and put in the order in
 //! which they can be created. What they mean to the cluster is not known here.
 
-use serde::Deserialize;
+use crate::yaml;
 use serde_json::Value;
 
 /// Longest text that is read, in bytes; etcd takes 1.5 MB per object.
@@ -11,6 +11,9 @@ const LIST_DEPTH: usize = 4;
 /// What only the server writes; `kubectl get -o yaml` prints it, and server-side apply refuses it.
 const SERVER_FIELDS: [&str; 6] =
     ["managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"];
+
+/// Which manifests are to run well before others are written.
+const WAVE: &str = "lighter.dev/wave";
 
 /// Why a text is no manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,8 +50,8 @@ impl Manifest {
             return Err(wrong(1, format!("it has {} bytes, and {TEXT_LIMIT} is the most that is read", text.len())));
         }
         let mut manifests = Vec::new();
-        for (index, document) in serde_norway::Deserializer::from_str(text).enumerate() {
-            let value = Value::deserialize(document).map_err(|error| wrong(index + 1, error.to_string()))?;
+        for (index, document) in yaml::documents(text).enumerate() {
+            let value = document.map_err(|error| wrong(index + 1, error.to_string()))?;
             let mut objects = Vec::new();
             flatten(value, LIST_DEPTH, &mut objects).map_err(|reason| wrong(index + 1, reason))?;
             for object in objects {
@@ -65,7 +68,8 @@ impl Manifest {
 
     /// Puts manifests, of several files perhaps, in the order in which they are to be applied.
     pub fn sort(manifests: &mut [Manifest]) {
-        manifests.sort_by_key(|manifest| rank(manifest.kind())); // stable: the files' order within a rank
+        // Stable: the files' order within a rank. A wave that is no number is an error later, when it is planned.
+        manifests.sort_by_key(|manifest| (manifest.wave().unwrap_or_default(), rank(manifest.kind())));
     }
 
     /// `apps/v1`
@@ -81,6 +85,21 @@ impl Manifest {
     /// The object's name.
     pub fn name(&self) -> &str {
         self.object["metadata"]["name"].as_str().unwrap_or_default()
+    }
+
+    /// When its turn is: the number in its annotation `lighter.dev/wave`, lower ones first; 0 where it says nothing.
+    ///
+    /// # Errors
+    ///
+    /// Fails if that is no number.
+    pub fn wave(&self) -> Result<i32, InvalidManifest> {
+        let wave = &self.object["metadata"]["annotations"][WAVE];
+        let number = wave.as_str().map_or_else(|| wave.is_null().then_some(0), |text| text.parse().ok());
+        number.ok_or_else(|| InvalidManifest {
+            source_name: self.origin.0.clone(),
+            document: self.origin.1,
+            reason: format!("the annotation {WAVE} is {wave}, which is no whole number in quotes"),
+        })
     }
 
     /// The namespace that it names itself, if it does.

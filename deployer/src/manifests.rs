@@ -2,14 +2,15 @@
 //! and what the server says to it. What is written is decided in [`crate::apply`].
 
 use crate::apply::{Autoscaled, Surroundings};
-use crate::cluster::{Cluster, Request};
+use crate::cluster::{AT_ONCE, Cluster, Request};
 use crate::error::Error;
 use crate::object::{ObjectName, Resource};
 use crate::ownership::Force;
 use crate::plan::{Action, Change, Finding, Plan, Step, forget_identity, is_job};
 use crate::set::{self, Contents};
 use crate::workload::text;
-use crate::{Manifest, Which, apply, crd, plan_apply};
+use crate::{Manifest, apply, crd, plan_apply};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -17,28 +18,28 @@ use std::collections::BTreeSet;
 type Document = (ObjectName, Manifest, Option<Value>);
 
 impl Cluster {
-    pub(crate) async fn plan_manifests(
-        &self,
-        manifests: &[Manifest],
-        which: &Which,
-        request: &Request,
-    ) -> Result<Plan, Error> {
+    pub(crate) async fn plan_manifests(&self, manifests: &[Manifest], request: &Request) -> Result<Plan, Error> {
         if manifests.is_empty() {
             return Err(Error::NoTargets);
         }
         let defined: Vec<Resource> = manifests.iter().flat_map(|manifest| definitions(&manifest.object)).collect();
-        let mut documents: Vec<Document> = Vec::new();
-        for manifest in manifests {
-            let name = self.name_of(manifest, &defined).await?;
-            let live = self.api.get(&name).await?;
-            documents.push((name, manifest.clone(), live));
-        }
+        let look_up = async |manifest: &Manifest| -> Result<Document, Error> {
+            let mut name = self.name_of(manifest, &defined).await?;
+            let mut live = self.api.get(&name).await?;
+            if live.is_none() && self.kinds.forget_remembered().await {
+                name = self.name_of(manifest, &defined).await?;
+                live = self.api.get(&name).await?;
+            }
+            Ok((name, manifest.clone(), live))
+        };
+        let documents: Vec<Document> =
+            stream::iter(manifests.iter().map(look_up)).buffered(AT_ONCE).try_collect().await?;
         let mut notes = Vec::new();
         let around = Surroundings {
             autoscaled: self.autoscaled(&documents, &mut notes).await?,
             set: request.set.as_ref().map(|set| set::membership(&set::parent(&set.name, self.namespace()))),
         };
-        let mut plan = plan_apply(&documents, request.image.as_ref(), which, &request.options(), &around)?;
+        let mut plan = plan_apply(&documents, &request.images, &request.options(), &around)?;
         plan.force = request.force.clone();
         plan.findings.extend(notes);
         if request.rehearse {
@@ -143,11 +144,14 @@ impl Cluster {
 
         let mut first = apply_parent(&parent, &during, live.as_ref());
         self.rehearse(&mut first, live.as_ref(), &Plan { force: Force::All, ..Plan::default() }).await?;
+        let waves = || plan.actions.iter().map(|action| action.wave);
+        let (first_wave, last_wave) = (waves().min().unwrap_or_default(), waves().max().unwrap_or_default());
+        first.wave = first_wave;
+        let mut last: Vec<Action> = deletions;
+        last.extend((during != after).then(|| apply_parent(&parent, &after, None)));
+        last.iter_mut().for_each(|action| action.wave = last_wave);
         plan.actions.insert(0, first);
-        plan.actions.extend(deletions);
-        if during != after {
-            plan.actions.push(apply_parent(&parent, &after, None));
-        }
+        plan.actions.extend(last);
         Ok(())
     }
 

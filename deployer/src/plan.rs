@@ -2,13 +2,14 @@
 //! actions; `lighter deploy --dry-run` prints one. The declarative half (`-f`) is in [`crate::apply`].
 
 use crate::api::Patch;
+use crate::assign::{self, Assignment, Taken};
 use crate::guard::Guard;
-use crate::image::{Image, Likeness, PIPELINE_IID, Provenance};
+use crate::image::{Image, PIPELINE_IID, Provenance};
 use crate::object::{ObjectName, Resource};
 use crate::ownership::Force;
 use crate::preflight::Pull;
 use crate::workload::{self, Container, List, text};
-use crate::{Error, Target, Which};
+use crate::{Error, Target};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +49,9 @@ pub struct Action {
     /// What its pods pull images with.
     #[serde(default)]
     pub pull: Pull,
+    /// When its turn is: lower numbers first.
+    #[serde(default)]
+    pub wave: i32,
 }
 
 /// What an action means for its object.
@@ -148,11 +152,33 @@ impl Finding {
 impl Action {
     /// An action that only says what was written, of which a ticket can be made.
     pub(crate) fn written(object: ObjectName, change: Change, images: Vec<ImageChange>) -> Action {
-        Action { object, uid: None, generation: None, change, step: Step::Nothing, images, pull: Pull::default() }
+        Action {
+            object,
+            uid: None,
+            generation: None,
+            change,
+            step: Step::Nothing,
+            images,
+            pull: Pull::default(),
+            wave: 0,
+        }
     }
 }
 
 impl Plan {
+    /// The plan in parts, one for each wave: each is to run well before the next is written.
+    pub fn waves(self) -> Vec<Plan> {
+        let numbers: BTreeSet<i32> = self.actions.iter().map(|action| action.wave).collect();
+        let mut findings = self.findings;
+        let part = |number: &i32| Plan {
+            actions: self.actions.iter().filter(|action| action.wave == *number).cloned().collect(),
+            findings: std::mem::take(&mut findings), // said once, before the first
+            guard: self.guard.clone(),
+            force: self.force.clone(),
+        };
+        numbers.iter().map(part).collect()
+    }
+
     /// Whether anything would be written.
     pub fn changes_anything(&self) -> bool {
         self.actions.iter().any(|action| action.change != Change::Nothing)
@@ -225,14 +251,15 @@ pub struct Options {
     pub replace_jobs: bool,
 }
 
-/// Plans to run `image` in each target: one patch per object, none where it runs already.
+/// Plans to run images in each target: one patch per object, none where they run already.
 ///
 /// # Errors
 ///
-/// Fails if a kind cannot be changed in place, a container does not exist, or none can be chosen; the
-/// error lists the containers that there are. A container is never added. Fails, too, if a guard does not hold.
-pub fn plan_images(live: &[(Target, Live)], image: &Image, options: &Options) -> Result<Plan, Error> {
-    let mut chosen: Vec<(&Live, Vec<Container>)> = Vec::new();
+/// Fails if a kind cannot be changed in place, a container does not exist, none can be chosen, or one would take
+/// two images; the error lists the containers that there are. A container is never added. Fails, too, if a guard does not hold.
+pub fn plan_images(live: &[(Target, Live)], images: &[Assignment], options: &Options) -> Result<Plan, Error> {
+    let mut chosen: Vec<(&Live, i32, Vec<Taken<'_>>)> = Vec::new();
+    let mut known: Vec<Container> = Vec::new();
     for (target, live) in live {
         let replaced = options.replace_jobs && is_job(&live.name.resource);
         if !workload::is_patchable(&live.name.resource) && !replaced {
@@ -240,19 +267,28 @@ pub fn plan_images(live: &[(Target, Live)], image: &Image, options: &Options) ->
         }
         options.guard.check(&live.name, &live.object, None)?;
         let all = workload::containers(&live.name.resource, &live.object);
-        let more = choose(&live.name, &all, &target.which, image)?;
+        let more = assign::to_object(&live.name, &all, &target.which, images)?;
         // Two containers of one object are one write, and one rollout.
-        match chosen.iter_mut().find(|(other, _)| other.name == live.name) {
-            Some((_, containers)) => containers.extend(more),
-            None => chosen.push((live, more)),
+        match chosen.iter_mut().find(|(other, ..)| other.name == live.name) {
+            Some((_, wave, _)) if *wave != target.wave => {
+                let what = "stands in two waves; one rollout is one wave".into();
+                return Err(Error::Unfit { object: live.name.clone().into(), what });
+            }
+            Some((.., taken)) => taken.extend(more),
+            None => chosen.push((live, target.wave, more)),
         }
+        known.extend(all);
+    }
+    let is_placed =
+        |one: &&Assignment| chosen.iter().flat_map(|(.., taken)| taken).any(|(_, image)| **image == one.image);
+    if let Some(homeless) = images.iter().find(|one| !is_placed(one)) {
+        return Err(assign::no_place(&known, homeless));
     }
     let mut plan = Plan { guard: options.guard.clone(), ..Plan::default() };
-    for (live, mut containers) in chosen {
-        let mut seen = BTreeSet::new();
-        containers.retain(|container| seen.insert(container.name.clone()));
+    for (live, wave, taken) in chosen {
+        let taken = assign::once_each(&live.name, taken)?;
         plan.findings.extend(findings(live));
-        plan.actions.push(patch_action(live, &containers, image, options));
+        plan.actions.push(Action { wave, ..patch_action(live, &taken, options) });
     }
     Ok(plan)
 }
@@ -261,49 +297,11 @@ pub(crate) fn is_job(resource: &Resource) -> bool {
     resource.is("batch", &["Job"])
 }
 
-/// Chooses the containers that are meant: the named one, all, or those whose image is the same repository,
-/// else the only one.
-pub(crate) fn choose(
-    object: &ObjectName,
-    all: &[Container],
-    which: &Which,
-    image: &Image,
-) -> Result<Vec<Container>, Error> {
-    let names = || all.iter().map(|container| container.name.clone()).collect();
-    let found: Vec<Container> = match which {
-        Which::Named(named) => all.iter().filter(|container| container.name == *named).cloned().collect(),
-        Which::All => all.iter().filter(|container| container.list != List::Volumes).cloned().collect(),
-        Which::Fitting => best_fits(all, image),
-    };
-    if !found.is_empty() {
-        return Ok(found);
-    }
-    let mut regular = all.iter().filter(|container| matches!(container.list, List::Containers | List::Field));
-    match (which, regular.next(), regular.next()) {
-        (Which::Fitting, Some(only), None) => Ok(vec![only.clone()]),
-        (Which::Named(named), ..) => {
-            Err(Error::UnknownContainer { object: object.clone().into(), container: named.clone(), known: names() })
-        }
-        _ => Err(Error::WhichContainer {
-            object: object.clone().into(),
-            image: image.pinned().to_string(),
-            known: names(),
-        }),
-    }
-}
-
-/// The containers whose image is most like ours, if any is like it at all.
-pub(crate) fn best_fits(all: &[Container], image: &Image) -> Vec<Container> {
-    let best = all.iter().map(|container| image.likeness(&container.image)).max().unwrap_or(Likeness::None);
-    all.iter().filter(|container| best != Likeness::None && image.likeness(&container.image) == best).cloned().collect()
-}
-
-fn patch_action(live: &Live, chosen: &[Container], image: &Image, options: &Options) -> Action {
-    let to = image.pinned().to_string();
-    let images: Vec<ImageChange> =
-        chosen.iter().map(|container| image_change(container, Some(&container.image), image)).collect();
-    let changing: Vec<(&Container, &str)> =
-        chosen.iter().filter(|container| container.image != to).map(|container| (container, to.as_str())).collect();
+fn patch_action(live: &Live, taken: &[Taken<'_>], options: &Options) -> Action {
+    let change = |(container, image): &Taken<'_>| image_change(container, Some(&container.image), image);
+    let images: Vec<ImageChange> = taken.iter().map(change).collect();
+    let wanted = taken.iter().zip(&images).map(|((container, _), image)| (container, image.to.as_str()));
+    let changing: Vec<(&Container, &str)> = wanted.filter(|(container, to)| container.image != *to).collect();
     let annotations = options.provenance.annotations();
     let (change, step) = if changing.is_empty() && !is_newer(live, options) {
         (Change::Nothing, Step::Nothing)
@@ -319,7 +317,7 @@ fn patch_action(live: &Live, chosen: &[Container], image: &Image, options: &Opti
     let uid = live.object["metadata"]["uid"].as_str().map(str::to_owned);
     let generation = live.object["metadata"]["generation"].as_i64();
     let pull = Pull::of(workload::pod_spec(&live.name.resource, &live.object));
-    Action { object: live.name.clone(), uid, generation, change, step, images, pull }
+    Action { object: live.name.clone(), uid, generation, change, step, images, pull, wave: 0 }
 }
 
 /// Whether the number of our pipeline must be written although nothing else changes: else a pipeline between

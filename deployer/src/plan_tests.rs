@@ -39,7 +39,7 @@ fn two() -> Value {
 fn plan(target: &str, live: Live) -> Result<Plan, Error> {
     let provenance =
         Provenance { change_cause: Some("commit abc".into()), facts: [("commit".into(), "abc".into())].into() };
-    plan_images(&[(target.parse().unwrap(), live)], &image(), &Options { provenance, ..Options::default() })
+    plan_images(&[(target.parse().unwrap(), live)], &[image().into()], &Options { provenance, ..Options::default() })
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn an_init_container_is_patched_in_its_own_list() {
 fn two_containers_of_one_object_are_one_patch() {
     let targets = ["deployment/web/side", "deployment/web/app", "deployment/web/app"];
     let live: Vec<_> = targets.iter().map(|target| (target.parse().unwrap(), live("Deployment", two()))).collect();
-    let plan = plan_images(&live, &image(), &Options::default()).unwrap();
+    let plan = plan_images(&live, &[image().into()], &Options::default()).unwrap();
     assert_eq!(plan.actions.len(), 1);
     let Step::Patch(body) = &plan.actions[0].step else { panic!("{plan:?}") };
     assert_eq!(body["spec"]["template"]["spec"]["containers"].as_array().unwrap().len(), 2);

@@ -2,6 +2,7 @@
 //! will have. How a registry is asked is the caller's business ([`Registry`]): no registry is known here.
 
 use crate::api::Api;
+use crate::assign::Assignment;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::image::Image;
@@ -95,7 +96,7 @@ pub struct Checks<'a> {
 
 impl Cluster {
     /// Checks, before anything of a plan is written, that this user may write it and watch it, and that its pods
-    /// could pull the image. What cannot be checked is said in a finding.
+    /// could pull its images. What cannot be checked is said in a finding.
     ///
     /// # Errors
     ///
@@ -103,7 +104,7 @@ impl Cluster {
     pub async fn preflight(
         &self,
         plan: &Plan,
-        image: Option<&Image>,
+        images: &[Assignment],
         checks: Checks<'_>,
     ) -> Result<Vec<Finding>, Error> {
         let mut findings = Vec::new();
@@ -115,8 +116,8 @@ impl Cluster {
             }
             Err(error) => return Err(error),
         }
-        if let (Some(image), Some(registry)) = (image, checks.registry) {
-            findings.extend(self.check_pulls(plan, image, registry, checks.nodes_log_in).await?);
+        if let Some(registry) = checks.registry {
+            findings.extend(self.check_pulls(plan, images, registry, checks.nodes_log_in).await?);
         }
         Ok(findings)
     }
@@ -124,42 +125,54 @@ impl Cluster {
     async fn check_pulls(
         &self,
         plan: &Plan,
-        image: &Image,
+        images: &[Assignment],
         registry: &dyn Registry,
         lenient: bool,
     ) -> Result<Vec<Finding>, Error> {
-        let mut asked: BTreeMap<(Option<&str>, &Pull), &ObjectName> = BTreeMap::new();
+        // Who pulls in the same way is asked for once, with the images of all of them.
+        type Asked<'a> = (&'a ObjectName, BTreeSet<&'a str>);
+        let mut asked: BTreeMap<(Option<&str>, &Pull), Asked<'_>> = BTreeMap::new();
         let pulling =
             plan.actions.iter().filter(|action| !action.images.is_empty() && action.change != Change::Nothing);
         for action in pulling {
-            asked.entry((action.object.namespace.as_deref(), &action.pull)).or_insert(&action.object);
+            let entry = asked.entry((action.object.namespace.as_deref(), &action.pull));
+            let (_, wanted) = entry.or_insert((&action.object, BTreeSet::new()));
+            wanted.extend(action.images.iter().map(|image| image.to.as_str()));
         }
         let mut findings = Vec::new();
-        for ((namespace, pull), object) in asked {
+        for ((namespace, pull), (object, wanted)) in asked {
             let logins = logins(&self.api, namespace.unwrap_or_default(), pull, &mut findings).await?;
             let platforms: Vec<Platform> = pull.platforms.iter().filter_map(|text| text.parse().ok()).collect();
-            let about = object.to_string();
-            let refused = |why: String| Error::NotPullable {
-                object: object.clone().into(),
-                image: image.pinned().to_string(),
-                why,
-            };
-            match registry.probe(image, &platforms, logins.as_deref()).await {
-                Pullable::Yes => {}
-                Pullable::Missing(why) => return Err(refused(why)),
-                Pullable::Denied(why) if lenient || logins.is_none() => {
-                    findings.push(Finding::warning(about, format!("the registry refuses the image: {why}")));
-                }
-                Pullable::Denied(why) => return Err(refused(format!("{why} ({})", used(pull, logins.as_deref())))),
-                Pullable::Unknown(why) => {
-                    findings.push(Finding::warning(
-                        about,
-                        format!("nobody checked whether nodes can pull the image: {why}"),
-                    ));
+            for image in images.iter().map(|one| &one.image) {
+                if wanted.contains(image.pinned().to_string().as_str()) {
+                    let answer = registry.probe(image, &platforms, logins.as_deref()).await;
+                    findings.extend(judge(answer, object, image, (pull, logins.as_deref()), lenient)?);
                 }
             }
         }
         Ok(findings)
+    }
+}
+
+/// What a registry's answer means for a workload whose pods pull with these logins.
+fn judge(
+    answer: Pullable,
+    object: &ObjectName,
+    image: &Image,
+    (pull, logins): (&Pull, Option<&[PullSecret]>),
+    lenient: bool,
+) -> Result<Option<Finding>, Error> {
+    let refused =
+        |why: String| Error::NotPullable { object: object.clone().into(), image: image.pinned().to_string(), why };
+    let warning = |text: String| Ok(Some(Finding::warning(object.to_string(), text)));
+    match answer {
+        Pullable::Yes => Ok(None),
+        Pullable::Missing(why) => Err(refused(why)),
+        Pullable::Denied(why) if lenient || logins.is_none() => {
+            warning(format!("the registry refuses the image: {why}"))
+        }
+        Pullable::Denied(why) => Err(refused(format!("{why} ({})", used(pull, logins)))),
+        Pullable::Unknown(why) => warning(format!("nobody checked whether nodes can pull the image: {why}")),
     }
 }
 
@@ -224,7 +237,7 @@ async fn logins(
 }
 
 /// The docker config of a Secret, in today's shape or in that of 2015.
-fn config(secret: &Value) -> Option<String> {
+pub(crate) fn config(secret: &Value) -> Option<String> {
     let text = |key: &str| -> Option<String> {
         let bytes = STANDARD.decode(secret["data"][key].as_str()?).ok()?;
         String::from_utf8(bytes).ok()

@@ -6,8 +6,8 @@ use crate::plan::tests::{image, resource};
 use crate::redact::redact;
 use crate::world::{Kind, World};
 use crate::{
-    Evidence, Manifest, ObjectName, Options, Policy, Provenance, Surroundings, Target, Ticket, Verdict, Which,
-    classify, plan_apply, render,
+    Assignment, Evidence, Manifest, ObjectName, Options, Policy, Provenance, Surroundings, Target, Ticket, Verdict,
+    Which, classify, plan_apply, render,
 };
 use jiff::{SignedDuration, Timestamp};
 use oci::Digest;
@@ -170,8 +170,9 @@ proptest! {
         // Either is right; that it ends is the property.
         let which = container.map_or(Which::Fitting, Which::Named);
         let options = Options { provenance, ..Options::default() };
-        let _ = plan_apply(&[(name, manifest.clone(), live)], Some(&image()), &which, &options, &Surroundings::default());
-        let _ = render(&[manifest], &image(), &which);
+        let images = [Assignment { image: image(), which }];
+        let _ = plan_apply(&[(name, manifest.clone(), live)], &images, &options, &Surroundings::default());
+        let _ = render(&[manifest], &images);
     }
 
     #[test]

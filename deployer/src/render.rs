@@ -5,23 +5,23 @@ use serde_json::Value;
 use crate::apply::Surroundings;
 use crate::object::{ObjectName, Resource};
 use crate::plan::Step;
-use crate::{Error, Image, Manifest, Options, Which, plan_apply};
+use crate::yaml;
+use crate::{Assignment, Error, Manifest, Options, plan_apply};
 
-/// Prints manifests as YAML, in the order in which they would be applied, the image pinned in them.
+/// Prints manifests as YAML, in the order in which they would be applied, images pinned in them.
 ///
 /// # Errors
 ///
-/// Fails if there is no container for the image.
-pub fn render(manifests: &[Manifest], image: &Image, which: &Which) -> Result<String, Error> {
+/// Fails if there is no container for an image.
+pub fn render(manifests: &[Manifest], images: &[Assignment]) -> Result<String, Error> {
     let documents: Vec<(ObjectName, Manifest, Option<Value>)> =
         manifests.iter().map(|manifest| (presumed_name(manifest), manifest.clone(), None)).collect();
-    let plan = plan_apply(&documents, Some(image), which, &Options::default(), &Surroundings::default())?;
+    let plan = plan_apply(&documents, images, &Options::default(), &Surroundings::default())?;
     let bodies = plan.actions.iter().filter_map(|action| match &action.step {
         Step::Apply { body, .. } => Some(body),
         Step::Nothing | Step::Patch(_) | Step::Replace(_) | Step::Delete => None,
     });
-    let texts = bodies.map(|body| serde_norway::to_string(body).map_err(|error| Error::Render(error.to_string())));
-    Ok(texts.collect::<Result<Vec<_>, _>>()?.join("---\n"))
+    Ok(bodies.map(yaml::print).collect::<Vec<_>>().join("---\n"))
 }
 
 /// The name of an object as far as its manifest tells; without a server nobody knows the rest, and
@@ -42,6 +42,7 @@ pub(crate) fn presumed_name(manifest: &Manifest) -> ObjectName {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Image;
 
     #[test]
     fn the_image_is_put_where_it_belongs_and_nothing_else_changes() {
@@ -51,14 +52,13 @@ mod tests {
         let manifests = Manifest::parse_all("test", text).unwrap();
         let reference: oci::Reference = "127.0.0.1:5000/hello:latest".parse().unwrap();
         let image = Image::new(reference.pin(oci::Digest::of(b"x")), [], vec![]);
-        let printed = render(&manifests, &image, &Which::Fitting).unwrap();
+        let printed = render(&manifests, &[image.clone().into()]).unwrap();
         assert!(printed.contains(&format!("image: {}", image.pinned())), "{printed}");
         assert!(printed.contains("image: other") && !printed.contains("namespace"), "{printed}");
         let again = Manifest::parse_all("printed", &printed).unwrap();
         assert_eq!(again.len(), 2);
         let stranger: oci::Reference = "127.0.0.1:5000/stranger".parse().unwrap();
-        assert!(
-            render(&manifests, &Image::new(stranger.pin(oci::Digest::of(b"x")), [], vec![]), &Which::Fitting).is_err()
-        );
+        let stranger = Image::new(stranger.pin(oci::Digest::of(b"x")), [], vec![]);
+        assert!(render(&manifests, &[stranger.into()]).is_err());
     }
 }

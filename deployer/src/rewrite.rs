@@ -3,7 +3,7 @@
 
 use crate::apply::Surroundings;
 use crate::render::presumed_name;
-use crate::{Error, Image, Manifest, Options, Which, plan_apply, workload};
+use crate::{Assignment, Error, Manifest, Options, plan_apply, workload};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -14,9 +14,10 @@ struct Wish {
     document: usize,
     pointer: String,
     from: String,
+    to: String,
 }
 
-/// Puts the pinned image into the texts that manifests were read from, by the names of their sources. Texts in
+/// Puts pinned images into the texts that manifests were read from, by the names of their sources. Texts in
 /// which nothing changes are left out.
 ///
 /// # Errors
@@ -25,33 +26,33 @@ struct Wish {
 /// anchor, in a `List`, or not at all.
 pub fn rewrite(
     manifests: &[Manifest],
-    image: &Image,
-    which: &Which,
+    images: &[Assignment],
     texts: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, Error> {
     let documents: Vec<_> =
         manifests.iter().map(|manifest| (presumed_name(manifest), manifest.clone(), None)).collect();
-    let plan = plan_apply(&documents, Some(image), which, &Options::default(), &Surroundings::default())?;
+    let plan = plan_apply(&documents, images, &Options::default(), &Surroundings::default())?;
     let mut wishes: BTreeMap<&str, Vec<Wish>> = BTreeMap::new();
     for (action, (name, manifest, _)) in plan.actions.iter().zip(&documents) {
         let pod_spec = workload::pod_spec_pointer(&name.resource).unwrap_or_default();
         let containers = workload::containers(&name.resource, &manifest.object);
-        for container in containers.iter().filter(|one| action.images.iter().any(|image| image.container == one.name)) {
+        for image in &action.images {
+            let Some(container) = containers.iter().find(|one| one.name == image.container) else { continue };
             let pointer = container.image_pointer(&pod_spec);
             let document = manifest.origin.1.saturating_sub(1);
             wishes.entry(&manifest.origin.0).or_default().push(Wish {
                 document,
                 pointer,
                 from: container.image.clone(),
+                to: image.to.clone(),
             });
         }
     }
-    let to = image.pinned().to_string();
     let mut written = BTreeMap::new();
     for (source, wishes) in wishes {
         let Some(text) = texts.get(source) else { continue };
-        let new =
-            replace(text, &wishes, &to).map_err(|reason| Error::Rewrite { source_name: source.to_owned(), reason })?;
+        let new = replace(text, &wishes);
+        let new = new.map_err(|reason| Error::Rewrite { source_name: source.to_owned(), reason })?;
         if new != *text {
             written.insert(source.to_owned(), new);
         }
@@ -59,9 +60,10 @@ pub fn rewrite(
     Ok(written)
 }
 
-fn replace(text: &str, wishes: &[Wish], to: &str) -> Result<String, String> {
+fn replace(text: &str, wishes: &[Wish]) -> Result<String, String> {
     let mut text = text.to_owned();
-    for wish in wishes.iter().filter(|wish| wish.from != to) {
+    for wish in wishes.iter().filter(|wish| wish.from != wish.to) {
+        let to = wish.to.as_str();
         let mut wanted = documents(&text)?;
         let place = wanted.get_mut(wish.document).and_then(|document| document.pointer_mut(&wish.pointer));
         let missing =
@@ -116,7 +118,7 @@ data: {image: web}
 
     fn rewritten(text: &str) -> Result<BTreeMap<String, String>, Error> {
         let manifests = Manifest::parse_all("web.yaml", text).unwrap();
-        rewrite(&manifests, &image(), &Which::Fitting, &BTreeMap::from([("web.yaml".to_owned(), text.to_owned())]))
+        rewrite(&manifests, &[image().into()], &BTreeMap::from([("web.yaml".to_owned(), text.to_owned())]))
     }
 
     #[test]

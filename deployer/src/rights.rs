@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::object::{ObjectName, Resource};
 use crate::plan::{Plan, Step, is_job};
 use crate::workload::{self, text};
-use crate::{Target, kinds};
+use crate::{Target, builtin};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -89,10 +89,12 @@ impl Line<'_> {
 /// Fails if a kind is none that everybody has, and is not written as `PLURAL.GROUP`.
 pub fn rules(targets: &[Target], namespace: &str, optional: bool) -> Result<Vec<RoleRule>, Error> {
     let mut rules = BTreeSet::new();
+    let mut has_custom = false;
     for target in targets {
-        let resource = kinds::presumed(&target.kind).ok_or_else(|| Error::UnknownKind(target.kind.clone()))?;
+        let resource = builtin::presumed(&target.kind).ok_or_else(|| Error::UnknownKind(target.kind.clone()))?;
         let object = ObjectName::new(resource, namespace, &target.name);
         rules.extend(of_workload(&object, For::All));
+        has_custom |= workload::is_custom(&object.resource);
         if is_job(&object.resource) {
             rules.extend([
                 rule(&object, &object.resource, Some(&object.name), "delete"),
@@ -102,6 +104,9 @@ pub fn rules(targets: &[Target], namespace: &str, optional: bool) -> Result<Vec<
     }
     if optional {
         rules.extend(helpful(Some(namespace)));
+        if has_custom {
+            rules.extend(pods_of_custom(namespace));
+        }
     }
     Ok(widened(rules))
 }
@@ -138,11 +143,14 @@ pub(crate) fn of_workload(object: &ObjectName, what: For) -> Vec<RoleRule> {
     if what == For::All {
         rules.push(one("get"));
     }
-    if workload::is_watched(resource) {
+    // Without a server, nobody knows yet where a custom kind has its image; a deploy to it is told, and watches it.
+    if workload::is_watched(resource) || (what == For::All && workload::is_custom(resource)) {
         // The list of one name (fieldSelector) is allowed by a rule for that name.
         rules.extend(["list", "watch"].map(one));
-        rules.extend(["list", "watch"].map(|verb| all("", "pods", verb)));
-        if resource.kind == "Deployment" {
+        if !workload::is_custom(resource) {
+            rules.extend(["list", "watch"].map(|verb| all("", "pods", verb)));
+        }
+        if resource.is("apps", &["Deployment"]) {
             rules.extend(["list", "watch"].map(|verb| all(&resource.group, "replicasets", verb)));
         }
     }
@@ -161,6 +169,19 @@ pub(crate) fn helpful(namespace: Option<&str>) -> Vec<RoleRule> {
     rules.extend([rule("secrets", "get"), rule("serviceaccounts", "get")]);
     rules.push(RoleRule { resource: "nodes".into(), verb: "list".into(), ..RoleRule::default() });
     rules
+}
+
+/// The pods of custom kinds, which their controllers may have through ReplicaSets.
+fn pods_of_custom(namespace: &str) -> Vec<RoleRule> {
+    let rule = |group: &str, resource: &str, verb: &str| RoleRule {
+        namespace: Some(namespace.to_owned()),
+        group: group.into(),
+        resource: resource.into(),
+        verb: verb.into(),
+        name: None,
+    };
+    let both = |(group, resource)| ["list", "watch"].map(|verb| rule(group, resource, verb));
+    [("", "pods"), ("apps", "replicasets")].into_iter().flat_map(both).collect()
 }
 
 fn rule(object: &ObjectName, resource: &Resource, name: Option<&str>, verb: &str) -> RoleRule {
@@ -298,7 +319,16 @@ rules:
             assert!(text.contains(line), "{line}\n{text}");
         }
         let custom = rules(&targets(&["rollouts.argoproj.io/web"]), "demo", true).unwrap();
-        assert!(custom.iter().any(|rule| rule.group == "argoproj.io" && rule.resource == "rollouts"));
+        for verb in ["get", "list", "patch", "watch"] {
+            let is_it =
+                |rule: &&RoleRule| rule.group == "argoproj.io" && rule.resource == "rollouts" && rule.verb == verb;
+            assert!(custom.iter().any(|rule| is_it(&rule)), "{verb}");
+        }
+        let pods = |rules: &[RoleRule]| {
+            rules.iter().filter(|rule| ["pods", "replicasets"].contains(&rule.resource.as_str())).count()
+        };
+        assert_eq!(pods(&custom), 4);
+        assert_eq!(pods(&rules(&targets(&["rollouts.argoproj.io/web"]), "demo", false).unwrap()), 0, "no must");
         assert!(custom.iter().any(|rule| rule.resource == "nodes" && rule.namespace.is_none()));
         assert!(rules(&targets(&["rollout/web"]), "demo", true).is_err());
     }

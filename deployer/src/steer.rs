@@ -1,4 +1,4 @@
-//! Looking after workloads that exist: tickets for what is there already, pausing, resuming, restarting.
+//! Looking after workloads that exist: tickets for what is there already, pausing, resuming, restarting, and holding what failed.
 
 use crate::api::Patch;
 use crate::cluster::Cluster;
@@ -7,8 +7,12 @@ use crate::object::ObjectName;
 use crate::plan::{Action, Change};
 use crate::target::Target;
 use crate::ticket::Ticket;
+use crate::undo::{ATTEMPT_PAUSE, ATTEMPTS};
+use crate::workload;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::fmt;
 
 /// What to do with a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,79 @@ impl Cluster {
                 ticket(object, &answer, true)
             }
             None => ticket(object, &live, false),
+        }
+    }
+}
+
+/// What became of a version that failed and was to be held where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldTarget {
+    /// The target.
+    pub object: ObjectName,
+    /// What became of it.
+    pub held: Held,
+}
+
+/// Whether a workload stands still.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "held")]
+pub enum Held {
+    /// It is paused: the pods that run now stay, old ones and new ones.
+    Paused,
+    /// It goes on with the new version.
+    Goes {
+        /// Why.
+        why: String,
+    },
+}
+
+impl fmt::Display for HeldTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.held {
+            Held::Paused => write!(f, "{}: paused; the pods that run now stay, old ones and new ones", self.object),
+            Held::Goes { why } => {
+                write!(f, "{}: is not paused, and the new version is left in place: {why}", self.object)
+            }
+        }
+    }
+}
+
+impl Cluster {
+    /// Pauses what a rollout that failed has changed, so that nothing more is replaced: what of the old version runs
+    /// goes on serving. Only while it is still ours; what cannot be done is said, target by target.
+    pub async fn hold(&self, tickets: &[Ticket]) -> Vec<HeldTarget> {
+        let mut targets = Vec::new();
+        for ticket in tickets.iter().filter(|ticket| ticket.changed) {
+            let held = self.hold_one(ticket).await.unwrap_or_else(|error| Held::Goes { why: error.to_string() });
+            targets.push(HeldTarget { object: ticket.object.clone(), held });
+        }
+        targets
+    }
+
+    async fn hold_one(&self, ticket: &Ticket) -> Result<Held, Error> {
+        let mut attempts = 1;
+        loop {
+            let live =
+                self.api.get(&ticket.object).await?.filter(|live| live["metadata"]["uid"] == ticket.uid.as_str());
+            let Some(live) = live else { return Ok(Held::Goes { why: "it was deleted".into() }) };
+            let there = workload::containers(&ticket.object.resource, &live);
+            let is_ours =
+                |(name, image): (&String, &String)| there.iter().any(|one| one.name == *name && one.image == *image);
+            if !ticket.images.iter().all(is_ours) {
+                return Ok(Held::Goes { why: "it is not ours any more".into() });
+            }
+            let Some(mut body) = body(&ticket.object, &live, Steer::Pause, Timestamp::now())? else {
+                return Ok(Held::Paused);
+            };
+            // Whoever writes between our look and our patch makes the server refuse it.
+            body["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
+            match self.api.patch(&ticket.object, Patch::Merge, &body, false).await {
+                Err(Error::Changed { .. }) if attempts < ATTEMPTS => {
+                    attempts += 1;
+                    tokio::time::sleep(ATTEMPT_PAUSE).await;
+                }
+                answer => return answer.map(|_| Held::Paused),
+            }
         }
     }
 }

@@ -71,6 +71,9 @@ pub struct Target {
     pub name: String,
     /// Its containers.
     pub which: Which,
+    /// When its turn is, among several targets: lower numbers first.
+    #[serde(default)]
+    pub wave: i32,
 }
 
 impl FromStr for Target {
@@ -92,7 +95,7 @@ impl FromStr for Target {
             return Err(InvalidTarget::Name(name.chars().take(100).collect()));
         }
         let which = container.map_or(Ok(Which::Fitting), str::parse)?;
-        Ok(Target { kind: kind.to_lowercase(), name: name.to_owned(), which })
+        Ok(Target { kind: kind.to_lowercase(), name: name.to_owned(), which, wave: 0 })
     }
 }
 

@@ -4,17 +4,19 @@
 use crate::api::Patch;
 use crate::cluster::Cluster;
 use crate::error::{Class, Error};
-use crate::image::{CHANGE_CAUSE, OUR_ANNOTATIONS};
+use crate::image::{CHANGE_CAUSE, Image, OUR_ANNOTATIONS};
 use crate::object::ObjectName;
 use crate::outcome::{End, Outcome, TargetOutcome};
 use crate::plan::{self, Action, Change, ImageChange, Live, images_body};
+use crate::preflight::{Pullable, Registry};
 use crate::ticket::{Ticket, VERIFIED};
 use crate::watch::{Event, Policy};
 use crate::workload::{self, Container};
 use jiff::Timestamp;
+use oci::Pinned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -183,7 +185,22 @@ impl Cluster {
     /// versions before are well again; the waiting has the whole time of `policy` once more.
     ///
     /// What cannot be done is said in the answer, target by target: one that fails stops no other.
-    pub async fn undo(&self, tickets: &[Ticket], policy: &Policy, mut on_event: impl FnMut(Event)) -> Undone {
+    ///
+    /// With a registry to ask, images that it does not have any more are told of before. They are put back all the
+    /// same: what of the old version still runs goes on, and nodes may have the image; whether it comes to run well is
+    /// in the answer.
+    pub async fn undo(
+        &self,
+        tickets: &[Ticket],
+        policy: &Policy,
+        registry: Option<&dyn Registry>,
+        mut on_event: impl FnMut(Event),
+    ) -> Undone {
+        if let Some(registry) = registry {
+            for text in lost_images(tickets, registry).await {
+                on_event(Event::Note { text });
+            }
+        }
         let mut undone = Undone::default();
         let mut restoring: Vec<(usize, Ticket)> = Vec::new();
         for ticket in tickets.iter().rev().filter(|ticket| ticket.changed) {
@@ -249,12 +266,37 @@ impl Cluster {
             if !ran || ticket.running == ticket.verified {
                 continue;
             }
+            let custom = workload::is_custom(&ticket.object.resource);
+            let note = Patch::Note { custom };
             let images = json!(ticket.running).to_string();
             let body = json!({"metadata": {"uid": ticket.uid, "annotations": {VERIFIED: images}}});
-            self.api.patch(&ticket.object, Patch::Note, &body, false).await?;
+            self.api.patch(&ticket.object, note, &body, false).await?;
         }
         Ok(())
     }
+}
+
+/// What is to be said of images that cannot be pulled any more. A tag alone says nothing of what it was, and a registry
+/// that refuses us or is away says nothing of what nodes may have.
+async fn lost_images(tickets: &[Ticket], registry: &dyn Registry) -> Vec<String> {
+    let ours = tickets.iter().filter(|ticket| ticket.changed).flat_map(|ticket| {
+        ticket.images.keys().filter_map(|container| version_before(ticket, container)).collect::<Vec<_>>()
+    });
+    let images: BTreeSet<&str> = ours.collect();
+    let mut lost = Vec::new();
+    for image in images {
+        let Ok(pinned) = image.parse::<Pinned>() else { continue };
+        match registry.probe(&Image::new(pinned, [], Vec::new()), &[], None).await {
+            Pullable::Missing(why) => lost.push(format!(
+                "{image}, which ran before, cannot be pulled any more ({why}): only nodes that have it can start it"
+            )),
+            Pullable::Yes => {}
+            Pullable::Denied(why) | Pullable::Unknown(why) => {
+                tracing::debug!(image, why, "nobody knows whether the image before can be pulled");
+            }
+        }
+    }
+    lost
 }
 
 /// The undo as an action, of which a ticket can be made. Which digests a node reports for the old images is

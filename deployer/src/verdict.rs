@@ -2,6 +2,7 @@
 //! tested on recorded objects. Stricter than `kubectl rollout status` and kube's own condition: nothing
 //! is believed before our generation was observed, and pods must report the digest that was asked for.
 
+use crate::custom;
 use crate::diagnose::{Cause, Trouble, diagnose, pod_name};
 use crate::finite;
 use crate::object::Resource;
@@ -70,6 +71,8 @@ pub enum Waiting {
         /// Of so many.
         want: i64,
     },
+    /// The controller of a custom kind does not say yet that it is satisfied.
+    Ready,
     /// All is well, and must stay so for a while.
     Soaking {
         /// So many seconds.
@@ -86,6 +89,7 @@ impl fmt::Display for Waiting {
             Waiting::Available { have, want } => write!(f, "{have} of {want} new pods available"),
             Waiting::Reported { have, want } => write!(f, "{have} of {want} new pods have reported their image"),
             Waiting::Working { have, want } => write!(f, "{have} of {want} pods have done their work"),
+            Waiting::Ready => f.write_str("its controller does not say yet that it is ready"),
             Waiting::Soaking { seconds } => write!(f, "all is well, and watched for {seconds} s without a restart"),
         }
     }
@@ -122,7 +126,9 @@ pub enum Evidence {
     OnDelete,
     /// A kind that starts pods at another time.
     NoRollout,
-    /// A kind of which nobody here knows how it is rolled out.
+    /// A custom kind whose controller says that it is satisfied; no pod of its own was seen to run our image.
+    Settled,
+    /// A custom kind whose status says nothing of how it is rolled out.
     Unknown,
 }
 
@@ -148,9 +154,12 @@ impl fmt::Display for Evidence {
             Evidence::NoNodes => f.write_str("applied; no node fits it, so nothing runs and nothing is verified"),
             Evidence::OnDelete => f.write_str("applied; its pods are replaced when somebody deletes them (OnDelete)"),
             Evidence::NoRollout => f.write_str("applied; its pods start at another time"),
-            Evidence::Unknown => {
-                f.write_str("applied; how its kind is rolled out is not known here, so nothing is verified")
+            Evidence::Settled => {
+                f.write_str("its controller says that it is ready; no pods of its own were seen to run the image")
             }
+            Evidence::Unknown => f.write_str(
+                "applied; its status does not say how its rollout goes (observedGeneration, conditions), so nothing is verified",
+            ),
             Evidence::Partial { pods, want } => {
                 write!(f, "{pods} of {want} pods run the image that was asked for, which is as many as were required")
             }
@@ -171,6 +180,12 @@ pub fn classify(snapshot: &Snapshot<'_>, ticket: &Ticket, policy: &Policy, now: 
     }
     if workload::is_finite(&ticket.object.resource) {
         return finite::classify(workload, snapshot, ticket, policy, now);
+    }
+    if workload::is_custom(&ticket.object.resource) {
+        return match workload["spec"]["paused"] == true {
+            true => Verdict::Paused,
+            false => custom::classify(workload, snapshot, ticket, policy, now),
+        };
     }
     let Some(rollout) = Rollout::of(&ticket.object.resource, workload) else {
         return Verdict::Done(without_rollout(&ticket.object.resource));
@@ -268,7 +283,7 @@ fn superseded(workload: &Value, ticket: &Ticket) -> Option<String> {
 /// The deadline of the deployment controller, unless it is that of the rollout before ours: while a
 /// Deployment goes back to a template that it had before, the old condition stays, and its old time is
 /// counted on. Ours cannot have run out before it is over by our own clock.
-fn deadline(workload: &Value, ticket: &Ticket, now: Timestamp) -> Option<String> {
+pub(crate) fn deadline(workload: &Value, ticket: &Ticket, now: Timestamp) -> Option<String> {
     let condition =
         condition(workload, "Progressing").filter(|condition| condition["reason"] == "ProgressDeadlineExceeded")?;
     let seconds = workload["spec"]["progressDeadlineSeconds"].as_i64().unwrap_or(600);

@@ -236,8 +236,12 @@ impl<'a, F: FnMut(Event)> Watch<'a, F> {
             }
             Err(Error::Forbidden { .. }) if source.is_optional() => {
                 self.world.replace(number, Vec::new(), Timestamp::now());
-                let text =
-                    "events may not be watched: refusals of the cluster to make pods may stay unknown".to_owned();
+                let text = match source.resource.plural.as_str() {
+                    "events" => "events may not be watched: refusals of the cluster to make pods may stay unknown",
+                    "pods" => "pods may not be watched: only what its controller says of a custom kind is known",
+                    _ => "ReplicaSets may not be watched: pods that a custom kind has through them stay unknown",
+                };
+                let text = text.to_owned();
                 (self.on_event)(Event::Note { text });
             }
             Err(error) => return Err(error),

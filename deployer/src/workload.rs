@@ -114,7 +114,9 @@ pub(crate) fn is_patchable(resource: &Resource) -> bool {
 
 /// Whether anything is to be seen of the rollout of this kind.
 pub(crate) fn is_watched(resource: &Resource) -> bool {
-    resource.is("apps", &["Deployment", "StatefulSet", "DaemonSet"]) || is_finite(resource)
+    resource.is("apps", &["Deployment", "StatefulSet", "DaemonSet"])
+        || is_finite(resource)
+        || (is_custom(resource) && pod_spec_pointer(resource).is_some())
 }
 
 /// Pods themselves, and Jobs: nobody counts new pods for them.

@@ -135,6 +135,13 @@ impl World {
             snapshot.events = self.objects(namespace, |kind| *kind == Kind::Event);
             return snapshot;
         }
+        if workload::is_custom(&ticket.object.resource) {
+            snapshot.replica_set = None; // it may have several, and its controller speaks for them
+            snapshot.pods = self.objects(namespace, |kind| *kind == Kind::Pod);
+            snapshot.pods.retain(|pod| self.is_custom_pod(pod, workload, ticket, namespace));
+            snapshot.events = self.objects(namespace, |kind| *kind == Kind::Event);
+            return snapshot;
+        }
         let is_job = ticket.object.resource.is("batch", &["Job"]);
         let is_new: &dyn Fn(&Value) -> bool = match (ticket.object.resource.kind.as_str(), snapshot.replica_set) {
             ("Deployment", Some(replica_set)) => &|pod| is_owned(pod, replica_set),
@@ -147,6 +154,19 @@ impl World {
         snapshot.pods.retain(|pod| is_living(pod) && is_new(pod));
         snapshot.events = self.objects(namespace, |kind| *kind == Kind::Event);
         snapshot
+    }
+
+    /// A living pod that a custom resource owns, itself or through a ReplicaSet, and that is to run one of our images:
+    /// what its controller calls the new version is not known here.
+    fn is_custom_pod(&self, pod: &Value, workload: &Value, ticket: &Ticket, namespace: &str) -> bool {
+        let is_ours = |container: workload::Container| ticket.images.values().any(|image| *image == container.image);
+        let is_new = || workload::template_containers(pod).into_iter().any(is_ours);
+        let owns = |owner: &Value| is_owned(pod, owner);
+        let through = || {
+            let sets = self.objects(namespace, |kind| *kind == Kind::ReplicaSet);
+            sets.into_iter().any(|set| is_owned(set, workload) && owns(set))
+        };
+        pod["metadata"]["deletionTimestamp"].is_null() && is_new() && (owns(workload) || through())
     }
 
     fn objects(&self, namespace: &str, is_wanted: impl Fn(&Kind) -> bool) -> Vec<&Value> {

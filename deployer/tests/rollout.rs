@@ -387,7 +387,7 @@ async fn who_may_not_is_told_what_is_missing_and_the_small_role_is_enough() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_knows_us_not_or_is_not_there_is_told_apart() {
     let stage = Stage::new("doors", |_| Fate::Runs).await;
-    let error = stage.connect(User::Stranger).await.err().unwrap();
+    let error = stage.connect(User::Stranger).await.unwrap().version().await.unwrap_err();
     assert!(matches!(error, Error::Unauthorized { .. }), "{error:?}");
     let kubeconfig = stage.fixture.kubeconfig(User::Admin, "doors");
     let text = std::fs::read_to_string(&kubeconfig).unwrap().replace(stage.fixture.server(), "https://127.0.0.1:1");
@@ -395,8 +395,9 @@ async fn a_server_that_knows_us_not_or_is_not_there_is_told_apart() {
     let elsewhere = directory.path().join("config");
     std::fs::write(&elsewhere, text).unwrap();
     let options = deployer::ConnectOptions { kubeconfig: vec![elsewhere], ..deployer::ConnectOptions::default() };
-    let error = deployer::Cluster::connect(&options).await.err().unwrap();
+    let error = deployer::Cluster::connect(&options).await.unwrap().version().await.unwrap_err();
     assert!(matches!(&error, Error::Unreachable { reason, .. } if reason.contains("refused")), "{error:?}");
     assert_eq!(error.class(), Class::Unreachable);
-    assert!(stage.cluster.version().starts_with("v1."), "{}", stage.cluster.version());
+    let version = stage.cluster.version().await.unwrap().unwrap();
+    assert!(version.starts_with("v1."), "{version}");
 }

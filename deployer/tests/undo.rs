@@ -2,8 +2,11 @@
 
 mod stage;
 
-use deployer::{Back, Class, End, Event, Evidence, Executed, Outcome, Policy, Undone};
+use deployer::{
+    Back, Class, End, Event, Evidence, Executed, Image, Outcome, Policy, Probe, PullSecret, Pullable, Registry, Undone,
+};
 use fixtures::kubernetes::kubelet::Fate;
+use oci::Platform;
 use serde_json::{Value, json};
 use stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
 use std::collections::BTreeMap;
@@ -36,8 +39,17 @@ async fn deploy(stage: &Stage, targets: &[&str], version: u32) -> (Executed, Out
     (executed, outcome)
 }
 
+/// A registry that has nothing any more.
+struct Gone;
+
+impl Registry for Gone {
+    fn probe<'a>(&'a self, _: &'a Image, _: &'a [Platform], _: Option<&'a [PullSecret]>) -> Probe<'a> {
+        Box::pin(async { Pullable::Missing("it was deleted".into()) })
+    }
+}
+
 async fn undo(stage: &Stage, executed: &Executed) -> Undone {
-    stage.cluster.undo(&executed.tickets, &patient(), |_| {}).await
+    stage.cluster.undo(&executed.tickets, &patient(), None, |_| {}).await
 }
 
 fn restored(undone: &Undone, place: usize) -> (&BTreeMap<String, String>, &End) {
@@ -58,10 +70,12 @@ async fn a_failed_image_goes_back_and_nothing_else_does() {
     stage.admin.patch(&path, &theirs).expect_ok();
 
     let mut told = Vec::new();
-    let undone = stage.cluster.undo(&executed.tickets, &patient(), |event| told.push(event)).await;
+    let undone = stage.cluster.undo(&executed.tickets, &patient(), Some(&Gone), |event| told.push(event)).await;
     assert_eq!(undone.class(), Class::RolledBack, "{undone:?}");
     assert_eq!(restored(&undone, 0), (&web(1), &End::Done { evidence: Evidence::Available { pods: 3 } }));
-    assert!(matches!(&told[0], Event::Undoing { images, .. } if *images == web(1)), "{told:?}");
+    let Event::Note { text } = &told[0] else { panic!("{told:?}") };
+    assert!(text.contains(&pinned(1)) && text.contains("cannot be pulled any more (it was deleted)"), "{text}");
+    assert!(matches!(&told[1], Event::Undoing { images, .. } if *images == web(1)), "{told:?}");
     let after = stage.object(DEPLOYMENTS, "web");
     assert_eq!(stage.images("web"), [pinned(1), "registry.test/side:1".to_owned()]);
     assert_eq!((&after["spec"]["replicas"], &after["metadata"]["annotations"]["theirs"]), (&json!(3), &json!("x")));
@@ -175,7 +189,7 @@ async fn an_old_version_that_does_not_come_back_is_said() {
             stage.object("/api/v1/resourcequotas", "none")["status"]["used"]["pods"] == "1"
         })
         .await;
-    let undone = stage.cluster.undo(&executed.tickets, &policy, |_| {}).await;
+    let undone = stage.cluster.undo(&executed.tickets, &policy, None, |_| {}).await;
     assert_eq!(undone.class(), Class::RollbackFailed, "{undone:?}");
     assert_eq!(stage.images("web")[0], pinned(1), "it is written down all the same");
 }

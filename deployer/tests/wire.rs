@@ -8,6 +8,7 @@ use oci::{Digest, Reference};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -62,13 +63,17 @@ impl Server {
     }
 
     async fn cluster(&self) -> Result<Cluster, Error> {
+        self.cluster_that_remembers(None).await
+    }
+
+    async fn cluster_that_remembers(&self, discovery: Option<PathBuf>) -> Result<Cluster, Error> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config");
         let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "demo"}}],
             "clusters": [{"name": "c", "cluster": {"server": self.address}}]});
         std::fs::write(&path, config.to_string()).unwrap();
-        Cluster::connect(&ConnectOptions { kubeconfig: vec![path], ..ConnectOptions::default() }).await
+        Cluster::connect(&ConnectOptions { kubeconfig: vec![path], discovery, ..ConnectOptions::default() }).await
     }
 
     fn asked(&self, method: &str) -> Vec<Asked> {
@@ -207,7 +212,7 @@ async fn an_image_is_one_patch_of_few_requests() {
 
     let urls: Vec<String> = server.asked("GET").into_iter().map(|asked| asked.url).collect();
     let web = "/apis/apps/v1/namespaces/demo/deployments/web";
-    assert_eq!(urls, ["/version", "/apis", "/apis/apps/v1", web, "/api/v1/nodes?limit=500"]);
+    assert_eq!(urls, [web, "/api/v1/nodes?limit=500"]);
     let patches = server.asked("PATCH");
     assert_eq!(patches.len(), 1);
     assert_eq!(patches[0].url, format!("{web}?fieldManager=lighter&fieldValidation=Strict"));
@@ -219,6 +224,53 @@ async fn an_image_is_one_patch_of_few_requests() {
             "spec": {"template": {"spec": {"containers": [{"name": "web", "image": pinned}]}}},
         })
     );
+}
+
+/// A kind that servers have in different versions is asked for once, and anew when what was remembered leads nowhere.
+#[tokio::test]
+async fn what_a_server_said_of_its_kinds_is_remembered_and_not_trusted() {
+    let start = |version: &'static str| {
+        Server::start(move |asked, _| {
+            let group =
+                json!({"name": "batch", "versions": [{"version": version}], "preferredVersion": {"version": version}});
+            let list = json!({"resources": [{"name": "cronjobs", "kind": "CronJob", "namespaced": true, "shortNames": ["cj"]}]});
+            let pod_spec = json!({"containers": [{"name": "web", "image": "registry.test/shop/web:1"}]});
+            let job = json!({"metadata": {"name": "web", "uid": "u-2", "generation": 1},
+                "spec": {"jobTemplate": {"spec": {"template": {"spec": pod_spec}}}}});
+            match kind(&asked.url).0 {
+                "/apis" => Reply::Json(200, json!({"groups": [group]})),
+                path if path == format!("/apis/batch/{version}") => Reply::Json(200, list),
+                path if path == format!("/apis/batch/{version}/namespaces/demo/cronjobs/web") => Reply::Json(200, job),
+                "/api/v1" => Reply::Json(200, json!({"resources": []})),
+                "/api/v1/nodes" => Reply::Json(200, json!({"items": []})),
+                _ => refusal(404, "not found", json!({})),
+            }
+        })
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let mut asked = request();
+    asked.what = What::Targets(vec!["cj/web".parse().unwrap()]);
+    let plan = async |server: &Server| {
+        let before = server.asked("GET").len();
+        let cluster = server.cluster_that_remembers(Some(directory.path().to_owned())).await.unwrap();
+        let plan = cluster.plan(&asked).await.unwrap();
+        assert_eq!(plan.actions[0].object.resource.plural, "cronjobs");
+        server.asked("GET").split_off(before).into_iter().map(|asked| asked.url).collect::<Vec<_>>()
+    };
+    let old = start("v1beta1");
+    let urls = plan(&old).await;
+    assert_eq!(urls[..2], ["/apis", "/apis/batch/v1beta1"], "{urls:?}");
+    let job = "/apis/batch/v1beta1/namespaces/demo/cronjobs/web";
+    assert_eq!(plan(&old).await, [job, "/api/v1/nodes?limit=500"]);
+
+    // The server is replaced by a newer one: what is remembered of it is another version.
+    let new = start("v1");
+    let file = std::fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap().path();
+    let text = std::fs::read_to_string(&file).unwrap().replace(&old.address, &new.address);
+    let name = Digest::of(new.address.as_bytes()).to_string().replace(':', "-");
+    std::fs::write(directory.path().join(format!("{name}.json")), text).unwrap();
+    let urls = plan(&new).await;
+    assert_eq!(urls[..3], [job, "/apis", "/apis/batch/v1"], "{urls:?}");
 }
 
 /// After 429 the same bytes are sent again; after anything that may hide a success, the object is looked at.

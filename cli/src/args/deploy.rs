@@ -15,11 +15,12 @@ Examples:
   lighter deploy --image vm2:5000/shop/api:v2 --target deployment/api
   lighter deploy --image vm2:5000/shop/api:v2 --target deployment/api/web -n shop --timeout 5m
   lighter deploy --image vm2:5000/shop/api:v2 -l app=api
+  lighter deploy --image web=vm2:5000/shop/api:v2 --image sidecar=vm2:5000/shop/proxy:v7 --target deployment/api
   lighter deploy --image vm2:5000/shop/api:v2 --wave job/migrate --wave deployment/api,deployment/web --replace-jobs
   lighter deploy --image vm2:5000/shop/api:v2 -f deployment.yaml --dry-run
   lighter apply -f manifests/ --set shop --prune
 
-stdout carries the pinned image, or with -o what is done, for machines; all else goes to stderr.")]
+stdout carries the pinned images, or with -o what is done, for machines; all else goes to stderr.")]
 pub struct DeployArgs {
     #[command(subcommand)]
     pub command: Option<DeployCommand>,
@@ -37,7 +38,7 @@ pub struct DeployArgs {
     /// Show each field that changes before anything is written
     #[arg(long)]
     pub diff: bool,
-    /// When it runs, write the pinned image into the manifests of -f; comments stay
+    /// When it runs, write the pinned images into the manifests of -f; comments stay
     #[arg(long, requires = "file", requires = "image")]
     pub write: bool,
     #[command(flatten)]
@@ -74,6 +75,55 @@ pub struct RbacArgs {
     pub minimal: bool,
 }
 
+/// Change what workloads are to be, as `kubectl set` does
+#[derive(Debug, Subcommand)]
+pub enum SetCommand {
+    Image(Box<SetImageArgs>),
+}
+
+/// Set the images of containers, and wait until they run: a deploy in kubectl's words
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lighter set image deployment/api web=vm2:5000/shop/api:v2
+  lighter set image deployment/api deployment/jobs '*=vm2:5000/shop/api:v2' -n shop
+
+It is `lighter deploy --image CONTAINER=IMAGE --target KIND/NAME`, with all that this checks.")]
+pub struct SetImageArgs {
+    /// The workloads, and what their containers are to run
+    #[arg(value_name = "KIND/NAME|CONTAINER=IMAGE", required = true)]
+    pub words: Vec<String>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub wait: WaitArgs,
+    /// Do nothing, but say what would be done; server: and ask the server whether it would take it
+    #[arg(long, value_enum, value_name = "WHO", num_args = 0..=1, require_equals = true, default_missing_value = "server")]
+    pub dry_run: Option<DryRun>,
+    #[command(flatten)]
+    pub report: ReportArgs,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+impl From<SetImageArgs> for DeployArgs {
+    fn from(set: SetImageArgs) -> Self {
+        let (image, target) = set.words.into_iter().partition(|word| word.contains('='));
+        Self {
+            command: None,
+            subject: SubjectArgs { image, target, ..SubjectArgs::default() },
+            how: HowArgs::default(),
+            cluster: set.cluster,
+            wait: set.wait,
+            dry_run: set.dry_run,
+            diff: false,
+            write: false,
+            report: set.report,
+            registry: set.registry,
+        }
+    }
+}
+
 /// Say what a deploy would change, field by field
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -98,31 +148,34 @@ pub struct DiffArgs {
 }
 
 /// Which image, and where it goes.
-#[derive(Debug, Args, Clone)]
+#[derive(Debug, Args, Clone, Default)]
 #[group(skip)]
 pub struct SubjectArgs {
-    /// The image; a tag is resolved to the digest that it means now. CONTAINER may be * for all
+    /// The image; a tag is resolved to the digest that it means now. CONTAINER may be * for all [repeatable]
     #[arg(long, value_name = "[CONTAINER=]HOST/NAME[:TAG][@DIGEST]", required_unless_present = "file")]
-    pub image: Option<String>,
+    pub image: Vec<String>,
     /// What to patch: deployment, statefulset, daemonset, cronjob, job, pod … CONTAINER may be * or volume:NAME [repeatable]
     #[arg(long, value_name = "KIND/NAME[/CONTAINER]", required_unless_present_any = ["file", "selector", "wave"], conflicts_with_all = ["file", "selector", "wave"])]
     pub target: Vec<String>,
     /// Patch everything with these labels
     #[arg(short = 'l', long, value_name = "LABEL=VALUE,…", conflicts_with_all = ["file", "wave"])]
     pub selector: Option<String>,
+    /// That nothing has these labels is no error
+    #[arg(long, requires = "selector")]
+    pub allow_empty: bool,
     /// The kinds to look through for --selector [default: deployment,statefulset,daemonset]
     #[arg(long, value_name = "KIND,…", value_delimiter = ',', requires = "selector")]
     pub kind: Vec<String>,
-    /// Targets that are rolled out before those of the next --wave [repeatable]
+    /// Targets that are to run well before those of the next --wave are written [repeatable]
     #[arg(long, value_name = "KIND/NAME[/CONTAINER],…", conflicts_with = "file")]
     pub wave: Vec<String>,
-    /// Manifests to apply with the image put in: a file, a directory or - for stdin [repeatable]
+    /// Manifests to apply with the images put in: a file, a directory or - for stdin [repeatable]
     #[arg(short, long, value_name = "FILE|DIR|-")]
     pub file: Vec<PathBuf>,
 }
 
 /// How things may be changed.
-#[derive(Debug, Args, Clone)]
+#[derive(Debug, Args, Clone, Default)]
 #[group(skip)]
 pub struct HowArgs {
     /// Write nothing to what somebody changes while we look (exit code 12)
@@ -167,7 +220,7 @@ pub enum DryRun {
 #[derive(Debug, Args, Clone, Default)]
 #[group(skip)]
 pub struct ReportArgs {
-    /// What stdout carries: the pinned image, one JSON document at the end, or one line of JSON per event
+    /// What stdout carries: the pinned images, one JSON document at the end, or one line of JSON per event
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
     /// Write the JSON document to a file, too
@@ -188,43 +241,6 @@ pub enum OutputFormat {
     Json,
     /// JSON, one event per line
     Ndjson,
-}
-
-/// Look after the logins that pods pull images with
-#[derive(Debug, Subcommand)]
-pub enum PullSecretCommand {
-    Ensure(EnsureArgs),
-}
-
-/// Make a pull secret or bring it up to date, and let a service account use it
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  lighter pull-secret ensure --repo vm2:5000/shop -n shop
-  printf %s \"$TOKEN\" | lighter pull-secret ensure --repo vm2:5000/shop -n shop --username robot --password-stdin
-
-Without --username, the login is the one that lighter itself has for the repository. Nothing is
-written where it is so already, so it can run in every pipeline.")]
-pub struct EnsureArgs {
-    /// The registry, or the repositories below a path, that the login is for
-    #[arg(long, value_name = "HOST[:PORT][/PATH]")]
-    pub repo: String,
-    /// The service account whose pods pull with it
-    #[arg(long, value_name = "NAME", default_value = "default")]
-    pub service_account: String,
-    /// The name of the Secret
-    #[arg(long, value_name = "NAME", default_value = "lighter-pull")]
-    pub name: String,
-    /// The user
-    #[arg(short, long, value_name = "USER", requires = "password_stdin")]
-    pub username: Option<String>,
-    /// Read the password from stdin
-    #[arg(long, requires = "username")]
-    pub password_stdin: bool,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-    #[command(flatten)]
-    pub registry: RegistryArgs,
 }
 
 /// Which cluster.
@@ -249,6 +265,12 @@ pub struct ClusterArgs {
     /// The certificate (PEM) that the one of --server is signed by
     #[arg(long, value_name = "FILE", requires = "server")]
     pub certificate_authority: Option<PathBuf>,
+    /// Act in the name of this user, where the login may
+    #[arg(long = "as", value_name = "USER")]
+    pub as_user: Option<String>,
+    /// Act as a member of this group, together with --as [repeatable]
+    #[arg(long, value_name = "GROUP", requires = "as_user")]
+    pub as_group: Vec<String>,
 }
 
 /// How long to wait for a rollout, and what to do if it fails.
@@ -279,147 +301,16 @@ pub struct WaitArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnFailure {
     /// Put the images back that ran before, in all targets of the run
+    #[value(alias = "undo")]
     Rollback,
     /// Leave it in place
     Keep,
-}
-
-/// Look after rollouts: see, wait, go back, pause, restart
-#[derive(Debug, Subcommand)]
-pub enum RolloutCommand {
-    Status(StatusArgs),
-    Wait(RolloutWaitArgs),
-    History(HistoryArgs),
-    Undo(UndoArgs),
-    Pause(PauseArgs),
-    Resume(ResumeArgs),
-    Restart(RestartArgs),
-}
-
-/// Say how workloads are doing now, and why
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  lighter rollout status deployment/api deployment/web -n shop
-
-Exits with 0 if all are well, 20 if one has failed, 23 if one is under way or paused.")]
-pub struct StatusArgs {
-    /// The workloads
-    #[arg(value_name = "KIND/NAME", required = true)]
-    pub target: Vec<String>,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Wait until workloads run what they are to run
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  lighter rollout wait deployment/api -n shop --timeout 5m
-  lighter rollout wait --ticket deploy.json
-
-With the ticket of a deploy that was interrupted, that deploy goes on: a version that fails is taken
-back unless --on-failure keep is given. Of workloads that are only named, nothing is taken back.
-A version that runs well is noted on the workload (lighter.dev/verified), for a later undo.")]
-pub struct RolloutWaitArgs {
-    /// The workloads
-    #[arg(value_name = "KIND/NAME", required_unless_present = "ticket", conflicts_with = "ticket")]
-    pub target: Vec<String>,
-    /// What an interrupted deploy waited for
-    #[arg(long, value_name = "FILE")]
-    pub ticket: Option<PathBuf>,
-    /// How long to wait until everything runs; going back may take as long again
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    /// What to do with the new version of a ticket if it does not come to run in time
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "rollback")]
-    pub on_failure: OnFailure,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// List the versions of a workload, and which of them ran well
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  lighter rollout history deployment/api -n shop
-
-stdout carries one line per version, with tabs between: number, marks, images, cause.")]
-pub struct HistoryArgs {
-    /// The workload
-    #[arg(value_name = "KIND/NAME")]
-    pub target: String,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Go back to an earlier version, and wait until it runs
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  lighter rollout undo deployment/api -n shop
-  lighter rollout undo deployment/api --to 3
-  lighter rollout undo deployment/api --to sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
-
-The whole pod template goes back, not the image alone. A version that does not run is not taken back again.")]
-pub struct UndoArgs {
-    /// The workload
-    #[arg(value_name = "KIND/NAME")]
-    pub target: String,
-    /// The version: last-good (the newest other one that was seen to run well), a number of `history`, or a digest
-    #[arg(long, value_name = "last-good|REVISION|DIGEST", default_value = "last-good")]
-    pub to: deployer::Goal,
-    /// Say which version it would be, and do nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// How long to wait until everything runs
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Record changes of a deployment without replacing pods
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lighter rollout pause deployment/api -n shop")]
-pub struct PauseArgs {
-    /// The deployments
-    #[arg(value_name = "KIND/NAME", required = true)]
-    pub target: Vec<String>,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Act on the recorded changes of a paused deployment, and wait until they run
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lighter rollout resume deployment/api -n shop")]
-pub struct ResumeArgs {
-    /// The deployments
-    #[arg(value_name = "KIND/NAME", required = true)]
-    pub target: Vec<String>,
-    /// How long to wait until everything runs
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
-}
-
-/// Replace all pods by new ones of the same version, and wait until they run
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lighter rollout restart deployment/api statefulset/db -n shop")]
-pub struct RestartArgs {
-    /// The workloads
-    #[arg(value_name = "KIND/NAME", required = true)]
-    pub target: Vec<String>,
-    /// How long to wait until everything runs
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: std::time::Duration,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
+    /// Pause it: no more pods are replaced, and those of the old version that still run go on serving
+    Pause,
 }
 
 /// A time as kubectl writes it: 90s, 5m, 1h30m; a bare number means seconds.
-fn duration(text: &str) -> Result<std::time::Duration, String> {
+pub(super) fn duration(text: &str) -> Result<std::time::Duration, String> {
     let wrong = || format!("{text:?} is not a time; write it as 90s, 5m or 1h30m");
     let mut seconds: u64 = 0;
     let mut digits = String::new();
@@ -449,6 +340,15 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
     }
 }
 
+/// The same, and days: 90d.
+pub(super) fn lifetime(text: &str) -> Result<std::time::Duration, String> {
+    const LONGEST: u64 = 3650;
+    let wrong = || format!("{text:?} is not a time; write it as 90d, 12h or 30m");
+    let Some(days) = text.strip_suffix('d') else { return duration(text).map_err(|_| wrong()) };
+    let days: u64 = days.parse().map_err(|_| wrong())?;
+    if (1..=LONGEST).contains(&days) { Ok(std::time::Duration::from_secs(days * 24 * 3600)) } else { Err(wrong()) }
+}
+
 /// The same, and none at all.
 fn duration_or_none(text: &str) -> Result<std::time::Duration, String> {
     if matches!(text, "0" | "0s") { Ok(std::time::Duration::ZERO) } else { duration(text) }
@@ -462,6 +362,11 @@ mod tests {
     fn times_are_written_as_kubectl_writes_them() {
         for (text, seconds) in [("90s", 90), ("5m", 300), ("1h30m", 5400), ("45", 45)] {
             assert_eq!(duration(text), Ok(std::time::Duration::from_secs(seconds)));
+        }
+        assert_eq!(lifetime("90d").unwrap().as_secs(), 90 * 24 * 3600);
+        assert_eq!(lifetime("12h").unwrap().as_secs(), 12 * 3600);
+        for bad in ["0d", "d", "4000d", "-1d", "1w"] {
+            assert!(lifetime(bad).is_err(), "{bad}");
         }
         for bad in ["", "0", "s", "5d", "-1s", "99999999999999999999h", "10000h", "1.5h"] {
             assert!(duration(bad).is_err(), "{bad}");

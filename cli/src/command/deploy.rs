@@ -8,15 +8,17 @@ use std::path::{Path, PathBuf};
 use content::remote::Client;
 use content::{Source, collect};
 use deployer::{
-    Change, Checks, Class, Cluster, ConnectOptions, Error, Force, Guard, Image, Manifest, Plan, Provenance, Request,
-    Set, Target, What, Which,
+    Assignment, Change, Checks, Class, Cluster, ConnectOptions, Error, Force, Guard, Image, Impersonate, Manifest,
+    Plan, Provenance, Request, Set, Target, What, Which,
 };
 use oci::{ManifestKind, Pinned, Platform, Reference};
 
 use super::deploy_report::Report;
 use super::probe::Prober;
 use super::wait;
-use crate::args::{ClusterArgs, DeployArgs, DeployCommand, DryRun, HowArgs, RbacArgs, RegistryArgs, SubjectArgs};
+use crate::args::{
+    ClusterArgs, DeployArgs, DeployCommand, DryRun, HowArgs, RbacArgs, RegistryArgs, SetImageArgs, SubjectArgs,
+};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt;
@@ -37,11 +39,27 @@ pub async fn deploy(args: &DeployArgs) -> Outcome<()> {
     report.finish(outcome)
 }
 
+/// `set image`: the same as a deploy, in kubectl's words.
+pub async fn set_image(args: SetImageArgs) -> Outcome<()> {
+    let args = DeployArgs::from(args);
+    let missing = |what: &str| {
+        Failure::new(Exit::Usage, format!("no {what} is named"))
+            .hint("lighter set image deployment/api web=vm2:5000/shop/api:v2")
+    };
+    if args.subject.image.is_empty() {
+        return Err(missing("image"));
+    }
+    if args.subject.target.is_empty() {
+        return Err(missing("workload"));
+    }
+    deploy(&args).await
+}
+
 async fn deploy_and_report(args: &DeployArgs, report: &Report) -> Outcome<()> {
     let planned = interrupt::until_signal(async {
         let planned =
             plan(&args.subject, &args.how, &args.cluster, &args.registry, args.dry_run != Some(DryRun::Client)).await?;
-        report.planned(&planned.plans, planned.image.as_ref());
+        report.planned(&planned.plans, &planned.images);
         if args.diff {
             for diff in diffs(&planned).await? {
                 tell(&diff.to_string());
@@ -52,7 +70,7 @@ async fn deploy_and_report(args: &DeployArgs, report: &Report) -> Outcome<()> {
     })
     .await?;
     if args.dry_run.is_none() {
-        wait::roll_out(&planned.cluster, &planned.plans, &args.wait, report).await?;
+        wait::roll_out(&planned.cluster, &planned.plans, &args.wait, &Prober::new(&args.registry)?, report).await?;
         if args.write {
             write(args, &planned)?;
         }
@@ -65,7 +83,7 @@ pub struct Planned {
     pub cluster: Cluster,
     /// One per wave.
     pub plans: Vec<Plan>,
-    pub image: Option<Image>,
+    pub images: Vec<Assignment>,
 }
 
 /// Looks and plans; writes nothing.
@@ -77,24 +95,26 @@ pub async fn plan(
     rehearse: bool,
 ) -> Outcome<Planned> {
     let client = settings::client(registry)?;
-    let named = subject.image.as_deref().map(image).transpose()?;
-    let which = named.as_ref().map(|(which, _)| which.clone()).unwrap_or_default();
-    let waves = waves(subject, &which)?;
+    let named = images(&subject.image)?;
+    let what = what(subject, named.len())?;
     let options = ConnectOptions { image_paths: how.image_path.clone(), ..connect_options(cluster)? };
     let cluster = Cluster::connect(&options).await.map_err(|error| told(&error))?;
-    let image = match &named {
-        Some((_, reference)) => Some(resolve(&client, reference).await?),
-        None => None,
-    };
-    let mut plans = Vec::new();
-    for what in waves {
-        let request = Request { rehearse, ..request(how, image.clone(), what)? };
-        plans.push(cluster.plan(&request).await.map_err(|error| told(&error))?);
+    let mut images = Vec::new();
+    for (which, reference) in named {
+        images.push(Assignment { image: resolve(&client, &reference).await?, which });
     }
-    Ok(Planned { cluster, plans, image })
+    let request = Request { rehearse, images: images.clone(), ..request(how, what)? };
+    let plans = match cluster.plan(&request).await {
+        Err(error @ Error::NothingSelected { .. }) if subject.allow_empty => {
+            tell(&format!("nothing to do: {error}"));
+            Vec::new()
+        }
+        plan => plan.map_err(|error| told(&error))?.waves(),
+    };
+    Ok(Planned { cluster, plans, images })
 }
 
-fn request(how: &HowArgs, image: Option<Image>, what: What) -> Outcome<Request> {
+fn request(how: &HowArgs, what: What) -> Outcome<Request> {
     let provenance = provenance();
     let newer_than_live = if how.newer_than_live {
         let ours = settings::variable("CI_PIPELINE_IID").and_then(|text| text.parse().ok());
@@ -114,7 +134,7 @@ fn request(how: &HowArgs, image: Option<Image>, what: What) -> Outcome<Request> 
     let set =
         how.set.as_ref().map(|name| Set { name: name.clone(), prune: how.prune, prune_precious: how.prune_precious });
     let guard = Guard { if_unchanged: how.if_unchanged, newer_than_live };
-    Ok(Request { provenance, guard, replace_jobs: how.replace_jobs, force, set, ..Request::new(image, what) })
+    Ok(Request { provenance, guard, replace_jobs: how.replace_jobs, force, set, ..Request::new(None, what) })
 }
 
 /// Everything that can be known before the first write.
@@ -122,8 +142,7 @@ async fn check(planned: &Planned, args: &DeployArgs, report: &Report) -> Outcome
     let prober = Prober::new(&args.registry)?;
     let checks = Checks { registry: Some(&prober), nodes_log_in: args.how.nodes_log_in };
     for plan in &planned.plans {
-        let findings =
-            planned.cluster.preflight(plan, planned.image.as_ref(), checks).await.map_err(|error| told(&error))?;
+        let findings = planned.cluster.preflight(plan, &planned.images, checks).await.map_err(|error| told(&error))?;
         report.found(&findings);
         if args.dry_run == Some(DryRun::Server) {
             planned.cluster.dry_run(plan).await.map_err(|error| told(&error))?;
@@ -151,10 +170,8 @@ pub async fn diffs(planned: &Planned) -> Outcome<Vec<deployer::ObjectDiff>> {
     Ok(diffs)
 }
 
-/// Writes the pinned image into the files that were applied.
+/// Writes the pinned images into the files that were applied.
 fn write(args: &DeployArgs, planned: &Planned) -> Outcome<()> {
-    let (Some(image), Some(named)) = (&planned.image, &args.subject.image) else { return Ok(()) };
-    let (which, _) = self::image(named)?;
     let mut texts = BTreeMap::new();
     let mut manifests = Vec::new();
     for path in args.subject.file.iter().filter(|path| *path != Path::new("-")) {
@@ -163,7 +180,7 @@ fn write(args: &DeployArgs, planned: &Planned) -> Outcome<()> {
             texts.insert(name, text);
         }
     }
-    let written = deployer::rewrite(&manifests, image, &which, &texts)
+    let written = deployer::rewrite(&manifests, &planned.images, &texts)
         .map_err(|error| failed("it runs, and the manifest is as it was", &error))?;
     for (name, text) in written {
         let failed = |error: std::io::Error| Failure::io(format!("it runs, and {name} cannot be written"), &error);
@@ -179,7 +196,7 @@ fn write(args: &DeployArgs, planned: &Planned) -> Outcome<()> {
 }
 
 fn rbac(args: &RbacArgs) -> Outcome<()> {
-    let targets = args.target.iter().map(|text| target(text, &Which::Fitting)).collect::<Outcome<Vec<_>>>()?;
+    let targets = args.target.iter().map(|text| target(text)).collect::<Outcome<Vec<_>>>()?;
     let rules = deployer::rules(&targets, &args.namespace, !args.minimal).map_err(|error| {
         failed("cannot name the rules", &error)
             .hint("write kinds beyond Kubernetes' own as PLURAL.GROUP: rollouts.argoproj.io/api")
@@ -200,10 +217,30 @@ fn image(text: &str) -> Outcome<(Which, Reference)> {
     Ok((which, reference.parse().map_err(wrong)?))
 }
 
-/// What is to be done, wave by wave.
-fn waves(args: &SubjectArgs, which: &Which) -> Outcome<Vec<What>> {
+/// All of them; the same container cannot be said to take two.
+fn images(texts: &[String]) -> Outcome<Vec<(Which, Reference)>> {
+    let mut images: Vec<(Which, Reference)> = Vec::new();
+    for text in texts {
+        let (which, reference) = image(text)?;
+        let same = images.iter().find(|(other, _)| *other == which && which != Which::Fitting);
+        if let Some((_, other)) = same.filter(|(_, other)| *other != reference) {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("--image `{text}`: that container is to run `{other}` already"),
+            )
+            .hint("name each container once"));
+        }
+        if !images.contains(&(which.clone(), reference.clone())) {
+            images.push((which, reference));
+        }
+    }
+    Ok(images)
+}
+
+/// What is to be done.
+fn what(args: &SubjectArgs, images: usize) -> Outcome<What> {
     if let Some(selector) = &args.selector {
-        return Ok(vec![What::Selected { kinds: args.kind.clone(), selector: selector.clone(), which: which.clone() }]);
+        return Ok(What::Selected { kinds: args.kind.clone(), selector: selector.clone() });
     }
     if !args.file.is_empty() {
         let mut manifests = Vec::new();
@@ -211,24 +248,31 @@ fn waves(args: &SubjectArgs, which: &Which) -> Outcome<Vec<What>> {
             manifests.extend(read_manifests(path)?);
         }
         Manifest::sort(&mut manifests); // over all files
-        return Ok(vec![What::Manifests { manifests, which: which.clone() }]);
+        return Ok(What::Manifests(manifests));
     }
-    let targets = |texts: &mut dyn Iterator<Item = &str>| -> Outcome<What> {
-        Ok(What::Targets(texts.map(|text| target(text, which)).collect::<Outcome<Vec<_>>>()?))
+    let waves: Vec<Vec<&str>> = match args.wave.as_slice() {
+        [] => vec![args.target.iter().map(String::as_str).collect()],
+        waves => waves.iter().map(|wave| wave.split(',').collect()).collect(),
     };
-    if args.wave.is_empty() {
-        return Ok(vec![targets(&mut args.target.iter().map(String::as_str))?]);
+    let mut targets = Vec::new();
+    for (wave, texts) in (0..).zip(waves) {
+        for text in texts {
+            let target = Target { wave, ..target(text)? };
+            if images > 1 && target.which != Which::Fitting {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("`{text}` names a container, and there are {images} images"),
+                )
+                .hint("name the container with each image: --image CONTAINER=HOST/NAME:TAG"));
+            }
+            targets.push(target);
+        }
     }
-    args.wave.iter().map(|wave| targets(&mut wave.split(','))).collect()
+    Ok(What::Targets(targets))
 }
 
-fn target(text: &str, which: &Which) -> Outcome<Target> {
-    let mut target: Target =
-        text.parse().map_err(|error| Failure::because(Exit::Usage, format!("--target `{text}`"), &error))?;
-    if target.which == Which::Fitting {
-        target.which = which.clone();
-    }
-    Ok(target)
+fn target(text: &str) -> Outcome<Target> {
+    text.parse().map_err(|error| Failure::because(Exit::Usage, format!("--target `{text}`"), &error))
 }
 
 /// The manifests of a file, of all files in a directory by name, or of stdin.
@@ -332,7 +376,9 @@ pub fn connect_options(args: &ClusterArgs) -> Outcome<ConnectOptions> {
         server: args.server.clone(),
         token,
         certificate_authority: args.certificate_authority.clone(),
+        impersonate: Impersonate { user: args.as_user.clone(), groups: args.as_group.clone() },
         image_paths: Vec::new(),
+        discovery: settings::cache_directory().map(|cache| cache.join("discovery")),
     })
 }
 
@@ -383,6 +429,7 @@ pub fn failed(what: &str, error: &Error) -> Failure {
         Error::NoImageFits { .. } => {
             failure.hint("write `image: NAME` with the image's own name in the manifest, or name the container")
         }
+        Error::TwoImages { .. } => failure.hint("--image CONTAINER=HOST/NAME:TAG"),
         Error::NotPullable { .. } => {
             failure.hint("`lighter pull-secret ensure` gives the pods a login; --nodes-log-in if the nodes have one")
         }

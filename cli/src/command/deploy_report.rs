@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use deployer::{
-    Change, End, Event, Finding, Image, ImageChange, ObjectName, Outcome as Rollout, Plan, TargetOutcome, Undone,
-    UndoneTarget,
+    Assignment, Change, End, Event, Finding, HeldTarget, ImageChange, ObjectName, Outcome as Rollout, Plan,
+    TargetOutcome, Undone, UndoneTarget,
 };
 use serde::Serialize;
 
@@ -39,7 +39,9 @@ pub struct Report {
 #[derive(Debug, Default, Serialize)]
 struct Document {
     format: u32,
+    /// The only one, if it is one.
     image: Option<String>,
+    images: Vec<String>,
     changed: bool,
     exit: u8,
     error: Option<String>,
@@ -48,6 +50,7 @@ struct Document {
     findings: Vec<Finding>,
     targets: Vec<TargetOutcome>,
     undone: Vec<UndoneTarget>,
+    held: Vec<HeldTarget>,
 }
 
 /// An action without its body, which may hold secrets.
@@ -93,10 +96,12 @@ impl Report {
     }
 
     /// What is going to be done.
-    pub fn planned(&self, plans: &[Plan], image: Option<&Image>) {
+    pub fn planned(&self, plans: &[Plan], images: &[Assignment]) {
         self.begin_section("lighter_plan", "plan");
         let mut told = self.told.borrow_mut();
-        told.image = image.map(|image| image.pinned().to_string());
+        told.images = images.iter().map(|one| one.image.pinned().to_string()).collect();
+        told.images.dedup();
+        told.image = <[String; 1]>::try_from(told.images.clone()).ok().map(|[image]| image);
         for (number, plan) in plans.iter().enumerate() {
             if plans.len() > 1 {
                 tell(&format!("wave {}:", number + 1));
@@ -136,7 +141,9 @@ impl Report {
         if let Some(table) = self.table.borrow_mut().as_mut() {
             table.leave();
         }
-        self.told.borrow_mut().targets = rollout.targets.clone();
+        let mut told = self.told.borrow_mut();
+        told.changed |= rollout.changed();
+        told.targets = rollout.targets.clone();
     }
 
     /// What became of going back.
@@ -145,6 +152,11 @@ impl Report {
             table.leave();
         }
         self.told.borrow_mut().undone = undone.targets.clone();
+    }
+
+    /// What became of pausing what failed.
+    pub fn held(&self, held: &[HeldTarget]) {
+        self.told.borrow_mut().held = held.to_vec();
     }
 
     /// Writes everything down, and gives the outcome back.
@@ -161,8 +173,8 @@ impl Report {
         }
         match self.output {
             OutputFormat::Text => {
-                if let (Ok(()), Some(image)) = (&outcome, &told.image) {
-                    out(image);
+                if outcome.is_ok() {
+                    told.images.iter().for_each(|image| out(image));
                 }
             }
             OutputFormat::Json => out(&pretty(&told)),

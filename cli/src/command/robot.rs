@@ -82,7 +82,7 @@ fn data(args: &TokenFileArgs) -> Outcome<PathBuf> {
     }
 }
 
-fn failed(error: &RobotError) -> Failure {
+pub fn failed(error: &RobotError) -> Failure {
     let exit = match error {
         RobotError::Name(_) => Exit::Usage,
         RobotError::Unknown(_) => Exit::NoInput,

@@ -4,27 +4,39 @@ use std::path::Path;
 use std::time::Duration;
 
 use deployer::{Class, Cluster, Error, Policy, Steer, Target, Ticket, Which};
+use serde_json::json;
 
 use super::deploy::{connect_options, failed};
 use super::deploy_report::Report;
+use super::probe::Prober;
 use super::wait::{self, TicketFile};
 use crate::args::{
-    ClusterArgs, HistoryArgs, OnFailure, RolloutCommand, RolloutWaitArgs, StatusArgs, UndoArgs, WaitArgs,
+    ClusterArgs, HistoryArgs, OnFailure, OutputFormat, RolloutCommand, RolloutWaitArgs, StatusArgs, SteerArgs,
+    UndoArgs, WaitArgs,
 };
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::{Signals, until_signal};
 use crate::terminal::{out, tell};
 
+/// The format of the JSON documents.
+const FORMAT: u32 = 1;
+
 pub async fn run(command: &RolloutCommand) -> Outcome<()> {
     match command {
         RolloutCommand::Status(args) => until_signal(status(args)).await,
-        RolloutCommand::Wait(args) => go_on(args).await,
+        RolloutCommand::Wait(args) => {
+            let report = Report::new(&args.report)?;
+            report.finish(go_on(args, &report).await)
+        }
         RolloutCommand::History(args) => until_signal(history(args)).await,
-        RolloutCommand::Undo(args) => undo(args).await,
+        RolloutCommand::Undo(args) => {
+            let report = Report::new(&args.report)?;
+            report.finish(undo(args, &report).await)
+        }
         RolloutCommand::Pause(args) => pause(&args.cluster, &args.target).await,
-        RolloutCommand::Resume(args) => steer(&args.cluster, &args.target, Steer::Resume, args.timeout).await,
-        RolloutCommand::Restart(args) => steer(&args.cluster, &args.target, Steer::Restart, args.timeout).await,
+        RolloutCommand::Resume(args) => steer(args, Steer::Resume).await,
+        RolloutCommand::Restart(args) => steer(args, Steer::Restart).await,
     }
 }
 
@@ -33,15 +45,25 @@ async fn status(args: &StatusArgs) -> Outcome<()> {
     let cluster = connect(&args.cluster).await?;
     let tickets = tickets(&cluster, &args.target).await?;
     let outcome = cluster.look(&tickets, &Policy::default()).await.map_err(told)?;
-    if outcome.class() == Class::Success {
-        outcome.targets.iter().for_each(|target| out(&target.to_string()));
+    let is_well = outcome.class() == Class::Success;
+    match args.output {
+        // What is not well is told as the failure that it is.
+        OutputFormat::Text if is_well => outcome.targets.iter().for_each(|target| out(&target.to_string())),
+        OutputFormat::Text => {}
+        OutputFormat::Json => {
+            out(&format!("{:#}", json!({"format": FORMAT, "well": is_well, "targets": outcome.targets})));
+        }
+        OutputFormat::Ndjson => outcome.targets.iter().for_each(|target| out(&json!(target).to_string())),
+    }
+    if is_well {
         return Ok(());
     }
     Err(wait::left(&outcome, "not all is well"))
 }
 
-async fn go_on(args: &RolloutWaitArgs) -> Outcome<()> {
+async fn go_on(args: &RolloutWaitArgs, report: &Report) -> Outcome<()> {
     let mut signals = Signals::listen();
+    let registry = Prober::new(&args.registry)?;
     let (cluster, tickets) = until_signal(async {
         let cluster = connect(&args.cluster).await?;
         let tickets = match &args.ticket {
@@ -52,7 +74,7 @@ async fn go_on(args: &RolloutWaitArgs) -> Outcome<()> {
     })
     .await?;
     let how = WaitArgs { on_failure: args.on_failure, ticket: args.ticket.clone(), ..patient(args.timeout) };
-    wait::wait(&cluster, &tickets, &how, &mut signals, &Report::quiet()).await
+    wait::wait(&cluster, &tickets, &how, Some(&registry), &mut signals, report).await
 }
 
 /// The tickets of a file, if they are of this cluster.
@@ -72,11 +94,18 @@ async fn history(args: &HistoryArgs) -> Outcome<()> {
     let cluster = connect(&args.cluster).await?;
     let history = cluster.history(&target(&args.target)?).await;
     let history = history.map_err(|error| failed("cannot list the versions", &error))?;
-    history.revisions.iter().for_each(|revision| out(&revision.to_string()));
+    match args.output {
+        OutputFormat::Text => history.revisions.iter().for_each(|revision| out(&revision.to_string())),
+        OutputFormat::Json => {
+            let (object, revisions) = (&history.object, &history.revisions);
+            out(&format!("{:#}", json!({"format": FORMAT, "object": object, "revisions": revisions})));
+        }
+        OutputFormat::Ndjson => history.revisions.iter().for_each(|revision| out(&json!(revision).to_string())),
+    }
     Ok(())
 }
 
-async fn undo(args: &UndoArgs) -> Outcome<()> {
+async fn undo(args: &UndoArgs, report: &Report) -> Outcome<()> {
     let told = |error: Error| failed("cannot go back", &error);
     let mut signals = Signals::listen();
     let (cluster, history) = until_signal(async {
@@ -96,7 +125,7 @@ async fn undo(args: &UndoArgs) -> Outcome<()> {
         return Ok(());
     }
     let ticket = cluster.go_to(&history, revision).await.map_err(told)?;
-    wait::wait(&cluster, &[ticket], &patient(args.timeout), &mut signals, &Report::quiet()).await
+    wait::wait(&cluster, &[ticket], &patient(args.timeout), None, &mut signals, report).await
 }
 
 async fn pause(args: &ClusterArgs, targets: &[String]) -> Outcome<()> {
@@ -109,15 +138,21 @@ async fn pause(args: &ClusterArgs, targets: &[String]) -> Outcome<()> {
     Ok(())
 }
 
-async fn steer(args: &ClusterArgs, targets: &[String], steer: Steer, timeout: Duration) -> Outcome<()> {
+async fn steer(args: &SteerArgs, steer: Steer) -> Outcome<()> {
+    let report = Report::new(&args.report)?;
+    report.finish(steer_and_wait(args, steer, &report).await)
+}
+
+async fn steer_and_wait(args: &SteerArgs, steer: Steer, report: &Report) -> Outcome<()> {
     let mut signals = Signals::listen();
-    let (cluster, targets) = until_signal(async { Ok((connect(args).await?, read_all(targets)?)) }).await?;
+    let (cluster, targets) =
+        until_signal(async { Ok((connect(&args.cluster).await?, read_all(&args.target)?)) }).await?;
     let mut tickets = Vec::new();
     for target in &targets {
         let what = format!("cannot {} {target}", if steer == Steer::Restart { "restart" } else { "resume" });
         tickets.push(cluster.steer(target, steer).await.map_err(|error| failed(&what, &error))?);
     }
-    wait::wait(&cluster, &tickets, &patient(timeout), &mut signals, &Report::quiet()).await
+    wait::wait(&cluster, &tickets, &patient(args.timeout), None, &mut signals, report).await
 }
 
 /// Somebody decided by hand what is to run: nothing decides otherwise.

@@ -8,7 +8,7 @@ use builder::Built;
 use builder::build::LayerOrigin;
 use content::remote::{Client, Repository};
 use content::{Copied, Source as _};
-use deployer::{Cluster, Image, Plan, Request, What, Which};
+use deployer::{Cluster, Image, Plan, Request, What};
 use futures_util::StreamExt;
 use oci::{Host, Pinned, Reference, RepoName, Selector, Tag, Verifier};
 use tokio::runtime::Runtime;
@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 use super::build::{Job, Prepared};
 use super::deploy_report::Report;
 use super::named::Source;
+use super::probe::Prober;
 use super::{build, deploy, serve, transfer, wait};
 use crate::args::ShipArgs;
 use crate::embedded::Embedded;
@@ -156,7 +157,8 @@ async fn roll_out(
         Planned::NoCluster(text) => return Ok(Deployed::NoCluster(text)),
     };
     tell(plan.to_string().trim_end());
-    let changed = wait::roll_out(&cluster, &[plan], &args.wait, &Report::quiet()).await?;
+    let changed =
+        wait::roll_out(&cluster, &plan.waves(), &args.wait, &Prober::new(&args.registry)?, &Report::quiet()).await?;
     Ok(Deployed::Runs { server: cluster.server().to_owned(), changed })
 }
 
@@ -176,13 +178,13 @@ async fn plan(
     let cluster = match Cluster::connect(&deploy::connect_options(&args.cluster)?).await {
         Ok(cluster) => cluster,
         Err(deployer::Error::NoCluster) => {
-            let text = deployer::render(&documents, &image, &Which::Fitting).map_err(|error| deploy::told(&error))?;
+            let text = deployer::render(&documents, &[image.into()]).map_err(|error| deploy::told(&error))?;
             return Ok(Planned::NoCluster(text));
         }
         Err(error) => return Err(deploy::told(&error)),
     };
     warn_of_distance(&cluster, pinned);
-    let what = What::Manifests { manifests: documents, which: Which::Fitting };
+    let what = What::Manifests(documents);
     let request = Request { provenance: deploy::provenance(), ..Request::new(Some(image), what) };
     let plan = cluster.plan(&request).await.map_err(|error| deploy::told(&error))?;
     Ok(Planned::Plan(Box::new(cluster), plan))

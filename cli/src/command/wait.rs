@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use std::time::Instant;
 
-use deployer::{Class, Cluster, End, Error, Outcome as Rollout, Plan, Policy, Ticket, Undone};
+use deployer::{Class, Cluster, End, Error, Held, Outcome as Rollout, Plan, Policy, Ticket, Undone};
 use serde::{Deserialize, Serialize};
 
 use super::deploy::{exit, told};
 use super::deploy_report::Report;
+use super::probe::Prober;
 use crate::args::{OnFailure, WaitArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -53,12 +54,20 @@ impl TicketFile {
 
 /// Writes plans and waits until they came true, one after the other, with one deadline for all of them. Says
 /// whether anything was written.
-pub async fn roll_out(cluster: &Cluster, plans: &[Plan], args: &WaitArgs, report: &Report) -> Outcome<bool> {
+pub async fn roll_out(
+    cluster: &Cluster,
+    plans: &[Plan],
+    args: &WaitArgs,
+    registry: &Prober,
+    report: &Report,
+) -> Outcome<bool> {
+    let registry = Some(registry);
     if let Some(path) = &args.ticket {
         keep(path, cluster, &[])?; // a place that cannot be written is found out before anything is changed
     }
     let mut signals = Signals::listen(); // a signal during the writes waits for their end: they take moments
-    let mut run = Run { cluster, args, report, signals: &mut signals, start: Instant::now(), tickets: Vec::new() };
+    let (start, tickets) = (Instant::now(), Vec::new());
+    let mut run = Run { cluster, args, registry, report, signals: &mut signals, start, tickets };
     let mut rollout = Rollout { targets: Vec::new() };
     for plan in plans {
         let written = run.tickets.len();
@@ -97,10 +106,11 @@ pub async fn wait(
     cluster: &Cluster,
     tickets: &[Ticket],
     args: &WaitArgs,
+    registry: Option<&Prober>,
     signals: &mut Signals,
     report: &Report,
 ) -> Outcome<()> {
-    let mut run = Run { cluster, args, report, signals, start: Instant::now(), tickets: tickets.to_vec() };
+    let mut run = Run { cluster, args, registry, report, signals, start: Instant::now(), tickets: tickets.to_vec() };
     let rollout = run.watch(0).await?;
     run.conclude(&rollout).await
 }
@@ -109,6 +119,8 @@ pub async fn wait(
 struct Run<'a> {
     cluster: &'a Cluster,
     args: &'a WaitArgs,
+    /// Who is asked whether the version before can still be pulled.
+    registry: Option<&'a Prober>,
     report: &'a Report,
     signals: &'a mut Signals,
     start: Instant,
@@ -148,6 +160,10 @@ impl Run<'_> {
         if self.args.on_failure == OnFailure::Keep || !rollout.is_undoable() {
             return Err(left(rollout, "the rollout did not succeed"));
         }
+        if self.args.on_failure == OnFailure::Pause {
+            let failure = left(rollout, "the rollout did not succeed");
+            return Err(self.pause(failure).await);
+        }
         for target in rollout.targets.iter().filter(|target| target.end.class() != Class::Success) {
             tell(&format!("{}: {}", target.ticket.object, target.end));
         }
@@ -158,12 +174,32 @@ impl Run<'_> {
         Err(self.go_back(reasons.collect()).await)
     }
 
+    /// Pauses what was changed. The failure stays what it is.
+    async fn pause(&mut self, mut failure: Failure) -> Failure {
+        let held = tokio::select! {
+            held = self.cluster.hold(&self.tickets) => held,
+            exit = self.signals.next() => return interrupted(exit, &self.tickets, self.args),
+        };
+        self.report.held(&held);
+        let paused = held.iter().find(|target| target.held == Held::Paused);
+        let paused = paused.and_then(|target| self.tickets.iter().find(|ticket| ticket.object == target.object));
+        let hint = paused.map(|ticket| {
+            format!("`{}` goes on with it; `{}` goes back", ticket.command("resume"), ticket.command("undo"))
+        });
+        failure.causes.extend(held.iter().map(ToString::to_string));
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+
     async fn go_back(&mut self, mut causes: Vec<String>) -> Failure {
         tell("the rollout did not succeed; going back to what ran before");
         // What ran before is to be well again as a whole, and need not prove itself for long.
         let policy = Policy { soak: std::time::Duration::ZERO, ..self.policy() };
+        let registry = self.registry.map(|prober| prober as &dyn deployer::Registry);
         let undone = tokio::select! {
-            undone = self.cluster.undo(&self.tickets, &policy, |event| self.report.show(&event)) => undone,
+            undone = self.cluster.undo(&self.tickets, &policy, registry, |event| self.report.show(&event)) => undone,
             exit = self.signals.next() => {
                 let failure = Failure::new(exit, "interrupted while going back to what ran before");
                 return failure.hint(status_hint(&self.tickets));
@@ -178,6 +214,9 @@ impl Run<'_> {
     async fn halfway(&mut self, error: &Error, failure: Failure) -> Failure {
         if self.args.on_failure == OnFailure::Keep || !self.tickets.iter().any(|ticket| ticket.changed) {
             return failure;
+        }
+        if self.args.on_failure == OnFailure::Pause {
+            return self.pause(failure).await;
         }
         let source = if let Error::Halfway { source, .. } = error { source.to_string() } else { error.to_string() };
         self.go_back(vec![source]).await

@@ -24,7 +24,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 pub(super) struct Source {
     pub(super) resource: Resource,
     pub(super) namespace: String,
-    kind: Kind,
+    /// Whether a verdict is possible without it.
+    optional: bool,
     /// `metadata.name=web`: rights may be for one object only.
     fields: Option<String>,
 }
@@ -32,7 +33,7 @@ pub(super) struct Source {
 impl Source {
     /// Whether a verdict is possible without it.
     pub(super) fn is_optional(&self) -> bool {
-        self.kind == Kind::Event
+        self.optional
     }
 }
 
@@ -53,10 +54,12 @@ pub(super) fn sources(tickets: &[Ticket], world: &mut World) -> Vec<Source> {
     for namespace in namespaces {
         let here: Vec<&&Ticket> = watched.iter().filter(|ticket| namespace_of(ticket) == namespace).collect();
         let kinds: BTreeSet<&Resource> = here.iter().map(|ticket| &ticket.object.resource).collect();
-        let mut add = |kind: Kind, resource: Resource, fields: Option<String>| {
-            world.add_stream(kind.clone(), &namespace);
-            sources.push(Source { resource, namespace: namespace.clone(), kind, fields });
+        let mut add = |kind: Kind, resource: Resource, fields: Option<String>, optional: bool| {
+            world.add_stream(kind, &namespace);
+            sources.push(Source { resource, namespace: namespace.clone(), optional, fields });
         };
+        // A custom kind has a status of its own; its pods only say more.
+        let all_custom = kinds.iter().all(|resource| workload::is_custom(resource));
         for resource in &kinds {
             let names: Vec<&str> = here
                 .iter()
@@ -64,16 +67,18 @@ pub(super) fn sources(tickets: &[Ticket], world: &mut World) -> Vec<Source> {
                 .map(|ticket| ticket.object.name.as_str())
                 .collect();
             let one = names.iter().all(|name| *name == names[0]).then(|| format!("metadata.name={}", names[0]));
-            add(Kind::Workload((*resource).clone()), (*resource).clone(), one);
+            add(Kind::Workload((*resource).clone()), (*resource).clone(), one, false);
         }
-        if let Some(deployments) = kinds.iter().find(|resource| resource.kind == "Deployment") {
+        if let Some(deployments) = kinds.iter().find(|resource| resource.is("apps", &["Deployment"])) {
             // The controller makes them in the group and version of the Deployments themselves.
             let replica_sets =
                 Resource { kind: "ReplicaSet".into(), plural: "replicasets".into(), ..(**deployments).clone() };
-            add(Kind::ReplicaSet, replica_sets, None);
+            add(Kind::ReplicaSet, replica_sets, None, false);
+        } else if kinds.iter().any(|resource| workload::is_custom(resource)) {
+            add(Kind::ReplicaSet, Resource::new("apps", "v1", "ReplicaSet", "replicasets"), None, true);
         }
-        add(Kind::Pod, pods(), None);
-        add(Kind::Event, events(), Some("type=Warning".to_owned()));
+        add(Kind::Pod, pods(), None, all_custom);
+        add(Kind::Event, events(), Some("type=Warning".to_owned()), true);
     }
     sources
 }

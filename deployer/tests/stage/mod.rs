@@ -2,9 +2,7 @@
 //! a Deployment to change, and images of numbered versions.
 #![allow(dead_code)] // each test file uses a part
 
-use deployer::{
-    Cluster, ConnectOptions, Error, Image, Manifest, Outcome, Plan, Policy, Provenance, Request, What, Which,
-};
+use deployer::{Cluster, ConnectOptions, Error, Image, Manifest, Outcome, Plan, Policy, Provenance, Request, What};
 use fixtures::kubernetes::kubelet::{Fate, Kubelet};
 use fixtures::kubernetes::{self, Api, RESTRICTED_USER, User};
 use oci::{Digest, Reference};
@@ -103,6 +101,24 @@ impl Stage {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "lighter"},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": RESTRICTED_USER}]});
         self.create("/apis/rbac.authorization.k8s.io/v1/rolebindings", &binding);
+        self.wait_until_granted(rules);
+    }
+
+    /// The authorizer hears of new rules a moment after they are written.
+    fn wait_until_granted(&self, rules: &Value) {
+        let user = self.fixture.api(User::Restricted);
+        let question = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": self.namespace}});
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let review = user.post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &question).expect_ok();
+            let known = review["status"]["resourceRules"].to_string();
+            let resources = rules.as_array().into_iter().flatten().map(|rule| rule["resources"].to_string());
+            if resources.into_iter().all(|resources| known.contains(&resources)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the rules do not count: {known}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn request(&self, targets: &[&str], image: Image) -> Request {
@@ -120,7 +136,7 @@ impl Stage {
 
     pub async fn plan_manifests(&self, text: &str, image: Option<Image>, cause: &str) -> Result<Plan, Error> {
         let manifests = Manifest::parse_all("web.yaml", text)?;
-        let what = What::Manifests { manifests, which: Which::Fitting };
+        let what = What::Manifests(manifests);
         self.cluster.plan(&Request { provenance: provenance(cause), ..Request::new(image, what) }).await
     }
 

@@ -7,6 +7,10 @@ use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 
+async fn greet(options: &ConnectOptions) -> Result<Option<String>, Error> {
+    Cluster::connect(options).await?.version().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_a_token_and_an_authority_are_enough() {
     let stage = Stage::new("named", |_| Fate::Runs).await;
@@ -22,10 +26,10 @@ async fn a_server_a_token_and_an_authority_are_enough() {
     };
     let cluster = Cluster::connect(&options(stage.fixture.token(User::Admin))).await.unwrap();
     assert_eq!((cluster.server(), cluster.namespace()), (stage.fixture.server(), "named"));
-    let error = Cluster::connect(&options("another")).await.err().unwrap();
+    let error = greet(&options("another")).await.unwrap_err();
     assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
     let stranger = ConnectOptions { certificate_authority: None, ..options("x") };
-    let error = Cluster::connect(&stranger).await.err().unwrap();
+    let error = greet(&stranger).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "a server that nobody vouches for is not spoken to: {error}");
 }
 
@@ -43,8 +47,8 @@ async fn a_plugin_of_the_kubeconfig_logs_in() {
     kubeconfig["users"][0]["user"] = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": plugin, "interactiveMode": "Never"}});
     std::fs::write(&config, kubeconfig.to_string()).unwrap();
     let options = ConnectOptions { kubeconfig: vec![config.clone()], must_exist: true, ..ConnectOptions::default() };
-    assert!(Cluster::connect(&options).await.is_ok());
+    assert!(greet(&options).await.is_ok());
     std::fs::write(&plugin, "#!/bin/sh\nexit 3\n").unwrap();
-    let error = Cluster::connect(&options).await.err().unwrap();
+    let error = greet(&options).await.unwrap_err();
     assert!(matches!(error, Error::Login(_)), "{error}");
 }

@@ -1,7 +1,7 @@
 //! Manifests: fields of others, autoscalers, sets.
 
 use super::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
-use deployer::{Change, Error, Force, Manifest, ObjectDiff, Request, Set, What, Which};
+use deployer::{Change, Error, Force, Manifest, ObjectDiff, Request, Set, What};
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn web(version: u32, replicas: u32) -> Value {
 
 fn request(text: &str) -> Request {
     let manifests = Manifest::parse_all("web.yaml", text).unwrap();
-    Request::new(None, What::Manifests { manifests, which: Which::Fitting })
+    Request::new(None, What::Manifests(manifests))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,10 +2,14 @@
 
 use super::patient;
 use super::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
-use deployer::{Change, Class, Cluster, ConnectOptions, End, Error, Evidence, Manifest, Request, What, Which};
+use deployer::{
+    Assignment, Change, Class, Cluster, ConnectOptions, End, Error, Evidence, Manifest, Outcome, Policy, Request, What,
+    Which,
+};
 use fixtures::kubernetes::User;
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 const JOBS: &str = "/apis/batch/v1/jobs";
 const PODS: &str = "/api/v1/pods";
@@ -48,7 +52,7 @@ async fn a_job_is_made_anew_only_if_asked() {
     assert_eq!(outcome.class(), Class::Failed, "{outcome:?}");
 
     let manifests = Manifest::parse_all("job.yaml", &job(4).to_string()).unwrap();
-    let what = What::Manifests { manifests, which: Which::Fitting };
+    let what = What::Manifests(manifests);
     let error = stage.cluster.plan(&Request::new(None, what.clone())).await.unwrap_err();
     assert!(error.to_string().contains("immutable"), "{error}");
     let plan = stage.cluster.plan(&Request { replace_jobs: true, ..Request::new(None, what) }).await.unwrap();
@@ -86,7 +90,8 @@ async fn a_star_is_every_container_and_labels_choose_workloads() {
         stage.create(DEPLOYMENTS, &object);
     }
     let select = |selector: &str, which: Which| {
-        Request::new(Some(image(2)), What::Selected { kinds: vec!["deploy".into()], selector: selector.into(), which })
+        let what = What::Selected { kinds: vec!["deploy".into()], selector: selector.into() };
+        Request { images: vec![Assignment { image: image(2), which }], ..Request::new(None, what) }
     };
     let plan = stage.cluster.plan(&select("team=shop", Which::All)).await.unwrap();
     assert_eq!(plan.actions.len(), 2);
@@ -104,7 +109,57 @@ fn definition() -> Value {
     let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.test"},
         "spec": {"group": "example.test", "scope": "Namespaced", "names": {"kind": "Widget", "plural": "widgets", "singular": "widget"},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": any}}}}]}})
+            "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": any, "status": any}}}}]}})
+}
+
+/// A custom kind is waited for by what its controller, which is played here, says of each generation.
+async fn follow_the_status(stage: &Stage, widgets: &str) {
+    let say = |generation: &Value, ready: &str, reason: &str| {
+        let condition = json!({"type": "Ready", "status": ready, "reason": reason, "message": "the widget"});
+        let body = json!({"status": {"observedGeneration": generation, "conditions": [condition]}});
+        let path = format!("{}/status", stage.path(widgets, "w"));
+        stage.admin.merge(&path, &body).expect_ok();
+    };
+    let options = ConnectOptions {
+        kubeconfig: vec![stage.fixture.kubeconfig(User::Admin, "custom")],
+        image_paths: vec!["example.test/Widget=.spec.template.spec".parse().unwrap()],
+        ..ConnectOptions::default()
+    };
+    let cluster = Cluster::connect(&options).await.unwrap();
+    let roll_out = async |version: u32, ready: &str, reason: &str, policy: &Policy| {
+        say(&stage.object(widgets, "w")["metadata"]["generation"], "True", "Before");
+        let plan = cluster.plan(&stage.request(&["widget/w"], image(version))).await.unwrap();
+        let executed = cluster.execute(&plan).await.unwrap();
+        let early = cluster.look(&executed.tickets, &patient()).await.unwrap();
+        assert_eq!(early.class(), Class::Undecided, "what the status says is of the version before");
+        if !ready.is_empty() {
+            say(&json!(executed.tickets[0].generation), ready, reason);
+        }
+        cluster.watch(&executed.tickets, policy, |_| {}).await.unwrap().targets.remove(0)
+    };
+    let well = roll_out(3, "True", "Done", &patient()).await;
+    assert_eq!(well.end, End::Done { evidence: Evidence::Settled });
+    let hurried = Policy { timeout: Duration::from_secs(2), ..Policy::default() };
+    let bad = roll_out(4, "False", "NoSuchPart", &hurried).await;
+    assert!(bad.end.to_string().contains("NoSuchPart: the widget"), "{bad}");
+    let back = cluster.undo(&[bad.ticket], &hurried, None, |_| {}).await;
+    let containers = &stage.object(widgets, "w")["spec"]["template"]["spec"]["containers"];
+    assert_eq!(containers[1]["image"], pinned(3), "{back:?}");
+
+    // Pods of its own say what they run.
+    let owner = json!([{"apiVersion": "example.test/v1", "kind": "Widget", "name": "w", "controller": true,
+        "uid": stage.object(widgets, "w")["metadata"]["uid"]}]);
+    let pod = json!({"metadata": {"name": "of-widget", "ownerReferences": owner}, "spec": {"terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "side", "image": "s"}, {"name": "web", "image": pinned(5)}]}});
+    stage.create("/api/v1/pods", &pod);
+    let status = || stage.object("/api/v1/pods", "of-widget")["status"]["conditions"].to_string();
+    stage.until("the pod runs", || status().contains("Ready")).await;
+    let seen = roll_out(5, "True", "Done", &patient()).await;
+    assert_eq!(seen.end, End::Done { evidence: Evidence::Verified { pods: 1 } });
+    cluster.remember(&Outcome { targets: vec![seen] }).await.unwrap();
+    let note = &stage.object(widgets, "w")["metadata"]["annotations"]["lighter.dev/verified"];
+    assert!(note.as_str().is_some_and(|note| note.contains(&pinned(5))), "{note}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,5 +194,6 @@ async fn a_kind_and_its_objects_come_from_one_file_and_take_an_image_where_they_
         *expected.pointer_mut(changed.strip_prefix("/spec").unwrap()).unwrap() = json!(pinned(2));
         assert_eq!(stage.object(widgets, "w")["spec"], expected, "the rest of the list stays");
     }
+    follow_the_status(&stage, widgets).await;
     stage.admin.delete("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.test").expect_ok();
 }

@@ -56,24 +56,24 @@ async fn an_image_that_the_pods_cannot_pull_is_refused_before_anything_is_writte
         "stringData": {".dockerconfigjson": "{\"auths\":{\"registry.test\":{\"username\":\"u\",\"password\":\"p\"}}}"}}));
     let before = stage.object(DEPLOYMENTS, "web");
     let plan = stage.plan_image("deployment/web", image(2)).await.unwrap();
-    let wanted = image(2);
+    let wanted = [image(2).into()];
 
     let well = Answers::new(Pullable::Yes);
-    let findings = stage.cluster.preflight(&plan, Some(&wanted), checks(&well)).await.unwrap();
+    let findings = stage.cluster.preflight(&plan, &wanted, checks(&well)).await.unwrap();
     assert!(findings.len() == 1 && findings[0].to_string().contains("secret/missing"), "{findings:?}");
     assert_eq!(well.names(), [Some(vec!["of-account".to_owned()])]);
     assert_eq!(*well.platforms.lock().unwrap(), ["linux/amd64"], "of the nodes that the pods may come to");
 
     let missing = Answers::new(Pullable::Missing("layer sha256:1 is not there".into()));
-    let error = stage.cluster.preflight(&plan, Some(&wanted), checks(&missing)).await.unwrap_err();
+    let error = stage.cluster.preflight(&plan, &wanted, checks(&missing)).await.unwrap_err();
     assert_eq!(error.class(), Class::Refused);
     assert!(error.to_string().contains("layer sha256:1 is not there"), "{error}");
 
     let denied = Answers::new(Pullable::Denied("401".into()));
-    let error = stage.cluster.preflight(&plan, Some(&wanted), checks(&denied)).await.unwrap_err();
+    let error = stage.cluster.preflight(&plan, &wanted, checks(&denied)).await.unwrap_err();
     assert!(error.to_string().contains("with the imagePullSecrets of-account"), "{error}");
     let lenient = Checks { registry: Some(&denied), nodes_log_in: true };
-    let findings = stage.cluster.preflight(&plan, Some(&wanted), lenient).await.unwrap();
+    let findings = stage.cluster.preflight(&plan, &wanted, lenient).await.unwrap();
     assert!(findings.iter().any(|finding| finding.text.contains("refuses the image")), "{findings:?}");
 
     // A pod's own secrets come instead of those of its account, as the server does it.
@@ -81,7 +81,7 @@ async fn an_image_that_the_pods_cannot_pull_is_refused_before_anything_is_writte
     stage.admin.patch(&stage.path(DEPLOYMENTS, "web"), &own).expect_ok();
     let plan = stage.plan_image("deployment/web", image(2)).await.unwrap();
     let anonymous = Answers::new(Pullable::Denied("401".into()));
-    let error = stage.cluster.preflight(&plan, Some(&wanted), checks(&anonymous)).await.unwrap_err();
+    let error = stage.cluster.preflight(&plan, &wanted, checks(&anonymous)).await.unwrap_err();
     assert_eq!(anonymous.names(), [Some(vec![])]);
     assert!(error.to_string().contains("have no imagePullSecrets"), "{error}");
     assert_eq!(
@@ -115,7 +115,7 @@ fn told(result: &Result<Vec<deployer::Finding>, Error>) -> Vec<RoleRule> {
 async fn until_missing(cluster: &deployer::Cluster, plan: &deployer::Plan, expected: &[RoleRule]) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
-        let missing = told(&cluster.preflight(plan, None, NOTHING).await);
+        let missing = told(&cluster.preflight(plan, &[], NOTHING).await);
         if missing == expected {
             return;
         }
@@ -156,7 +156,7 @@ async fn the_printed_role_is_enough_and_each_rule_of_it_is_needed() {
     let executed = restricted.execute(&plan).await.unwrap();
     let outcome = restricted.watch(&executed.tickets, &patient(), |_| {}).await.unwrap();
     assert_eq!(outcome.targets[0].end, End::Done { evidence: Evidence::Verified { pods: 2 } });
-    let undone = restricted.undo(&executed.tickets, &patient(), |_| {}).await;
+    let undone = restricted.undo(&executed.tickets, &patient(), None, |_| {}).await;
     assert_eq!(undone.class(), Class::RolledBack, "going back needs no more: {undone:?}");
     assert_eq!(stage.images("web")[0], pinned(1));
     assert_eq!(RESTRICTED_USER, "restricted");
@@ -164,7 +164,7 @@ async fn the_printed_role_is_enough_and_each_rule_of_it_is_needed() {
     // Pull secrets may not be read: the check is said to be another one, and is made with our own login.
     let own = Answers::new(Pullable::Yes);
     let plan = restricted.plan(&stage.request(&["deployment/web"], image(3))).await.unwrap();
-    let findings = restricted.preflight(&plan, Some(&image(3)), checks(&own)).await.unwrap();
+    let findings = restricted.preflight(&plan, &[image(3).into()], checks(&own)).await.unwrap();
     assert!(findings.iter().any(|finding| finding.text.contains("with your own login")), "{findings:?}");
     assert_eq!(own.names(), [None]);
 }
@@ -178,6 +178,7 @@ async fn a_pull_secret_is_made_once_and_brought_up_to_date() {
         username: "robot".into(),
         password: password.into(),
         service_account: "default".into(),
+        expires: None,
     };
     let error = stage.cluster.ensure_pull_secret(&wanted("a")).await.unwrap_err();
     assert!(error.to_string().contains("serviceaccount/default in namespace secrets does not exist"), "{error}");
