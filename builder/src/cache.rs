@@ -7,6 +7,7 @@
 //! CACHE/v1/roots/<boot>/<kind>/<diff id>/  a layer unpacked for overlayfs; kind says how owners are kept
 //! CACHE/v1/mounts/<kind>/<key>/     a cache mount; <key>.lock says who uses it
 //! CACHE/v1/known                    hashes of files of build contexts, by inode and times
+//! CACHE/v1/blocks                   where in blobs the compressed blocks of layers are (layer::blocks)
 //! CACHE/v1/work/                    changes of running steps
 //! CACHE/v1/in-use                   locked: shared by builds, alone by who makes room (stock)
 //! ```
@@ -25,13 +26,15 @@ use oci::{Descriptor, DiffId, Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::copy::Known;
-use crate::layer::Index;
 use crate::layer::unpack::{Marks, Ownership};
+use crate::layer::{Blocks, Index};
 
 /// Largest record of a step that is read, in bytes.
 const RECORD_LIMIT: u64 = 64 << 10;
 /// Largest table of known files that is read, in bytes: some two million files.
 const KNOWN_LIMIT: u64 = 256 << 20;
+/// Largest table of blocks that is read, in bytes.
+const BLOCKS_LIMIT: u64 = 64 << 20;
 /// Largest index that is read, in bytes.
 const INDEX_LIMIT: u64 = 2 << 30;
 
@@ -142,6 +145,18 @@ impl Cache {
     /// The hashes of files that were read before.
     pub fn known(&self) -> Known {
         read_limited(&self.root.join("known"), KNOWN_LIMIT).map(|bytes| Known::from_bytes(&bytes)).unwrap_or_default()
+    }
+
+    /// The compressed blocks of earlier layers, whose blobs `open` opens.
+    pub fn blocks(&self, open: impl Fn(&Digest) -> Option<fs::File> + Send + Sync + 'static) -> Blocks {
+        let bytes = read_limited(&self.root.join("blocks"), BLOCKS_LIMIT).unwrap_or_default();
+        Blocks::new(&bytes, open)
+    }
+
+    /// Keeps what is known of blocks for the next build.
+    pub fn keep_blocks(&self, blocks: &Blocks) -> Result<(), Error> {
+        let path = self.root.join("blocks");
+        replace(&path, &blocks.to_bytes()).map_err(at(&path))
     }
 
     /// Keeps the hashes for the next build.

@@ -420,3 +420,27 @@ fn a_registry_that_wants_a_certificate_is_shown_ours() {
     assert_eq!(String::from_utf8_lossy(&shown.stdout).trim(), manifest, "{}", String::from_utf8_lossy(&shown.stderr));
     assert!(!without.status.success(), "without it nothing is had");
 }
+
+/// A layer of any size goes through a few blocks of memory.
+#[test]
+fn memory_does_not_grow_with_a_layer() {
+    const LAYER: u64 = 600 << 20;
+    const MEMORY: u64 = 100 << 20;
+    let bench = Bench::new(&[("Dockerfile", "FROM scratch\nCOPY large /\n")]);
+    std::fs::File::create(bench.path().join("large")).unwrap().set_len(LAYER).unwrap();
+    let mut build = bench.command(&["build", "--data", "data", "-q", "."]).stdout(Stdio::null()).spawn().unwrap();
+    let status = PathBuf::from(format!("/proc/{}/status", build.id()));
+    let mut peak = 0;
+    let ended = loop {
+        // The most that it ever held, as the kernel counts it; nothing once it has ended.
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let kilobytes = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB"));
+        peak = peak.max(kilobytes.map_or(0, |number| number.trim().parse::<u64>().unwrap() << 10));
+        if let Some(ended) = build.try_wait().unwrap() {
+            break ended;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    assert!(ended.success());
+    assert!(peak > 0 && peak < MEMORY, "{peak} bytes for a layer of {LAYER}");
+}

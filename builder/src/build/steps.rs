@@ -1,7 +1,7 @@
 //! One stage after the other: what it starts from, its plan, its steps, and what they made.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -100,6 +100,7 @@ impl<'a> Builder<'a> {
             indexes: Mutex::new(HashMap::new()),
             views: Mutex::new(VecDeque::new()),
             opened: Mutex::new(HashMap::new()),
+            blocks: OnceLock::new(),
             trees: Mutex::new(VecDeque::new()),
         });
         let known = Arc::new(workshop.cache.known());
@@ -134,6 +135,7 @@ impl<'a> Builder<'a> {
 
     /// Keeps what was learned of the context's files, also when the build failed.
     pub fn keep_known(&self) -> Result<(), Error> {
+        self.layers.keep_blocks()?;
         if !self.known.has_news() {
             return Ok(());
         }
