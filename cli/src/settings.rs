@@ -59,6 +59,7 @@ pub fn client_with(args: &RegistryArgs, credentials: Credentials) -> Outcome<Cli
         authorities: authorities(args)?,
         client_certificates: client_certificates(args)?,
         mappings: mappings(args)?,
+        certificate_directories: certificate_directories(),
         credentials,
     };
     Client::new(settings).map_err(|error| Failure::content("cannot prepare connections to registries", &error))
@@ -100,6 +101,16 @@ fn client_certificates(args: &RegistryArgs) -> Outcome<Vec<(Host, ClientCertific
 }
 
 fn mappings(args: &RegistryArgs) -> Outcome<Mappings> {
+/// Where docker, podman and skopeo look for certificates of registries.
+pub fn certificate_directories() -> Vec<PathBuf> {
+    let mut directories = ["/etc/docker/certs.d", "/etc/containers/certs.d"].map(PathBuf::from).to_vec();
+    if let Some(home) = variable("HOME") {
+        let below = [".docker/certs.d", ".config/docker/certs.d", ".config/containers/certs.d"];
+        directories.extend(below.map(|below| Path::new(&home).join(below)));
+    }
+    directories
+}
+
     let wrong = |error: InvalidMapping| Failure::because(Exit::Usage, "--registry-map cannot be used", &error);
     let mappings = args.registry_map.iter().map(|text| text.parse().map_err(wrong)).collect::<Outcome<_>>()?;
     Mappings::new(mappings).map_err(wrong)

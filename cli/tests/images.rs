@@ -415,10 +415,24 @@ fn a_registry_that_wants_a_certificate_is_shown_ours() {
     let words = ["inspect", "--raw", "--registry-ca", "ca.pem", "--registry-client-cert", &certificate, &image];
     let shown = bench.run(&words);
     let without = bench.run(&[&words[..4], &words[6..]].concat());
+    // The same, where docker keeps them.
+    let kept = bench.den.path().join("home/.docker/certs.d").join(&address);
+    std::fs::create_dir_all(&kept).unwrap();
+    std::fs::copy(place.join("ca.pem"), kept.join("ca.crt")).unwrap();
+    let without_certificate = bench.run(&["inspect", "--raw", &image]);
+    std::fs::copy(place.join("client.pem"), kept.join("client.cert")).unwrap();
+    let without_key = bench.run(&["inspect", "--raw", &image]);
+    std::fs::copy(place.join("client.key"), kept.join("client.key")).unwrap();
+    let from_directory = bench.run(&["inspect", "--raw", &image]);
     server.kill().unwrap();
     server.wait().unwrap();
     assert_eq!(String::from_utf8_lossy(&shown.stdout).trim(), manifest, "{}", String::from_utf8_lossy(&shown.stderr));
     assert!(!without.status.success(), "without it nothing is had");
+    assert!(!without_certificate.status.success());
+    let told = String::from_utf8_lossy(&without_key.stderr);
+    assert!(!without_key.status.success() && told.contains("client.key"), "{told}");
+    let told = String::from_utf8_lossy(&from_directory.stderr);
+    assert_eq!(String::from_utf8_lossy(&from_directory.stdout).trim(), manifest, "{told}");
 }
 
 /// A layer of any size goes through a few blocks of memory.

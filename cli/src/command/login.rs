@@ -62,7 +62,10 @@ async fn try_login(host: &Host, user: &str, password: &str, args: &RegistryArgs)
     let authorities = args.registry_ca.iter().map(std::fs::read).collect::<Result<_, _>>();
     let authorities = authorities.map_err(|error| Failure::io("cannot read the CA file", &error))?;
     let failed = |error: content::Error| Failure::content(format!("could not log in to {host}"), &error);
-    let client = Client::new(Settings { insecure, authorities, credentials, ..Settings::default() }).map_err(failed)?;
+    let certificate_directories = crate::settings::certificate_directories();
+    let client =
+        Client::new(Settings { insecure, authorities, certificate_directories, credentials, ..Settings::default() })
+            .map_err(failed)?;
     client.check_login(host).await.map_err(failed)
 }
 

@@ -7,6 +7,7 @@
 //! with registries.
 
 mod auth;
+mod certificates;
 mod client;
 mod distrust;
 mod download;
