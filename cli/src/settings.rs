@@ -39,8 +39,9 @@ pub fn data_directory(args: &StoreArgs) -> Outcome<PathBuf> {
     std::path::absolute(&directory).map_err(|error| Failure::io(format!("cannot use {}", directory.display()), &error))
 }
 
-/// The local store of images.
+/// The local store of images. What killed commands left beside it is removed.
 pub fn local_store(data: &Path) -> Outcome<Disk> {
+    crate::place::sweep(data);
     let root = data.join("images");
     Disk::create(&root)
         .map_err(|error| Failure::content(format!("cannot open the local store in {}", root.display()), &error))
@@ -58,8 +59,8 @@ pub fn client_with(args: &RegistryArgs, credentials: Credentials) -> Outcome<Cli
         insecure: insecure(args)?,
         authorities: authorities(args)?,
         client_certificates: client_certificates(args)?,
-        mappings: mappings(args)?,
         certificate_directories: certificate_directories(),
+        mappings: mappings(args)?,
         credentials,
     };
     Client::new(settings).map_err(|error| Failure::content("cannot prepare connections to registries", &error))
@@ -100,7 +101,6 @@ fn client_certificates(args: &RegistryArgs) -> Outcome<Vec<(Host, ClientCertific
     args.registry_client_cert.iter().map(certificate).collect()
 }
 
-fn mappings(args: &RegistryArgs) -> Outcome<Mappings> {
 /// Where docker, podman and skopeo look for certificates of registries.
 pub fn certificate_directories() -> Vec<PathBuf> {
     let mut directories = ["/etc/docker/certs.d", "/etc/containers/certs.d"].map(PathBuf::from).to_vec();
@@ -111,6 +111,7 @@ pub fn certificate_directories() -> Vec<PathBuf> {
     directories
 }
 
+fn mappings(args: &RegistryArgs) -> Outcome<Mappings> {
     let wrong = |error: InvalidMapping| Failure::because(Exit::Usage, "--registry-map cannot be used", &error);
     let mappings = args.registry_map.iter().map(|text| text.parse().map_err(wrong)).collect::<Outcome<_>>()?;
     Mappings::new(mappings).map_err(wrong)

@@ -435,6 +435,33 @@ fn a_registry_that_wants_a_certificate_is_shown_ours() {
     assert_eq!(String::from_utf8_lossy(&from_directory.stdout).trim(), manifest, "{told}");
 }
 
+/// What a killed build leaves, the next one removes; what a living one uses stays.
+#[test]
+fn what_killed_commands_left_is_swept() {
+    let bench = Bench::new(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
+    let made = Command::new("mkfifo").arg(bench.path().join("waits")).status().expect("coreutils has mkfifo");
+    assert!(made.success());
+    let left = || {
+        let entries = std::fs::read_dir(bench.path().join("data/tmp")).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    // It makes its directory, and then waits for somebody to write its Dockerfile.
+    let words = ["build", "--data", "data", "-o", "type=oci,dest=-", "-f", "waits", "."];
+    let mut waits = bench.command(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while left().is_empty() {
+        assert!(waits.try_wait().unwrap().is_none(), "it waits");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let directory = left();
+    bench.does(&["build", "--data", "data", "-q", "."]);
+    assert_eq!(left(), directory, "it is in use");
+    waits.kill().unwrap();
+    waits.wait().unwrap();
+    assert_eq!(left(), directory);
+    bench.does(&["build", "--data", "data", "-q", "."]);
+    assert_eq!(left(), Vec::<String>::new());
+}
+
 /// A layer of any size goes through a few blocks of memory.
 #[test]
 fn memory_does_not_grow_with_a_layer() {
