@@ -133,7 +133,7 @@ impl<'a> Builder<'a> {
         Ok(plan::stage(&self.request.dockerfile, &self.outline, &self.options, id, base)?)
     }
 
-    /// Keeps what was learned of the context's files, also when the build failed.
+    /// Keeps what was learned of the context's files and of layers, also when the build failed.
     pub fn keep_known(&self) -> Result<(), Error> {
         self.layers.keep_blocks()?;
         if !self.known.has_news() {
@@ -347,10 +347,15 @@ impl<'a> Builder<'a> {
         Ok(Made { link, created, cached: false })
     }
 
+    /// Whether what earlier builds left counts.
+    pub fn may_find(&self) -> bool {
+        !self.request.no_cache && !self.fresh
+    }
+
     /// What an earlier build has left: here, or in a cache of others, whose layers are fetched when somebody needs
     /// them.
     fn found(&self, key: &Digest) -> Result<Option<Made>, StepProblem> {
-        if self.request.no_cache || self.fresh {
+        if !self.may_find() {
             return Ok(None);
         }
         if let Some(Record { diff_id, blob, created }) = self.workshop.cache.step(key)

@@ -19,7 +19,7 @@ mod web;
 
 pub use client::{Client, Settings};
 pub use distrust::Distrust;
-pub use download::Download;
+pub use download::{Download, Version};
 pub use map::{InvalidMapping, Mapping, Mappings};
 pub use repository::Repository;
 pub use transport::ClientCertificate;
