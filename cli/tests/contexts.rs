@@ -295,6 +295,34 @@ fn a_repository_is_a_context_by_branch_tag_commit_and_directory() {
 }
 
 #[test]
+fn submodules_come_along_unless_they_are_not_wanted() {
+    let bench = Bench::new(&[]);
+    let [part, whole] = ["part", "whole"].map(|name| bench.den.path().join(name));
+    for (path, file) in [(&part, "p"), (&whole, "w")] {
+        std::fs::create_dir(path).unwrap();
+        git(path, &["init", "-q", "-b", "main"]);
+        std::fs::write(path.join(file), file).unwrap();
+        std::fs::write(path.join("Dockerfile"), "FROM scratch\nCOPY . /all\n").unwrap();
+        git(path, &["add", "-A"]);
+        git(path, &["commit", "-q", "-m", "first"]);
+    }
+    // As forges have them: beside the repository, wherever that is.
+    git(&whole, &["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "../part", "inner"]);
+    git(&whole, &["commit", "-q", "-m", "second"]);
+    let daemon = git_daemon(bench.den.path());
+    let names = |context: String| {
+        let (found, _) = bench.lists(&[&context], b"");
+        found.iter().map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let found = names(format!("{daemon}/whole#main"));
+    assert!(found.contains(&"all/inner/p".to_owned()) && !found.iter().any(|name| name.contains(".git/")), "{found:?}");
+    assert_eq!(names(format!("{daemon}/whole#main:inner")).last().map(String::as_str), Some("all/p"));
+    let found = names(format!("{daemon}/whole?branch=main&submodules=false"));
+    assert!(found.contains(&"all/w".to_owned()) && !found.contains(&"all/inner/p".to_owned()), "{found:?}");
+    assert_eq!(bench.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn add_fetches_repositories_and_keeps_them_only_if_asked() {
     let bench = Bench::new(&[]);
     let (_, [first, second]) = repository(&bench);
