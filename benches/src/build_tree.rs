@@ -1,39 +1,53 @@
-//! `build-tree`: an image of 20 000 small files, with lighter and with buildah.
+//! `build-tree`: an image of many small files (20 000 unless told otherwise), with lighter and with buildah.
 //!
 //! Cold: nothing was built before. Unchanged: the same again, with the cache that each keeps. One changed:
 //! a line was added to one file. To an archive: cold, and written out as an OCI archive, which makes buildah
-//! compress too; lighter always does.
+//! compress too; lighter always does. Limits: what reading, hashing and compressing the same files takes at least.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
+use builder::layer::Compression;
+use builder::layer::compress::Encoder;
 use fixtures::clients::{self, Buildah};
 use fixtures::den::Den;
 use fixtures::seed::Seed;
 
 use crate::contest::{Contestant, Cost, hold, measure};
 
-const FILES: u64 = 20_000;
 const DIRECTORIES: u64 = 400;
 
-pub fn run(lighter: &Path, rounds: usize) {
-    let den = Den::new("build-tree");
-    let tree = make_tree(den.path());
-    let size: u64 = bytes_below(&tree);
-    println!("build-tree: {FILES} files, {:.1} MB\n", size as f64 / 1e6);
+/// What is built.
+#[derive(Debug, Clone, Copy)]
+pub struct Tree {
+    /// How many files.
+    pub files: u64,
+    /// What they hold together; as much as sources do if nothing is said.
+    pub megabytes: Option<u64>,
+}
 
-    hold(
+pub fn run(lighter: &Path, rounds: usize, asked: Tree, alone: bool) {
+    let den = Den::new("build-tree");
+    let tree = make_tree(den.path(), asked);
+    let size: u64 = bytes_below(&tree);
+    println!("build-tree: {} files, {:.1} MB\n", asked.files, size as f64 / 1e6);
+    let contest = |what: &str, mut contestants: Vec<Contestant<'_>>| {
+        contestants.truncate(if alone { 1 } else { 2 });
+        hold(what, rounds, contestants);
+    };
+
+    limits(&tree);
+    contest(
         "build-tree/cold",
-        rounds,
         vec![
             Contestant::new("lighter", || Ours::new(lighter).build(&tree)),
             Contestant::new("buildah", || Theirs::new().build(&tree)),
         ],
     );
-    hold(
+    contest(
         "build-tree/to-an-archive",
-        rounds,
         vec![
             Contestant::new("lighter", || Ours::new(lighter).build_to_archive(&tree)),
             Contestant::new("buildah", || Theirs::new().build_to_archive(&tree)),
@@ -41,16 +55,16 @@ pub fn run(lighter: &Path, rounds: usize) {
     );
     let (ours, theirs) = (Ours::new(lighter), Theirs::new());
     ours.build(&tree);
-    theirs.build(&tree);
-    hold(
+    if !alone {
+        theirs.build(&tree);
+    }
+    contest(
         "build-tree/unchanged",
-        rounds,
         vec![Contestant::new("lighter", || ours.build(&tree)), Contestant::new("buildah", || theirs.build(&tree))],
     );
     let (mut edits, mut their_edits) = (0, 1_000_000);
-    hold(
+    contest(
         "build-tree/one-file-changed",
-        rounds,
         vec![
             Contestant::new("lighter", || {
                 edit(&tree, &mut edits);
@@ -64,16 +78,52 @@ pub fn run(lighter: &Path, rounds: usize) {
     );
 }
 
+/// What each part of the work takes on one core, from files that were just read.
+fn limits(tree: &Path) {
+    let (mut files, mut contents) = (Vec::new(), Vec::new());
+    files_below(&tree.join("src"), &mut files);
+    let took = |what: &str, begun: Instant| println!("  {what:44} {:8.3} s", begun.elapsed().as_secs_f64());
+    println!("build-tree/limits (one core)");
+    let begun = Instant::now();
+    for file in &files {
+        contents.extend_from_slice(&fs::read(file).expect("read the tree"));
+    }
+    took("opening and reading the files", begun);
+    let begun = Instant::now();
+    std::hint::black_box(oci::Digest::of(&contents));
+    took("hashing their contents once", begun);
+    let begun = Instant::now();
+    let mut encoder = Encoder::new(std::io::sink(), Compression::default(), 1).expect("the default is right");
+    encoder.push(&contents).and_then(|()| encoder.finish()).expect("nothing is written anywhere");
+    took("compressing, on one more core, and two hashes", begun);
+    println!();
+}
+
+fn files_below(directory: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("read the tree") {
+        let path = entry.expect("read the tree").path();
+        if path.is_dir() { files_below(&path, files) } else { files.push(path) }
+    }
+}
+
 /// Sources as a web service has them: a few hundred bytes to some kilobytes of text that compresses.
-fn make_tree(parent: &Path) -> PathBuf {
+fn make_tree(parent: &Path, Tree { files, megabytes }: Tree) -> PathBuf {
     let (tree, mut seed) = (parent.join("tree"), Seed::new(1));
     for directory in 0..DIRECTORIES {
         fs::create_dir_all(tree.join(format!("src/{}/{directory}", directory % 20))).expect("make the tree");
     }
-    for file in 0..FILES {
+    let size = megabytes.map_or(0, |megabytes| megabytes * 1_000_000 / files.max(1)) as usize;
+    for file in 0..files {
         let directory = file % DIRECTORIES;
         let path = tree.join(format!("src/{}/{directory}/{file}.js", directory % 20));
-        fs::write(path, text(&mut seed)).expect("make the tree");
+        let mut content = text(&mut seed);
+        while content.len() < size {
+            content += &text(&mut seed);
+        }
+        if size > 0 {
+            content.truncate(size);
+        }
+        fs::write(path, content).expect("make the tree");
     }
     fs::write(tree.join("Dockerfile"), "FROM scratch\nCOPY src /app\n").expect("make the tree");
     tree

@@ -37,9 +37,15 @@ struct Arguments {
     /// How often each contestant runs; the median counts
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// How much run-bytes writes
-    #[arg(long, default_value_t = 1000, value_name = "MB")]
-    megabytes: u64,
+    /// How many files build-tree has
+    #[arg(long, default_value_t = 20_000, value_name = "N")]
+    files: u64,
+    /// How much run-bytes writes [default: 1000], or build-tree holds [default: what sources of so many files are]
+    #[arg(long, value_name = "MB")]
+    megabytes: Option<u64>,
+    /// Without buildah in build-tree, which takes minutes for large trees
+    #[arg(long)]
+    alone: bool,
     /// The program to measure [default: lighter beside this program]
     #[arg(long)]
     lighter: Option<PathBuf>,
@@ -47,7 +53,7 @@ struct Arguments {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Program {
-    /// An image of 20 000 small files: lighter build and buildah build
+    /// An image of many small files: lighter build and buildah build, and what lighter could be at best
     BuildTree,
     /// One blob of 512 MB, received and served: lighter registry, docker-registry and nginx
     RegistryBlob,
@@ -78,7 +84,8 @@ fn main() {
     println!("{}\n", machine::describe());
     let wanted = |program| arguments.program == program || arguments.program == Program::All;
     if wanted(Program::BuildTree) {
-        build_tree::run(&lighter, arguments.rounds);
+        let tree = build_tree::Tree { files: arguments.files, megabytes: arguments.megabytes };
+        build_tree::run(&lighter, arguments.rounds, tree, arguments.alone);
     }
     if wanted(Program::RegistryBlob) {
         registry_blob::run(&lighter, arguments.rounds);
@@ -102,7 +109,7 @@ fn main() {
         run::steps(&lighter, arguments.rounds);
     }
     if wanted(Program::RunBytes) {
-        run::bytes(&lighter, arguments.rounds, arguments.megabytes);
+        run::bytes(&lighter, arguments.rounds, arguments.megabytes.unwrap_or(1000));
     }
     if wanted(Program::CachedRebuild) {
         run::cached(&lighter, arguments.rounds);

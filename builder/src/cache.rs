@@ -7,6 +7,8 @@
 //! CACHE/v1/roots/<boot>/<kind>/<diff id>/  a layer unpacked for overlayfs; kind says how owners are kept
 //! CACHE/v1/mounts/<kind>/<key>/     a cache mount; <key>.lock says who uses it
 //! CACHE/v1/known                    hashes of files of build contexts, by inode and times
+//! CACHE/v1/urls                     files that were fetched: their versions and contents' hashes (JSON)
+//! CACHE/v1/blocks                   where in blobs the compressed blocks of layers are (layer::blocks)
 //! CACHE/v1/work/                    changes of running steps
 //! CACHE/v1/in-use                   locked: shared by builds, alone by who makes room (stock)
 //! ```
@@ -25,13 +27,19 @@ use oci::{Descriptor, DiffId, Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::copy::Known;
-use crate::layer::Index;
 use crate::layer::unpack::{Marks, Ownership};
+use crate::layer::{Blocks, Index};
+use crate::remote::Seen;
 
 /// Largest record of a step that is read, in bytes.
 const RECORD_LIMIT: u64 = 64 << 10;
 /// Largest table of known files that is read, in bytes: some two million files.
 const KNOWN_LIMIT: u64 = 256 << 20;
+/// Largest table of blocks that is read, in bytes.
+const BLOCKS_LIMIT: u64 = 64 << 20;
+/// The most URLs that are remembered, and the largest table of them that is read, in bytes.
+const URL_LIMIT: usize = 2_000;
+const URLS_SIZE_LIMIT: u64 = 16 << 20;
 /// Largest index that is read, in bytes.
 const INDEX_LIMIT: u64 = 2 << 30;
 
@@ -144,11 +152,49 @@ impl Cache {
         read_limited(&self.root.join("known"), KNOWN_LIMIT).map(|bytes| Known::from_bytes(&bytes)).unwrap_or_default()
     }
 
+    /// The compressed blocks of earlier layers, whose blobs `open` opens.
+    pub fn blocks(&self, open: impl Fn(&Digest) -> Option<fs::File> + Send + Sync + 'static) -> Blocks {
+        let bytes = read_limited(&self.root.join("blocks"), BLOCKS_LIMIT).unwrap_or_default();
+        Blocks::new(&bytes, open)
+    }
+
+    /// Keeps what is known of blocks for the next build.
+    pub fn keep_blocks(&self, blocks: &Blocks) -> Result<(), Error> {
+        let path = self.root.join("blocks");
+        replace(&path, &blocks.to_bytes()).map_err(at(&path))
+    }
+
+    /// What was behind a URL when it was fetched last.
+    pub fn seen(&self, url: &str) -> Option<Seen> {
+        self.all_seen().into_iter().find(|(known, _)| *known == url_key(url)).map(|(_, seen)| seen)
+    }
+
+    /// Remembers what is behind a URL. Of two builds that do so at once one may be forgotten: that file is fetched again.
+    pub fn remember_seen(&self, url: &str, seen: &Seen) -> Result<(), Error> {
+        let path = self.root.join("urls");
+        let others = self.all_seen().into_iter().filter(|(known, _)| *known != url_key(url));
+        let all: Vec<(String, Seen)> =
+            [(url_key(url), seen.clone())].into_iter().chain(others).take(URL_LIMIT).collect();
+        let bytes = serde_json::to_vec(&all).map_err(|error| at(&path)(error.into()))?;
+        replace(&path, &bytes).map_err(at(&path))
+    }
+
+    /// The last first; damage is nothing.
+    fn all_seen(&self) -> Vec<(String, Seen)> {
+        let bytes = read_limited(&self.root.join("urls"), URLS_SIZE_LIMIT);
+        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
     /// Keeps the hashes for the next build.
     pub fn keep_known(&self, known: &Known) -> Result<(), Error> {
         let path = self.root.join("known");
         replace(&path, &known.to_bytes()).map_err(at(&path))
     }
+}
+
+/// A URL may carry a login, which is not kept.
+fn url_key(url: &str) -> String {
+    Digest::of(url.as_bytes()).hex().to_string()
 }
 
 /// How files are kept where steps run; who sees them otherwise would see other owners.

@@ -4,10 +4,11 @@
 use builder::layer::entry::{self, Entry, Kind};
 use builder::layer::pipeline::Options;
 use builder::layer::read::{Error, Limits, Names, Reader};
-use builder::layer::{Compression, ContentHash, Index, Layer, Pipeline, View, read};
+use builder::layer::{Blocks, Compression, ContentHash, Index, Layer, Pipeline, View, read};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::sync::Arc;
 
 fn made(entries: &[(Entry, Vec<u8>)], options: Options) -> (Layer, Vec<u8>) {
     let mut pipeline = Pipeline::new(Vec::new(), options).unwrap();
@@ -54,6 +55,97 @@ fn bytes_do_not_depend_on_threads() {
             assert_eq!(layer.tar_size, tar.len() as u64);
         }
     }
+}
+
+/// A tree of small files, a large one and one that is several blocks long.
+fn tree(edited: &str) -> Vec<(Entry, Vec<u8>)> {
+    let small = text(3 << 20);
+    let mut entries: Vec<_> =
+        small.chunks(4_000).enumerate().map(|(at, part)| file(&format!("f{at:05}"), part)).collect();
+    entries.push(file("large", &text(700 << 10)));
+    entries.push(file("larger", &text(3 << 20)));
+    for (entry, content) in &mut entries {
+        if entry.path == edited.as_bytes() {
+            content.insert(0, b'!');
+            entry.kind = Kind::File { size: content.len() as u64, hash: ContentHash::EMPTY };
+            entry.mtime = 7;
+        }
+    }
+    entries
+}
+
+fn made_with(entries: &[(Entry, Vec<u8>)], options: Options, blocks: &Arc<Blocks>) -> (Layer, Vec<u8>) {
+    let mut pipeline = Pipeline::reusing(Vec::new(), options, Some(blocks.clone())).unwrap();
+    for (entry, content) in entries {
+        pipeline.add(entry.clone(), &mut content.as_slice()).unwrap();
+    }
+    pipeline.finish().unwrap()
+}
+
+/// Blocks whose blobs lie in a directory, by their digests.
+fn blocks_in(directory: &std::path::Path, table: &[u8]) -> Arc<Blocks> {
+    let directory = directory.to_owned();
+    Arc::new(Blocks::new(table, move |blob| std::fs::File::open(directory.join(blob.hex())).ok()))
+}
+
+#[test]
+fn known_blocks_are_taken_and_change_nothing() {
+    for compression in [Compression::Gzip(4), Compression::Zstd(3), Compression::None] {
+        let directory = tempfile::tempdir().unwrap();
+        let blocks = blocks_in(directory.path(), b"");
+        let options = |threads| Options { compression, threads, newest: None };
+        let (layer, blob) = made_with(&tree("none"), options(2), &blocks);
+        assert_eq!((layer.reused, &blob), (0, &made(&tree("none"), options(1)).1), "{compression:?}");
+        std::fs::write(directory.path().join(layer.blob.digest().hex()), &blob).unwrap();
+        blocks.learn(&layer.blob.digest(), &layer.pieces);
+
+        for edited in ["f00300", "larger"] {
+            let alone = made(&tree(edited), options(3));
+            for threads in [1, 4] {
+                let table = blocks_in(directory.path(), &blocks.to_bytes());
+                let (again, bytes) = made_with(&tree(edited), options(threads), &table);
+                assert_eq!(bytes, alone.1, "{compression:?} {edited}");
+                assert_eq!(again.diff_id, alone.0.diff_id);
+                // Of the file that changed its own blocks are new, and for a small one those around it.
+                let expected = if compression == Compression::None { 0 } else { layer.tar_size * 4 / 10 };
+                assert!(again.reused >= expected, "{compression:?} {edited}: {}", again.reused);
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_blocks_are_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let blocks = blocks_in(directory.path(), b"");
+    let (layer, blob) = made_with(&tree("none"), Options::default(), &blocks);
+    let place = directory.path().join(layer.blob.digest().hex());
+    blocks.learn(&layer.blob.digest(), &layer.pieces);
+    let table = blocks.to_bytes();
+    let again = |table: &[u8]| {
+        let (again, bytes) = made_with(&tree("none"), Options::default(), &blocks_in(directory.path(), table));
+        assert_eq!(bytes, blob);
+        again.reused
+    };
+
+    assert_eq!(again(&table), 0, "the blob is gone");
+    std::fs::write(&place, &blob).unwrap();
+    let whole = again(&table);
+    assert!(whole > layer.tar_size / 2);
+    let mut damaged = blob.clone();
+    damaged[blob.len() / 2] ^= 1;
+    std::fs::write(&place, &damaged).unwrap();
+    let reused = again(&table);
+    assert!(reused > 0 && reused < whole, "{reused} of {whole}");
+    std::fs::write(&place, &blob[..blob.len() / 2]).unwrap();
+    assert!(again(&table) < whole, "the blob is cut off");
+    std::fs::write(&place, &blob).unwrap();
+    for at in [9, table.len() - 1] {
+        let mut damaged = table.clone();
+        damaged[at] ^= 1;
+        assert_eq!(again(&damaged), 0, "byte {at} of the table");
+    }
+    assert_eq!(again(&table[..table.len() - 50]), 0);
 }
 
 #[test]

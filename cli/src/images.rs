@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use builder::build::{BaseImages, Resolved};
 use builder::remote::Answer;
 use bytes::Bytes;
-use content::remote::Client;
+use content::remote::{Client, Version};
 use content::{Body, Disk, Error, Result, Source, WithOrigins, collect, select_platform};
 use futures_util::StreamExt;
 use oci::{Descriptor, Manifest, ManifestKind, Platform, Reference, Selector, Verifier};
@@ -145,14 +145,14 @@ impl BaseImages for Images {
         Ok(Box::new(reader))
     }
 
-    fn download(&self, url: &str, into: &mut dyn Write) -> Result<Answer> {
-        let download = self.wait(self.client.download(url))?;
-        let answer = Answer::new(download.last_modified.as_deref(), download.content_type.as_deref());
+    fn download(&self, url: &str, known: &Version, into: &mut dyn Write) -> Result<Option<Answer>> {
+        let Some(download) = self.wait(self.client.download_unless(url, known))? else { return Ok(None) };
+        let answer = Answer::new(download.version, download.content_type.as_deref());
         let (runtime, interrupted) = (self.runtime.clone(), self.interrupted.clone());
         let mut reader = Reader { runtime, interrupted, body: download.body, part: Bytes::new() };
         let broken = |error: io::Error| Error::Broken { place: builder::remote::shown(url), reason: error.to_string() };
         io::copy(&mut reader, into).map_err(broken)?;
-        Ok(answer)
+        Ok(Some(answer))
     }
 }
 

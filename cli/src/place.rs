@@ -1,15 +1,20 @@
 //! Opening a [`Location`] to read from or write to, whatever kind it is.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use content::remote::{Client, Repository};
 use content::{Archive, ArchiveKind, Body, Disk, DiskRepository, OpenBlob, Origin, Result, Sink, Source, WithOrigins};
 use oci::{Descriptor, Digest, Manifest, Reference, RepoName, Selector, Tag, Verified};
+use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::location::Location;
+
+/// How the names of temporary directories begin.
+const SCRATCH: &str = "lighter-";
 
 /// What locations are opened with.
 pub struct Opener {
@@ -124,12 +129,39 @@ impl Opener {
     }
 }
 
-/// A directory that vanishes with the command.
+/// A directory that vanishes with the command. If the command is killed, the next one removes it.
 pub fn scratch(data: &Path) -> Outcome<TempDir> {
     let parent = data.join("tmp");
-    let made =
-        std::fs::create_dir_all(&parent).and_then(|()| tempfile::Builder::new().prefix("lighter-").tempdir_in(&parent));
+    let made = std::fs::create_dir_all(&parent).and_then(|()| {
+        let new = File::open(&parent)?;
+        flock(&new, FlockOperation::LockShared)?; // nobody sweeps before the new one is locked
+        let directory = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(&parent)?;
+        let alive = File::open(directory.path())?;
+        flock(&alive, FlockOperation::LockExclusive)?;
+        std::mem::forget(alive); // locked for as long as this process lives
+        Ok(directory)
+    });
     made.map_err(|error| Failure::io(format!("cannot use {}", parent.display()), &error))
+}
+
+/// Removes the directories of commands that were killed: those that nobody locks any more.
+pub fn sweep(data: &Path) {
+    let parent = data.join("tmp");
+    let Ok(new) = File::open(&parent) else { return }; // there is none yet
+    if flock(&new, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return; // somebody makes one just now; the next command sweeps
+    }
+    for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+            continue;
+        }
+        let path = entry.path();
+        let is_left =
+            File::open(&path).is_ok_and(|dead| flock(&dead, FlockOperation::NonBlockingLockExclusive).is_ok());
+        if is_left && let Err(error) = std::fs::remove_dir_all(&path) {
+            tracing::debug!(%error, path = %path.display(), "what a killed command left stays");
+        }
+    }
 }
 
 impl Target {

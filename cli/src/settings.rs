@@ -46,8 +46,9 @@ pub fn cache_directory() -> Option<PathBuf> {
     xdg.or_else(home).map(|cache| cache.join("lighter"))
 }
 
-/// The local store of images.
+/// The local store of images. What killed commands left beside it is removed.
 pub fn local_store(data: &Path) -> Outcome<Disk> {
+    crate::place::sweep(data);
     let root = data.join("images");
     Disk::create(&root)
         .map_err(|error| Failure::content(format!("cannot open the local store in {}", root.display()), &error))
@@ -65,6 +66,7 @@ pub fn client_with(args: &RegistryArgs, credentials: Credentials) -> Outcome<Cli
         insecure: insecure(args)?,
         authorities: authorities(args)?,
         client_certificates: client_certificates(args)?,
+        certificate_directories: certificate_directories(),
         mappings: mappings(args)?,
         proxies: proxies()?,
         credentials,
@@ -112,6 +114,16 @@ pub fn proxies() -> Outcome<Proxies> {
     Proxies::from_variables(variable).map_err(|error| {
         Failure::because(Exit::Usage, "the proxy cannot be used", &error).hint("as in HTTPS_PROXY=http://proxy:3128")
     })
+}
+
+/// Where docker, podman and skopeo look for certificates of registries.
+pub fn certificate_directories() -> Vec<PathBuf> {
+    let mut directories = ["/etc/docker/certs.d", "/etc/containers/certs.d"].map(PathBuf::from).to_vec();
+    if let Some(home) = variable("HOME") {
+        let below = [".docker/certs.d", ".config/docker/certs.d", ".config/containers/certs.d"];
+        directories.extend(below.map(|below| Path::new(&home).join(below)));
+    }
+    directories
 }
 
 fn mappings(args: &RegistryArgs) -> Outcome<Mappings> {

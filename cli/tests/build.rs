@@ -243,6 +243,18 @@ fn a_failing_command_fails_the_build_with_its_own_words() {
 }
 
 #[test]
+fn a_program_of_another_machine_is_told_with_what_helps() {
+    let dockerfile = "FROM scratch\nCOPY --chmod=755 foreign /foreign\nRUN [\"/foreign\"]\n";
+    let bench = Bench::with_busybox(&[("Dockerfile", dockerfile), ("foreign", "no program of this machine\n")]);
+    let output = bench.build(&["--platform", "linux/arm64", "."]);
+    let told = text(&output.stderr);
+    assert!(!output.status.success(), "{told}");
+    for part in ["exec format error", "Dockerfile:3", "qemu-user-static and binfmt-support"] {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[test]
 fn ctrl_c_leaves_no_process_no_mount_and_no_half_layer() {
     let bench =
         Bench::with_busybox(&[("Dockerfile", "FROM scratch\nCOPY busybox /bin/sh\nRUN echo started; sleep 3571\n")]);

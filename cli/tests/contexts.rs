@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 
 use fixtures::den::Den;
 use fixtures::http::Scripted;
@@ -294,6 +295,34 @@ fn a_repository_is_a_context_by_branch_tag_commit_and_directory() {
 }
 
 #[test]
+fn submodules_come_along_unless_they_are_not_wanted() {
+    let bench = Bench::new(&[]);
+    let [part, whole] = ["part", "whole"].map(|name| bench.den.path().join(name));
+    for (path, file) in [(&part, "p"), (&whole, "w")] {
+        std::fs::create_dir(path).unwrap();
+        git(path, &["init", "-q", "-b", "main"]);
+        std::fs::write(path.join(file), file).unwrap();
+        std::fs::write(path.join("Dockerfile"), "FROM scratch\nCOPY . /all\n").unwrap();
+        git(path, &["add", "-A"]);
+        git(path, &["commit", "-q", "-m", "first"]);
+    }
+    // As forges have them: beside the repository, wherever that is.
+    git(&whole, &["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "../part", "inner"]);
+    git(&whole, &["commit", "-q", "-m", "second"]);
+    let daemon = git_daemon(bench.den.path());
+    let names = |context: String| {
+        let (found, _) = bench.lists(&[&context], b"");
+        found.iter().map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let found = names(format!("{daemon}/whole#main"));
+    assert!(found.contains(&"all/inner/p".to_owned()) && !found.iter().any(|name| name.contains(".git/")), "{found:?}");
+    assert_eq!(names(format!("{daemon}/whole#main:inner")).last().map(String::as_str), Some("all/p"));
+    let found = names(format!("{daemon}/whole?branch=main&submodules=false"));
+    assert!(found.contains(&"all/w".to_owned()) && !found.contains(&"all/inner/p".to_owned()), "{found:?}");
+    assert_eq!(bench.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn add_fetches_repositories_and_keeps_them_only_if_asked() {
     let bench = Bench::new(&[]);
     let (_, [first, second]) = repository(&bench);
@@ -366,6 +395,53 @@ fn add_fetches_urls_as_buildkit_does() {
         let (found, told) = bench.fails(&["-f", "bad", "."], b"");
         assert!(found == Some(code) && told.contains(wanted) && told.contains("bad:2"), "{line}: {told}");
     }
+    assert_eq!(bench.leftovers(), Vec::<PathBuf>::new());
+}
+
+/// Versions are as servers have them; what did not change does not come again, unless somebody needs its content.
+#[test]
+fn add_asks_whether_a_url_has_changed() {
+    let bench = Bench::new(&[("f", "1")]);
+    let content = Arc::new(Mutex::new("first"));
+    let served = content.clone();
+    let server = Scripted::start(move |request| {
+        let content = *served.lock().unwrap();
+        let (tag, date) = (format!("\"{content}\""), "Wed, 21 Oct 2015 07:28:00 GMT");
+        let same = match request.target.as_str() {
+            "/tagged" => request.header("if-none-match") == Some(tag.as_str()),
+            "/dated" => content == "first" && request.header("if-modified-since") == Some(date),
+            _ => false,
+        };
+        let headers = match request.target.as_str() {
+            "/tagged" => vec![("etag", tag)],
+            "/dated" => vec![("last-modified", date.to_owned())],
+            _ => Vec::new(),
+        };
+        if same { (304, headers, String::new()) } else { (200, headers, content.to_owned()) }
+    });
+    let address = server.address();
+    let add = format!("ADD http://{address}/tagged http://{address}/dated http://{address}/bare /d/\n");
+    bench.write(&[
+        ("Dockerfile", &format!("FROM scratch\n{add}")),
+        ("after", &format!("FROM scratch\nCOPY f /\n{add}")),
+    ]);
+    let requests = |words: &[&str]| {
+        let before = server.received().len();
+        let (found, told) = bench.lists(words, b"");
+        (server.received().len() - before, told.matches("CACHED").count(), found)
+    };
+    assert_eq!(requests(&["."]).0, 3);
+    let (asked, cached, first) = requests(&["."]);
+    assert_eq!((asked, cached), (3, 1), "unchanged");
+    assert!(first.iter().any(|line| line.starts_with("-rw------- 0/0 5 2015-10-21 07:28:00 d/dated")), "{first:?}");
+    let (asked, cached, found) = requests(&["-f", "after", "."]);
+    assert_eq!((asked, cached), (6, 0), "the content is needed for another place");
+    assert!(found.iter().any(|line| line.contains(" 5 ") && line.ends_with("d/tagged")), "{found:?}");
+    *content.lock().unwrap() = "another";
+    let (asked, cached, found) = requests(&["."]);
+    assert_eq!((asked, cached), (3, 0), "changed");
+    assert!(found.iter().any(|line| line.contains(" 7 ") && line.ends_with("d/tagged")), "{found:?}");
+    assert_eq!(requests(&["--no-cache", "."]).0, 3);
     assert_eq!(bench.leftovers(), Vec::<PathBuf>::new());
 }
 

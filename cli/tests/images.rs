@@ -415,8 +415,73 @@ fn a_registry_that_wants_a_certificate_is_shown_ours() {
     let words = ["inspect", "--raw", "--registry-ca", "ca.pem", "--registry-client-cert", &certificate, &image];
     let shown = bench.run(&words);
     let without = bench.run(&[&words[..4], &words[6..]].concat());
+    // The same, where docker keeps them.
+    let kept = bench.den.path().join("home/.docker/certs.d").join(&address);
+    std::fs::create_dir_all(&kept).unwrap();
+    std::fs::copy(place.join("ca.pem"), kept.join("ca.crt")).unwrap();
+    let without_certificate = bench.run(&["inspect", "--raw", &image]);
+    std::fs::copy(place.join("client.pem"), kept.join("client.cert")).unwrap();
+    let without_key = bench.run(&["inspect", "--raw", &image]);
+    std::fs::copy(place.join("client.key"), kept.join("client.key")).unwrap();
+    let from_directory = bench.run(&["inspect", "--raw", &image]);
     server.kill().unwrap();
     server.wait().unwrap();
     assert_eq!(String::from_utf8_lossy(&shown.stdout).trim(), manifest, "{}", String::from_utf8_lossy(&shown.stderr));
     assert!(!without.status.success(), "without it nothing is had");
+    assert!(!without_certificate.status.success());
+    let told = String::from_utf8_lossy(&without_key.stderr);
+    assert!(!without_key.status.success() && told.contains("client.key"), "{told}");
+    let told = String::from_utf8_lossy(&from_directory.stderr);
+    assert_eq!(String::from_utf8_lossy(&from_directory.stdout).trim(), manifest, "{told}");
+}
+
+/// What a killed build leaves, the next one removes; what a living one uses stays.
+#[test]
+fn what_killed_commands_left_is_swept() {
+    let bench = Bench::new(&[("Dockerfile", "FROM scratch\nLABEL a=b\n")]);
+    let made = Command::new("mkfifo").arg(bench.path().join("waits")).status().expect("coreutils has mkfifo");
+    assert!(made.success());
+    let left = || {
+        let entries = std::fs::read_dir(bench.path().join("data/tmp")).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    // It makes its directory, and then waits for somebody to write its Dockerfile.
+    let words = ["build", "--data", "data", "-o", "type=oci,dest=-", "-f", "waits", "."];
+    let mut waits = bench.command(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while left().is_empty() {
+        assert!(waits.try_wait().unwrap().is_none(), "it waits");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let directory = left();
+    bench.does(&["build", "--data", "data", "-q", "."]);
+    assert_eq!(left(), directory, "it is in use");
+    waits.kill().unwrap();
+    waits.wait().unwrap();
+    assert_eq!(left(), directory);
+    bench.does(&["build", "--data", "data", "-q", "."]);
+    assert_eq!(left(), Vec::<String>::new());
+}
+
+/// A layer of any size goes through a few blocks of memory.
+#[test]
+fn memory_does_not_grow_with_a_layer() {
+    const LAYER: u64 = 600 << 20;
+    const MEMORY: u64 = 100 << 20;
+    let bench = Bench::new(&[("Dockerfile", "FROM scratch\nCOPY large /\n")]);
+    std::fs::File::create(bench.path().join("large")).unwrap().set_len(LAYER).unwrap();
+    let mut build = bench.command(&["build", "--data", "data", "-q", "."]).stdout(Stdio::null()).spawn().unwrap();
+    let status = PathBuf::from(format!("/proc/{}/status", build.id()));
+    let mut peak = 0;
+    let ended = loop {
+        // The most that it ever held, as the kernel counts it; nothing once it has ended.
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let kilobytes = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB"));
+        peak = peak.max(kilobytes.map_or(0, |number| number.trim().parse::<u64>().unwrap() << 10));
+        if let Some(ended) = build.try_wait().unwrap() {
+            break ended;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    assert!(ended.success());
+    assert!(peak > 0 && peak < MEMORY, "{peak} bytes for a layer of {LAYER}");
 }

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 
 use content::Origin;
+use content::remote::Version;
 use oci::{Descriptor, Manifest, ManifestKind, Platform, Reference};
 
 use crate::config::{self, ImageConfig};
@@ -17,8 +18,9 @@ pub trait BaseImages: Sync {
     /// checked by whoever keeps them.
     fn open(&self, image: &Resolved, layer: &Descriptor) -> content::Result<Box<dyn Read + Send>>;
 
-    /// Fetches a file behind a URL, for ADD. Whoever has no network refuses.
-    fn download(&self, url: &str, _into: &mut dyn Write) -> content::Result<Answer> {
+    /// Fetches a file behind a URL, for ADD; none if it is still the version that is known. Whoever has no network
+    /// refuses.
+    fn download(&self, url: &str, _known: &Version, _into: &mut dyn Write) -> content::Result<Option<Answer>> {
         let reason = "this build was started without a network".to_owned();
         Err(content::Error::Unreachable { host: url.to_owned(), reason })
     }

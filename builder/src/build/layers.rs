@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use content::Disk;
 use content::place::Incoming;
@@ -15,7 +15,7 @@ use super::base::{BaseImages, Resolved};
 use super::error::StepProblem;
 use super::ground::Planted;
 use super::import::Import;
-use crate::cache::{Cache, exchange};
+use crate::cache::{self, Cache, exchange};
 use crate::copy::Contents;
 use crate::event::{Event, Events};
 use crate::layer::beneath::Tree;
@@ -25,7 +25,7 @@ use crate::layer::pipeline::{self, Options};
 use crate::layer::read::{self, Limits};
 use crate::layer::spool::{self, Spool};
 use crate::layer::unpack::{self, Marks, Ownership};
-use crate::layer::{Index, Pipeline, View};
+use crate::layer::{Blocks, Index, Pipeline, View};
 use crate::sandbox::{Cancel, Entered, Mode, Overlay};
 
 /// How much of a layer is read at once, in bytes.
@@ -77,6 +77,8 @@ pub(super) struct Layers<'a> {
     pub indexes: Mutex<HashMap<DiffId, Arc<Index>>>,
     pub views: Mutex<VecDeque<(Vec<DiffId>, View)>>,
     pub opened: Mutex<HashMap<DiffId, Arc<Opened>>>,
+    /// The blocks of earlier layers, read when the first layer is made.
+    pub blocks: OnceLock<Arc<Blocks>>,
     /// Plain trees and the chains that they show, where there is no overlayfs.
     pub trees: Mutex<VecDeque<(Vec<DiffId>, Planted)>>,
 }
@@ -290,7 +292,7 @@ impl Layers<'_> {
     ) -> Result<Link, StepProblem> {
         let out = Guarded { incoming: self.store.incoming()?, cancel: self.cancel.clone() };
         let run = || -> Result<_, StepProblem> {
-            let mut pipeline = Pipeline::new(out, self.options)?;
+            let mut pipeline = Pipeline::reusing(out, self.options, Some(self.blocks()))?;
             fill(&mut pipeline)?;
             Ok(pipeline.finish()?)
         };
@@ -298,10 +300,29 @@ impl Layers<'_> {
         self.check_cancelled()?; // a cancelled write looks like a failed one
         let (layer, out) = made?;
         let verified = self.store.keep(out.incoming.seal())?;
+        self.blocks().learn(&verified.digest(), &layer.pieces);
+        tracing::debug!(layer = %layer.diff_id, size = layer.tar_size, reused = layer.reused, "layer made");
         self.cache.remember_index(&layer.diff_id, &layer.index)?;
         self.learn(layer.diff_id, layer.index);
         let blob = Descriptor::new(layer.media_type, verified.digest(), verified.size());
         Ok(Link { diff_id: layer.diff_id, blob, base: None, import: None })
+    }
+
+    fn blocks(&self) -> Arc<Blocks> {
+        let read = || {
+            let store = self.store.clone();
+            // A blob that cannot be opened is one that is not there: its blocks are made again.
+            Arc::new(self.cache.blocks(move |blob| store.open_blob(blob).ok().flatten()))
+        };
+        self.blocks.get_or_init(read).clone()
+    }
+
+    /// Keeps what was learned of blocks for the next build.
+    pub fn keep_blocks(&self) -> Result<(), cache::Error> {
+        match self.blocks.get().filter(|blocks| blocks.has_news()) {
+            Some(blocks) => self.cache.keep_blocks(blocks),
+            None => Ok(()),
+        }
     }
 
     fn opened(&self, link: &Link) -> io::Result<Arc<Opened>> {

@@ -16,7 +16,7 @@ use super::steps::Builder;
 use crate::copy::{Context, Source};
 use crate::layer::ContentHash;
 use crate::plan::{CopySource, CopyStep};
-use crate::remote::{Download, Git, GitSource, HttpSource, shown};
+use crate::remote::{Download, Git, GitSource, HttpSource, Seen, shown};
 use crate::sandbox::Cancel;
 
 /// Largest file that is fetched, in bytes.
@@ -37,6 +37,11 @@ impl Fetched {
     /// A file that was fetched.
     pub fn download(&self, number: usize) -> Result<&dyn Source, StepProblem> {
         Ok(self.downloads.get(&number).ok_or_else(lost)?)
+    }
+
+    /// Whether all that was asked for has come.
+    pub fn is_whole(&self) -> bool {
+        self.downloads.values().all(Download::has_content)
     }
 
     /// The pattern that means just this file.
@@ -66,8 +71,9 @@ pub(super) fn lost() -> StepProblem {
     StepProblem::Unsupported("a source that was not fetched".to_owned())
 }
 
-/// Fetches all remote sources of a step.
-pub(super) fn fetch(builder: &Builder<'_>, step: &CopyStep) -> Result<Fetched, StepProblem> {
+/// Fetches all remote sources of a step. With `unless_known`, files that did not change since an earlier build do not
+/// come: what they were is known, which is enough to find what was made of them.
+pub(super) fn fetch(builder: &Builder<'_>, step: &CopyStep, unless_known: bool) -> Result<Fetched, StepProblem> {
     let mut fetched = Fetched::default();
     if builder.dry && step.sources.iter().any(|source| !matches!(source, CopySource::Path(_))) {
         return Err(StepProblem::NotDone);
@@ -76,7 +82,8 @@ pub(super) fn fetch(builder: &Builder<'_>, step: &CopyStep) -> Result<Fetched, S
         match source {
             CopySource::Path(_) => {}
             CopySource::Http(source, archive) => {
-                fetched.downloads.insert(number, download(builder, source, *archive)?);
+                let known = if unless_known { builder.workshop.cache.seen(&source.url) } else { None };
+                fetched.downloads.insert(number, download(builder, source, *archive, known.as_ref())?);
                 fetched.patterns.insert(number, literal(&source.name));
             }
             CopySource::Git(source, keep) => {
@@ -97,7 +104,12 @@ pub(super) fn fetch(builder: &Builder<'_>, step: &CopyStep) -> Result<Fetched, S
     Ok(fetched)
 }
 
-fn download(builder: &Builder<'_>, source: &HttpSource, archive: bool) -> Result<Download, StepProblem> {
+fn download(
+    builder: &Builder<'_>,
+    source: &HttpSource,
+    archive: bool,
+    known: Option<&Seen>,
+) -> Result<Download, StepProblem> {
     let disk = |source| StepProblem::Disk { doing: "writing a temporary file".to_owned(), source };
     let file = unnamed_file(&builder.workshop.cache.work()).map_err(disk)?;
     let algorithm = source.checksum.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
@@ -107,16 +119,25 @@ fn download(builder: &Builder<'_>, source: &HttpSource, archive: bool) -> Result
         checked: Verifier::new(algorithm),
         cancel: builder.workshop.cancel.clone(),
     };
-    let answer = builder.workshop.images.download(&source.url, &mut into);
+    let version = known.map(Seen::version).unwrap_or_default();
+    let answer = builder.workshop.images.download(&source.url, &version, &mut into);
     builder.layers.check_cancelled()?;
     let answer = answer.map_err(|error| StepProblem::Download { url: shown(&source.url), source: error })?;
+    let Some(answer) = answer else {
+        let known = known.ok_or_else(lost)?; // nobody says "unchanged" of what is not known
+        return Ok(Download::unchanged(&source.name, known, archive));
+    };
     let Incoming { content, checked, .. } = into;
     let actual = checked.seal().digest();
     if let Some(expected) = source.checksum.filter(|expected| *expected != actual) {
         return Err(StepProblem::Checksum { url: shown(&source.url), expected, actual });
     }
     let content = ContentHash::sealed(content);
-    Download::new(&source.name, file, content, &answer, archive).map_err(disk)
+    let download = Download::new(&source.name, file, content, &answer, archive).map_err(disk)?;
+    if let Some(seen) = download.seen(&answer.version) {
+        builder.workshop.cache.remember_seen(&source.url, &seen)?;
+    }
+    Ok(download)
 }
 
 /// A file on its way in: hashed as it comes, stopped when it is too large or the build is.

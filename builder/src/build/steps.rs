@@ -1,7 +1,7 @@
 //! One stage after the other: what it starts from, its plan, its steps, and what they made.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -100,6 +100,7 @@ impl<'a> Builder<'a> {
             indexes: Mutex::new(HashMap::new()),
             views: Mutex::new(VecDeque::new()),
             opened: Mutex::new(HashMap::new()),
+            blocks: OnceLock::new(),
             trees: Mutex::new(VecDeque::new()),
         });
         let known = Arc::new(workshop.cache.known());
@@ -132,8 +133,9 @@ impl<'a> Builder<'a> {
         Ok(plan::stage(&self.request.dockerfile, &self.outline, &self.options, id, base)?)
     }
 
-    /// Keeps what was learned of the context's files, also when the build failed.
+    /// Keeps what was learned of the context's files and of layers, also when the build failed.
     pub fn keep_known(&self) -> Result<(), Error> {
+        self.layers.keep_blocks()?;
         if !self.known.has_news() {
             return Ok(());
         }
@@ -345,10 +347,15 @@ impl<'a> Builder<'a> {
         Ok(Made { link, created, cached: false })
     }
 
+    /// Whether what earlier builds left counts.
+    pub fn may_find(&self) -> bool {
+        !self.request.no_cache && !self.fresh
+    }
+
     /// What an earlier build has left: here, or in a cache of others, whose layers are fetched when somebody needs
     /// them.
     fn found(&self, key: &Digest) -> Result<Option<Made>, StepProblem> {
-        if self.request.no_cache || self.fresh {
+        if !self.may_find() {
             return Ok(None);
         }
         if let Some(Record { diff_id, blob, created }) = self.workshop.cache.step(key)

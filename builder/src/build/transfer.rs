@@ -39,7 +39,14 @@ pub(super) fn copy(builder: &mut Builder<'_>, chain: &Chain, step: &CopyStep) ->
 
 fn copy_fetched(builder: &mut Builder<'_>, chain: &Chain, step: &CopyStep) -> Result<Made, StepProblem> {
     let from = builder.from(&step.from)?;
-    let fetched = remote::fetch(builder, step)?;
+    let fetched = remote::fetch(builder, step, builder.may_find())?;
+    if !fetched.is_whole() {
+        let found = with_source(builder, &from, |builder, source| copy_from(builder, chain, step, source, &fetched));
+        if !matches!(found, Err(StepProblem::NotDone)) {
+            return found;
+        }
+    }
+    let fetched = if fetched.is_whole() { fetched } else { remote::fetch(builder, step, false)? };
     with_source(builder, &from, |builder, source| copy_from(builder, chain, step, source, &fetched))
 }
 
@@ -93,6 +100,9 @@ fn copy_from(
     let mut key = builder.key("copy", chain);
     key.copy(step, &selected.digest());
     builder.remembered(key.finish(), |builder| {
+        if !fetched.is_whole() {
+            return Err(StepProblem::NotDone);
+        }
         let view = builder.layers.view(chain)?;
         let owner = step.chown.as_deref().map(|text| owner(builder, chain, &view, "--chown=", text)).transpose()?;
         let chmod = step.chmod.as_deref().map(str::parse::<Chmod>).transpose()?;

@@ -4,6 +4,7 @@
 use super::error::Error;
 use super::pattern::{Malformed, has_wildcard, matches};
 use super::source::{Ignore, Item, Source};
+use crate::ignore::Patterns;
 use crate::layer::entry::{Kind, is_below, join, name, names, parent};
 use crate::layer::index::ENTRY_LIMIT;
 
@@ -78,10 +79,10 @@ pub fn select<'a>(patterns: &[(&'a dyn Source, &[u8])], options: Options<'_>) ->
     for &(source, pattern) in patterns {
         if options.parents {
             selection.picks.extend(with_parents(source, pattern, options)?);
-            continue;
-        }
-        for path in expand(source, &clean(pattern), true)? {
-            selection.picks.push(pick(source, &path, options)?);
+        } else {
+            for path in expand(source, &clean(pattern))? {
+                selection.picks.push(pick(source, &path, options)?);
+            }
         }
         if selection.files() > ENTRY_LIMIT {
             return Err(Error::TooMany(ENTRY_LIMIT));
@@ -105,14 +106,13 @@ pub(super) fn clean(path: &[u8]) -> Vec<u8> {
 
 /// The paths that a pattern means (fsutil: `ResolveWildcards`): itself without a wildcard, else what
 /// matches, through directories but not through links behind the first wildcard.
-fn expand(source: &dyn Source, pattern: &[u8], follow: bool) -> Result<Vec<Vec<u8>>, Error> {
+fn expand(source: &dyn Source, pattern: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
     let all: Vec<&[u8]> = names(pattern).collect();
     let Some(first) = all.iter().position(|name| has_wildcard(name)) else {
         return Ok(vec![pattern.to_vec()]);
     };
     let start = all[..first].join(&b'/');
-    let start = if follow { source.resolve(&start)? } else { start };
-    let mut found = vec![start];
+    let mut found = vec![source.resolve(&start)?];
     for wildcard in &all[first..] {
         let mut next = Vec::new();
         for dir in &found {
@@ -198,8 +198,8 @@ fn keep_needed(parts: &mut Vec<Part>) {
     *parts = kept;
 }
 
-/// `--parents`: one copy of the pivot directory with only the matching paths in it.
-fn with_parents<'a>(source: &'a dyn Source, pattern: &[u8], options: Options<'_>) -> Result<Option<Pick<'a>>, Error> {
+/// `--parents`: a copy of each pivot directory with only the matching paths in it.
+fn with_parents<'a>(source: &'a dyn Source, pattern: &[u8], options: Options<'_>) -> Result<Vec<Pick<'a>>, Error> {
     let (pivot, pattern) = match pattern.windows(3).position(|window| window == b"/./") {
         Some(at) => (clean(&pattern[..at]), clean(&pattern[at + 3..])),
         None => (Vec::new(), clean(pattern)),
@@ -207,25 +207,86 @@ fn with_parents<'a>(source: &'a dyn Source, pattern: &[u8], options: Options<'_>
     if pattern.is_empty() {
         return Err(not_found(&pivot));
     }
+    let include = Include::new(&pattern)?;
+    let is_required = !names(&pivot).any(has_wildcard); // several pivots: nobody has to hold it
     let mut picks = Vec::new();
-    for pivot in expand(source, &pivot, true)? {
+    for pivot in expand(source, &pivot)? {
         let top = source.lstat(&source.resolve(&pivot)?)?.ok_or_else(|| not_found(&pivot))?;
-        picks.push((top, pivot));
+        let mut below = include.below(source, &top.entry.path, is_required)?;
+        exclude_parents(&mut below, options.exclude);
+        picks.push(Pick { source, base: name(&pivot).to_vec(), top, below, overwrite: false });
     }
-    let Some((top, pivot)) = picks.pop() else { return Ok(None) };
-    let root = &top.entry.path;
-    let found = expand(source, &join(root, &pattern), false)?;
-    let mut below = Vec::new();
-    for path in &found {
-        add_with_parents(source, root, path, &mut below)?;
+    Ok(picks)
+}
+
+/// What `--parents` takes: the path itself without a wildcard, else all that the pattern matches, with the
+/// rules of ignore files (`**` crosses directories), and what lies below a match.
+enum Include<'p> {
+    Path(&'p [u8]),
+    Matching { start: Vec<&'p [u8]>, patterns: Patterns, depth: Option<usize> },
+}
+
+impl<'p> Include<'p> {
+    fn new(pattern: &'p [u8]) -> Result<Self, Error> {
+        let all: Vec<&[u8]> = names(pattern).collect();
+        let Some(first) = all.iter().position(|name| has_wildcard(name)) else { return Ok(Self::Path(pattern)) };
+        let text = String::from_utf8_lossy(pattern);
+        let patterns = Patterns::new([&*text]).map_err(|_| Error::Pattern(text.into_owned()))?;
+        let is_deep = all.iter().any(|name| name.windows(2).any(|window| window == b"**"));
+        Ok(Self::Matching { start: all[..first].to_vec(), patterns, depth: (!is_deep).then_some(all.len()) })
     }
-    if found.is_empty() {
-        return Ok(None);
+
+    /// The paths below `root` that are taken, in walk order, with the directories that lead there.
+    fn below(&self, source: &dyn Source, root: &[u8], is_required: bool) -> Result<Vec<Part>, Error> {
+        let mut parts = Vec::new();
+        match self {
+            Self::Path(path) => match add_with_parents(source, root, &join(root, path), &mut parts) {
+                Err(Error::NotFound(_)) if !is_required => return Ok(Vec::new()),
+                done => done?,
+            },
+            Self::Matching { start, .. } => {
+                let mut at = root.to_vec();
+                for step in start {
+                    at = join(&at, step);
+                    match source.lstat(&at)? {
+                        Some(item) if item.entry.is_dir() => {
+                            parts.push(Part { item, path: relative(&at, root), whole: false });
+                        }
+                        _ => return Ok(Vec::new()), // links are not followed: nothing is below
+                    }
+                }
+                self.matching(source, root, &at, false, &mut parts)?;
+            }
+        }
+        keep_needed(&mut parts);
+        Ok(parts)
     }
-    below.sort_by(|a, b| crate::layer::entry::compare(&a.path, &b.path).then(b.whole.cmp(&a.whole)));
-    below.dedup_by(|later, kept| later.path == kept.path);
-    exclude_parents(&mut below, options.exclude);
-    Ok(Some(Pick { source, base: name(&pivot).to_vec(), top, below, overwrite: false }))
+
+    fn matching(
+        &self,
+        source: &dyn Source,
+        root: &[u8],
+        dir: &[u8],
+        is_below_match: bool,
+        parts: &mut Vec<Part>,
+    ) -> Result<(), Error> {
+        let Self::Matching { patterns, depth, .. } = self else { return Ok(()) };
+        for item in source.read_dir(dir)? {
+            if parts.len() >= ENTRY_LIMIT {
+                return Err(Error::TooMany(ENTRY_LIMIT));
+            }
+            let at = item.entry.path.clone();
+            let path = relative(&at, root);
+            let whole = is_below_match || patterns.excludes(&path);
+            let may_match_below = whole || depth.is_none_or(|depth| names(&path).count() < depth);
+            let enter = item.entry.is_dir() && may_match_below;
+            parts.push(Part { item, path, whole });
+            if enter {
+                self.matching(source, root, &at, whole, parts)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn add_with_parents(source: &dyn Source, root: &[u8], path: &[u8], parts: &mut Vec<Part>) -> Result<(), Error> {

@@ -116,6 +116,11 @@ impl<'a> Context<'a> {
         let entry = beneath::entry(dir, path, &stat).map_err(read)?;
         let mut entry = entry.ok_or_else(|| Error::Socket(show(path)))?;
         (entry.uid, entry.gid) = (0, 0);
+        if let Kind::File { hash, .. } = &mut entry.kind
+            && let Some(known) = self.known.and_then(|known| known.find(&stat))
+        {
+            *hash = known;
+        }
         let linked = stat.st_nlink > 1 && !entry.is_dir();
         let inode = linked.then_some(Inode::Disk(stat.st_dev, stat.st_ino));
         Ok(Some((stat, Item { entry, inode })))
@@ -183,13 +188,15 @@ impl Source for Context<'_> {
 
     fn hash(&self, item: &Item) -> Result<ContentHash, Error> {
         let path = &item.entry.path;
+        if let Kind::File { hash, .. } = item.entry.kind
+            && hash != ContentHash::EMPTY
+        {
+            return Ok(hash); // it was known when the file was found
+        }
         let mut file = self.file(path)?;
         let stat = rustix::fs::fstat(&file).map_err(|errno| unreadable(path, errno.into()))?;
         if stat.st_size as u64 != item.entry.size() {
             return Err(Error::Changed(show(path)));
-        }
-        if let Some(hash) = self.known.and_then(|known| known.find(&stat)) {
-            return Ok(hash);
         }
         let hash = crate::layer::read::hash_content(&mut file).map_err(|source| unreadable(path, source))?;
         let after = rustix::fs::fstat(&file).map_err(|errno| unreadable(path, errno.into()))?;

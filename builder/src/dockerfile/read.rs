@@ -102,7 +102,7 @@ fn read(text: &str, heredocs: &[Heredoc], escape: char) -> Result<(Instruction, 
         "HEALTHCHECK" => Instruction::Healthcheck(input.healthcheck()?),
         "LABEL" => Instruction::Label(input.plain()?.assignments(&mut legacy)?),
         "MAINTAINER" => Instruction::Maintainer(input.plain()?.one()?),
-        "ONBUILD" => Instruction::Onbuild(onbuild(text, heredocs, escape)?),
+        "ONBUILD" => Instruction::Onbuild(onbuild(text, heredocs)?),
         "RUN" => Instruction::Run(input.run()?),
         "SHELL" => Instruction::Shell(input.plain()?.shell()?),
         "STOPSIGNAL" => Instruction::Stopsignal(input.plain()?.one()?),
@@ -363,15 +363,15 @@ fn security(value: Option<String>) -> Result<Security, Problem> {
     }
 }
 
-/// The trigger's text with its heredocs' bodies, checked as far as it can be without its variables.
-fn onbuild(text: &str, heredocs: &[Heredoc], escape: char) -> Result<String, Failure> {
+/// The trigger's text with its heredocs' bodies. What it says is read where it is run, as BuildKit does: it may be
+/// for a newer builder than this one.
+fn onbuild(text: &str, heredocs: &[Heredoc]) -> Result<String, Failure> {
     let (_, trigger) = words::split_name(text);
     let (name, _) = words::split_name(trigger);
     if name.is_empty() {
         return Err(Problem::AtLeastOne("ONBUILD").into());
     }
     check_trigger(name)?;
-    read(trigger, heredocs, escape)?;
     let mut whole = trigger.to_owned();
     for heredoc in heredocs {
         whole.push_str(&format!("\n{}{}", heredoc.body, heredoc.name));

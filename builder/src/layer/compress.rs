@@ -6,6 +6,8 @@
 //! Every block is a complete gzip member or zstd frame; their sequence is a valid file of its kind
 //! (RFC 1952 §2.2, RFC 8878 §3.1), which every client reads.
 
+use super::blocks::{Blocks, Name, Naming, Piece};
+use super::entry::ContentHash;
 use libdeflater::{CompressionLvl, Compressor};
 use oci::{Verified, Verifier};
 use std::io::{self, Write};
@@ -42,7 +44,7 @@ impl Compression {
     }
 
     /// Bytes per block: gzip looks back 32 KiB, so 1 MiB loses nothing; zstd looks back further.
-    fn block_size(self) -> usize {
+    pub(super) fn block_size(self) -> usize {
         match self {
             Self::Gzip(_) | Self::None => 1 << 20,
             Self::Zstd(_) => 4 << 20,
@@ -76,6 +78,22 @@ pub struct Compressed<W> {
     pub blob: Verified,
     /// Where the compressed form went; not flushed.
     pub out: W,
+    /// The blocks that may be taken again; none unless known blocks were given.
+    pub pieces: Vec<Piece>,
+    /// Bytes of the stream whose blocks were known.
+    pub reused: u64,
+}
+
+/// Smaller blocks are compressed sooner than looked up.
+const WORTH: usize = 64 << 10;
+
+/// What follows a cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Entries with small files: cut again by the caller.
+    Entries,
+    /// The content of one large file: cut into blocks of one size.
+    Content,
 }
 
 /// Compresses what is written to it.
@@ -83,7 +101,12 @@ pub struct Compressed<W> {
 pub struct Encoder<W> {
     method: Compression,
     threads: usize,
+    blocks: Option<Arc<Blocks>>,
     block: Vec<u8>,
+    /// Blocks end here at the latest.
+    limit: usize,
+    /// The name of the block so far; none if its bytes will name it.
+    naming: Option<Naming>,
     state: State<W>,
 }
 
@@ -100,35 +123,77 @@ impl<W: Write + Send + 'static> Encoder<W> {
     pub fn new(out: W, method: Compression, threads: usize) -> Result<Self, Error> {
         Codec::new(method)?;
         let state = State::Alone(Box::new(Sink::new(out)));
-        Ok(Self { method, threads: threads.max(1), block: Vec::new(), state })
+        let (limit, block) = (method.block_size(), Vec::new());
+        Ok(Self { method, threads: threads.max(1), blocks: None, block, limit, naming: None, state })
+    }
+
+    /// Takes known blocks instead of compressing them again.
+    pub(super) fn with_blocks(self, blocks: Option<Arc<Blocks>>) -> Self {
+        Self { blocks: blocks.filter(|_| self.method != Compression::None), ..self }
     }
 
     /// Takes the next bytes of the stream.
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
-        let size = self.method.block_size();
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if let Some(naming) = &mut self.naming {
+            naming.update(bytes);
+        }
+        self.push_content(bytes)
+    }
+
+    /// The same for content of a file that [`Encoder::content_was`] will name.
+    pub(super) fn push_content(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
-            if self.block.len() == size {
+            if self.block.len() == self.limit {
+                self.naming = None; // what was named may stand in the next block
                 self.dispatch()?;
             }
-            let (now, later) = bytes.split_at(bytes.len().min(size - self.block.len()));
+            let (now, later) = bytes.split_at(bytes.len().min(self.limit - self.block.len()));
             self.block.extend_from_slice(now);
             bytes = later;
         }
         Ok(())
     }
 
+    /// Names the content that was pushed.
+    pub(super) fn content_was(&mut self, hash: &ContentHash) {
+        if let Some(naming) = &mut self.naming {
+            naming.update(&hash.0);
+        }
+    }
+
+    /// Bytes in the block so far.
+    pub(super) fn held(&self) -> usize {
+        self.block.len()
+    }
+
+    /// Ends the block, if it holds anything.
+    pub(super) fn cut(&mut self, next: Next) -> Result<(), Error> {
+        if !self.block.is_empty() {
+            self.dispatch()?;
+        }
+        let is_named = next == Next::Entries && self.blocks.is_some();
+        self.naming = is_named.then(|| Naming::of_entries(self.method));
+        self.limit = match next {
+            Next::Entries => 2 * self.method.block_size(),
+            Next::Content => self.method.block_size(),
+        };
+        Ok(())
+    }
+
     /// Ends the stream.
     pub fn finish(mut self) -> Result<Compressed<W>, Error> {
         let block = std::mem::take(&mut self.block);
+        let name = self.naming.take().map(Naming::finish);
         match self.state {
             State::Alone(mut sink) => {
-                let packed = Codec::new(self.method)?.pack(&block)?;
-                sink.take(&block, &packed)?;
+                let packed = Packer::new(self.method, self.blocks)?.pack(&block, name)?;
+                sink.plain.update(&block);
+                sink.take(packed)?;
                 Ok(sink.finish())
             }
             State::Parallel(mut pool) => {
                 if !block.is_empty() {
-                    pool.send(block)?;
+                    pool.send(block, name)?;
                 }
                 Ok(pool.finish()?.finish())
             }
@@ -139,12 +204,13 @@ impl<W: Write + Send + 'static> Encoder<W> {
     fn dispatch(&mut self) -> Result<(), Error> {
         let next = Vec::with_capacity(self.method.block_size());
         let block = std::mem::replace(&mut self.block, next);
+        let name = self.naming.take().map(Naming::finish);
         let mut pool = match std::mem::replace(&mut self.state, State::Failed) {
-            State::Alone(sink) => Pool::start(*sink, self.method, self.threads)?,
+            State::Alone(sink) => Pool::start(*sink, self.method, self.blocks.as_ref(), self.threads)?,
             State::Parallel(pool) => pool,
             State::Failed => return Err(Error::Thread),
         };
-        pool.send(block)?;
+        pool.send(block, name)?;
         self.state = State::Parallel(pool);
         Ok(())
     }
@@ -156,42 +222,56 @@ struct Sink<W> {
     plain: Verifier,
     blob: Verifier,
     out: W,
+    pieces: Vec<Piece>,
+    reused: u64,
 }
 
 impl<W: Write> Sink<W> {
     fn new(out: W) -> Self {
-        Self { plain: Verifier::sha256(), blob: Verifier::sha256(), out }
+        Self { plain: Verifier::sha256(), blob: Verifier::sha256(), out, pieces: Vec::new(), reused: 0 }
     }
 
-    fn take(&mut self, plain: &[u8], packed: &[u8]) -> Result<(), Error> {
-        self.plain.update(plain);
-        self.take_packed(packed)
-    }
-
-    fn take_packed(&mut self, packed: &[u8]) -> Result<(), Error> {
-        self.blob.update(packed);
-        self.out.write_all(packed).map_err(Error::Write)
+    /// Takes the compressed form; the plain one goes into its hash beside this.
+    fn take(&mut self, packed: Packed) -> Result<(), Error> {
+        if let (Some((name, hash)), Ok(size)) = (packed.name, u32::try_from(packed.bytes.len())) {
+            self.pieces.push(Piece { name, offset: self.blob.size(), size, hash });
+        }
+        self.reused += packed.reused;
+        self.blob.update(&packed.bytes);
+        self.out.write_all(&packed.bytes).map_err(Error::Write)
     }
 
     fn finish(self) -> Compressed<W> {
-        Compressed { plain: self.plain.seal(), blob: self.blob.seal(), out: self.out }
+        let Self { plain, blob, out, pieces, reused } = self;
+        Compressed { plain: plain.seal(), blob: blob.seal(), out, pieces, reused }
     }
 }
 
-type Packed = Result<Vec<u8>, Error>;
+/// The compressed form of a block.
+struct Packed {
+    bytes: Vec<u8>,
+    /// What it can be found by, with the hash of its bytes.
+    name: Option<(Name, ContentHash)>,
+    /// Bytes of the block, if it was known.
+    reused: u64,
+}
 
 /// A block on its way: a worker packs it while the collector hashes it.
 struct Job {
     block: Arc<Vec<u8>>,
-    reply: Sender<Packed>,
+    name: Option<Name>,
+    reply: Sender<Result<Packed, Error>>,
 }
 
 /// The two queues that a block goes into: to be packed, and to be written in its turn.
 #[derive(Debug)]
 struct Queues {
     jobs: SyncSender<Job>,
-    order: SyncSender<(Arc<Vec<u8>>, Receiver<Packed>)>,
+    order: SyncSender<InTurn>,
 }
+
+/// A block, and where its compressed form will come from.
+type InTurn = (Arc<Vec<u8>>, Receiver<Result<Packed, Error>>);
 
 /// Workers that pack blocks in any order, and a collector that takes them in theirs.
 #[derive(Debug)]
@@ -201,25 +281,26 @@ struct Pool<W> {
 }
 
 impl<W: Write + Send + 'static> Pool<W> {
-    fn start(sink: Sink<W>, method: Compression, threads: usize) -> Result<Self, Error> {
+    fn start(sink: Sink<W>, method: Compression, blocks: Option<&Arc<Blocks>>, threads: usize) -> Result<Self, Error> {
         // The queues bound memory: this many blocks wait, and their packed forms.
         let (jobs, queue) = sync_channel::<Job>(threads);
         let (order, sequence) = sync_channel(2 * threads);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..threads {
             let queue = queue.clone();
-            let codec = Codec::new(method)?;
-            spawn("compress", move || work(codec, &queue))?;
+            let packer = Packer::new(method, blocks.cloned())?;
+            spawn("compress", move || work(packer, &queue))?;
         }
         let collector = Some(spawn("hash", move || collect(sink, &sequence))?);
         Ok(Self { queues: Some(Queues { jobs, order }), collector })
     }
 
-    fn send(&mut self, block: Vec<u8>) -> Result<(), Error> {
+    fn send(&mut self, block: Vec<u8>, name: Option<Name>) -> Result<(), Error> {
         let queues = self.queues.as_ref().ok_or(Error::Thread)?;
         let block = Arc::new(block);
         let (reply, packed) = channel();
-        let sent = queues.order.send((block.clone(), packed)).is_ok() && queues.jobs.send(Job { block, reply }).is_ok();
+        let sent =
+            queues.order.send((block.clone(), packed)).is_ok() && queues.jobs.send(Job { block, name, reply }).is_ok();
         // A closed queue means that the collector stopped: it knows the reason.
         if sent { Ok(()) } else { Err(self.end().err().unwrap_or(Error::Thread)) }
     }
@@ -249,26 +330,53 @@ fn spawn<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(|_| Error::Thread)
 }
 
-fn work(mut codec: Codec, queue: &Mutex<Receiver<Job>>) {
+fn work(mut packer: Packer, queue: &Mutex<Receiver<Job>>) {
     loop {
         let next = queue.lock().map(|queue| queue.recv());
-        let Ok(Ok(Job { block, reply })) = next else { return };
+        let Ok(Ok(Job { block, name, reply })) = next else { return };
         // The collector may be gone after a failure; then nobody wants the block.
-        let _ = reply.send(codec.pack(&block));
+        let _ = reply.send(packer.pack(&block, name));
     }
 }
 
-fn collect<W: Write>(
-    mut sink: Sink<W>,
-    sequence: &Receiver<(Arc<Vec<u8>>, Receiver<Packed>)>,
-) -> Result<Sink<W>, Error> {
+fn collect<W: Write>(mut sink: Sink<W>, sequence: &Receiver<InTurn>) -> Result<Sink<W>, Error> {
     while let Ok((block, packed)) = sequence.recv() {
         sink.plain.update(&block);
         drop(block);
         let packed = packed.recv().map_err(|_| Error::Thread)??;
-        sink.take_packed(&packed)?;
+        sink.take(packed)?;
     }
     Ok(sink)
+}
+
+/// Packs blocks, or finds them packed.
+struct Packer {
+    method: Compression,
+    codec: Codec,
+    blocks: Option<Arc<Blocks>>,
+}
+
+impl Packer {
+    fn new(method: Compression, blocks: Option<Arc<Blocks>>) -> Result<Self, Error> {
+        Ok(Self { method, codec: Codec::new(method)?, blocks })
+    }
+
+    fn pack(&mut self, block: &[u8], name: Option<Name>) -> Result<Packed, Error> {
+        let Some(blocks) = self.blocks.as_ref().filter(|_| block.len() >= WORTH) else {
+            return Ok(Packed { bytes: self.codec.pack(block)?, name: None, reused: 0 });
+        };
+        let name = name.unwrap_or_else(|| {
+            let mut naming = Naming::of_bytes(self.method);
+            naming.update(block);
+            naming.finish()
+        });
+        if let Some((bytes, hash)) = blocks.find(&name) {
+            return Ok(Packed { bytes, name: Some((name, hash)), reused: block.len() as u64 });
+        }
+        let bytes = self.codec.pack(block)?;
+        let hash = ContentHash::of(&bytes);
+        Ok(Packed { bytes, name: Some((name, hash)), reused: 0 })
+    }
 }
 
 /// Packs one block at a time.
@@ -294,7 +402,7 @@ impl Codec {
         })
     }
 
-    fn pack(&mut self, block: &[u8]) -> Packed {
+    fn pack(&mut self, block: &[u8]) -> Result<Vec<u8>, Error> {
         match self {
             Self::Gzip(compressor) => {
                 let mut packed = vec![0; compressor.gzip_compress_bound(block.len())];

@@ -3,7 +3,9 @@
 //! ```text
 //! entry     one header of a tar as a typed value; paths and their order
 //! tar       entries -> bytes, as BuildKit writes them
+//! cut       where the bytes are cut into blocks
 //! compress  bytes -> compressed blocks on all cores, with both hashes, in one pass
+//! blocks    compressed blocks that earlier layers hold already
 //! pipeline  entries and contents -> blob, diff ID, digest and index: tar + compress + index
 //! read      somebody's blob -> checked entries and contents
 //! index     the sorted entries of one layer, kept beside it
@@ -19,7 +21,9 @@
 //! here.
 
 pub mod beneath;
+pub mod blocks;
 pub mod compress;
+mod cut;
 pub mod diff;
 pub mod entry;
 pub mod index;
@@ -31,6 +35,7 @@ pub mod tree;
 pub mod unpack;
 pub mod view;
 
+pub use blocks::Blocks;
 pub use compress::Compression;
 pub use entry::{ContentHash, Entry, Kind};
 pub use index::Index;

@@ -1,12 +1,15 @@
 //! The one pass that makes a layer: entries and contents go in; blob, diff ID, digest, sizes and index
 //! come out. The blob streams into any writer; putting it in its place is `content`'s business.
 
-use super::compress::{self, Compression, Encoder};
+use super::blocks::{Blocks, Piece};
+use super::compress::{self, Compression, Encoder, Next};
+use super::cut::Cut;
 use super::entry::{ContentHash, Entry, Kind, show};
 use super::index::{self, Index};
 use super::tar;
 use oci::{DiffId, Verified, Verifier};
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 /// How many bytes of a file are read at once.
 const CHUNK: usize = 256 << 10;
@@ -74,6 +77,10 @@ pub struct Layer {
     pub media_type: &'static str,
     /// What the layer holds.
     pub index: Index,
+    /// The blocks of the blob that a later layer may take, see [`Pipeline::reusing`].
+    pub pieces: Vec<Piece>,
+    /// Bytes of the tar whose blocks were taken from earlier layers.
+    pub reused: u64,
 }
 
 /// Makes one layer.
@@ -82,15 +89,23 @@ pub struct Pipeline<W: Write + Send + 'static> {
     tar: tar::Writer<Stream<W>>,
     index: index::Builder,
     options: Options,
+    cut: Cut,
     chunk: Vec<u8>,
 }
 
 impl<W: Write + Send + 'static> Pipeline<W> {
     /// Starts a layer whose blob goes to `out`.
     pub fn new(out: W, options: Options) -> Result<Self, Error> {
-        let encoder = Encoder::new(out, options.compression, options.threads)?;
-        let tar = tar::Writer::new(Stream { encoder, error: None });
-        Ok(Self { tar, index: index::Builder::default(), options, chunk: Vec::new() })
+        Self::reusing(out, options, None)
+    }
+
+    /// The same, which takes known blocks instead of compressing them again. The layer is the same.
+    pub fn reusing(out: W, options: Options, blocks: Option<Arc<Blocks>>) -> Result<Self, Error> {
+        let mut encoder = Encoder::new(out, options.compression, options.threads)?.with_blocks(blocks);
+        encoder.cut(Next::Entries)?;
+        let tar = tar::Writer::new(Stream { encoder, error: None, is_content: false });
+        let cut = Cut::new(options.compression.block_size());
+        Ok(Self { tar, index: index::Builder::default(), options, cut, chunk: Vec::new() })
     }
 
     /// Makes the layer without entries: 1024 zero bytes, which BuildKit keeps as a layer too.
@@ -112,11 +127,20 @@ impl<W: Write + Send + 'static> Pipeline<W> {
         if let Some(newest) = self.options.newest {
             entry.mtime = entry.mtime.min(newest);
         }
+        self.end_content()?;
+        let held = self.tar.stream().encoder.held();
+        if self.cut.ends_before(&entry.path, entry.size(), held) {
+            self.tar.stream().encoder.cut(Next::Entries)?;
+        }
         let written = self.tar.entry(&entry);
         self.checked(written)?;
         let mut read = ContentHash::EMPTY;
         if let Kind::File { size, hash } = &mut entry.kind {
-            read = self.copy(&entry.path, *size, content)?;
+            read = if self.cut.is_apart(*size) {
+                self.copy_apart(&entry.path, *size, content)?
+            } else {
+                self.copy(&entry.path, *size, content)?
+            };
             *hash = read;
         }
         self.index.push(entry);
@@ -139,8 +163,25 @@ impl<W: Write + Send + 'static> Pipeline<W> {
             blob: done.blob,
             media_type: self.options.compression.media_type(),
             index: self.index.finish(),
+            pieces: done.pieces,
+            reused: done.reused,
         };
         Ok((layer, done.out))
+    }
+
+    /// The padding behind a content belongs to its block.
+    fn end_content(&mut self) -> Result<(), Error> {
+        let ended = self.tar.end_content();
+        self.checked(ended)
+    }
+
+    /// A large file has blocks of its own.
+    fn copy_apart(&mut self, path: &[u8], size: u64, content: &mut dyn Read) -> Result<ContentHash, Error> {
+        self.tar.stream().encoder.cut(Next::Content)?;
+        let hash = self.copy(path, size, content)?;
+        self.end_content()?;
+        self.tar.stream().encoder.cut(Next::Entries)?;
+        Ok(hash)
     }
 
     fn copy(&mut self, path: &[u8], size: u64, content: &mut dyn Read) -> Result<ContentHash, Error> {
@@ -159,14 +200,18 @@ impl<W: Write + Send + 'static> Pipeline<W> {
                 return Err(changed());
             }
             hash.update(&chunk[..got]);
+            self.tar.stream().is_content = true;
             let written = self.tar.content(&chunk[..got]);
+            self.tar.stream().is_content = false;
             self.checked(written)?;
         }
         if read(content, &mut chunk[..1]).map_err(unreadable)? != 0 {
             return Err(changed());
         }
         self.chunk = chunk;
-        Ok(ContentHash::sealed(hash))
+        let hash = ContentHash::sealed(hash);
+        self.tar.stream().encoder.content_was(&hash);
+        Ok(hash)
     }
 
     /// The tar writer only knows `io::Error`; the stream below keeps what really happened.
@@ -194,11 +239,14 @@ fn read(content: &mut dyn Read, chunk: &mut [u8]) -> io::Result<usize> {
 struct Stream<W> {
     encoder: Encoder<W>,
     error: Option<compress::Error>,
+    /// Whether what is written is the content of a file, whose hash names it.
+    is_content: bool,
 }
 
 impl<W: Write + Send + 'static> Write for Stream<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.encoder.push(bytes) {
+        let pushed = if self.is_content { self.encoder.push_content(bytes) } else { self.encoder.push(bytes) };
+        match pushed {
             Ok(()) => Ok(bytes.len()),
             Err(error) => {
                 self.error = Some(error);

@@ -100,7 +100,8 @@ impl<W: Write> Writer<W> {
         self.out
     }
 
-    fn end_content(&mut self) -> Result<(), Error> {
+    /// Writes the padding behind a content; nothing if there is none.
+    pub(crate) fn end_content(&mut self) -> Result<(), Error> {
         if self.left != 0 {
             return Err(Error::Size { expected: self.left });
         }

@@ -119,7 +119,10 @@ impl Git {
         }
         run.git("checkout", &["checkout", "--quiet", "--force", "--detach", &commit])?;
         if source.submodules && tree.join(".gitmodules").is_file() {
-            run.git("submodule", &["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"])?;
+            // Their addresses may be relative to the repository's, which git takes from the remote of that name.
+            let origin = format!("remote.origin.url={}", source.address);
+            let update = ["-c", &origin, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"];
+            run.git("submodule", &update)?;
         }
         let time = run.git("log", &["log", "-1", "--format=%ct", &commit])?;
         let time: i64 = time.trim().parse().unwrap_or(0);

@@ -11,7 +11,7 @@ mod download;
 mod git;
 mod source;
 
-pub use download::{Answer, Download};
+pub use download::{Answer, Download, Seen};
 pub use git::shown;
 pub use git::{Checkout, Error, Git};
 pub(crate) use source::is_commit;

@@ -1,6 +1,7 @@
 //! Connections, logins and tokens, shared by all repositories that a command touches.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use oci::wire::{Challenge, ErrorCode, Problems, Scope};
 use oci::{Host, RepoName};
 
 use super::auth::{self, Asking, Authorization};
+use super::certificates::OfHost;
 use super::map::Mappings;
 use super::proxy::Proxies;
 use super::repository::Repository;
@@ -36,6 +38,8 @@ pub struct Settings {
     pub authorities: Vec<Vec<u8>>,
     /// Certificates of our own, by the registry that wants them.
     pub client_certificates: Vec<(Host, ClientCertificate)>,
+    /// Directories with authorities and certificates by registry, as docker's `certs.d`.
+    pub certificate_directories: Vec<PathBuf>,
     /// Registries in place of others.
     pub mappings: Mappings,
     /// Proxies between us and registries.
@@ -52,8 +56,8 @@ pub struct Client {
 
 struct Shared {
     transport: Transport,
-    /// For registries that want to see a certificate of ours, which nobody else is shown.
-    presenting: HashMap<Host, Transport>,
+    /// For each registry, with the authorities and the certificate of ours that are for it alone.
+    transports: Mutex<HashMap<Host, Transport>>,
     settings: Settings,
     authorizations: Mutex<HashMap<(Host, String), Authorization>>,
     schemes: Mutex<HashMap<Host, &'static str>>,
@@ -91,14 +95,19 @@ impl Client {
     /// Makes a client; connects to nothing yet.
     pub fn new(settings: Settings) -> Result<Self> {
         let transport = Transport::new(&settings.authorities, None, settings.proxies.clone())?;
-        let mut presenting = HashMap::new();
-        for (host, certificate) in &settings.client_certificates {
-            let transport = Transport::new(&settings.authorities, Some(certificate), settings.proxies.clone())?;
-            presenting.insert(host.clone(), transport);
+        let shared = Shared {
+            transport,
+            transports: Mutex::default(),
+            settings,
+            authorizations: Mutex::default(),
+            schemes: Mutex::default(),
+        };
+        let client = Self { shared: Arc::new(shared) };
+        // What was given for a registry is read now, so that mistakes in it show whoever is spoken to.
+        for (host, _) in &client.shared.settings.client_certificates {
+            client.transport_to(host, true)?;
         }
-        let shared =
-            Shared { transport, presenting, settings, authorizations: Mutex::default(), schemes: Mutex::default() };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(client)
     }
 
     /// A repository of a registry, or of the one that stands in its place.
@@ -113,8 +122,26 @@ impl Client {
     }
 
     /// A registry's own connections; other hosts of a redirect get nothing of them.
-    fn transport_to(&self, host: &Host, same_host: bool) -> &Transport {
-        self.shared.presenting.get(host).filter(|_| same_host).unwrap_or(&self.shared.transport)
+    fn transport_to(&self, host: &Host, same_host: bool) -> Result<Transport> {
+        if !same_host {
+            return Ok(self.shared.transport.clone());
+        }
+        let mut transports = self.shared.transports.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(transport) = transports.get(host) {
+            return Ok(transport.clone());
+        }
+        let Settings { authorities, client_certificates, certificate_directories, proxies, .. } = &self.shared.settings;
+        let kept = OfHost::read(certificate_directories, host)?;
+        let given =
+            client_certificates.iter().rev().find(|(known, _)| known == host).map(|(_, certificate)| certificate);
+        let transport = if given.is_none() && kept.is_empty() {
+            self.shared.transport.clone()
+        } else {
+            let authorities = [&authorities[..], &kept.authorities].concat();
+            Transport::new(&authorities, given.or(kept.client.as_ref()), proxies.clone())?
+        };
+        transports.insert(host.clone(), transport.clone());
+        Ok(transport)
     }
 
     /// Checks that the registry can be reached and takes the login, if there is one.
@@ -206,7 +233,7 @@ impl Client {
             let broken =
                 |error: http::Error| Error::Protocol { host: host.to_string(), reason: format!("{url}: {error}") };
             let request = request.body(payload.take().unwrap_or_else(empty)).map_err(broken)?;
-            let answer = self.transport_to(host, same_host).send(request, streams).await?;
+            let answer = self.transport_to(host, same_host)?.send(request, streams).await?;
             let followed = matches!(call.method, Method::GET | Method::HEAD) && answer.status().is_redirection();
             let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             match location.filter(|_| followed) {
@@ -227,7 +254,7 @@ impl Client {
         }
         let request = Request::builder().uri(format!("http://{host}/v2/")).body(empty());
         let request = request.map_err(|error| Error::Protocol { host: host.to_string(), reason: error.to_string() })?;
-        let scheme = match self.transport_to(host, true).send(request, false).await {
+        let scheme = match self.transport_to(host, true)?.send(request, false).await {
             // What Go's TLS servers say to plain HTTP.
             Ok(answer) if answer.status() == StatusCode::BAD_REQUEST => "https",
             Ok(_) => "http",

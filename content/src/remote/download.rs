@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, LAST_MODIFIED, LOCATION, USER_AGENT};
-use http::{Request, Response, Uri};
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+    LOCATION, USER_AGENT,
+};
+use http::{Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 
 use super::client::Client;
@@ -20,11 +23,27 @@ const RETRIES: u32 = 3;
 /// The pause before that; it doubles.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// What a server said to know a version of a file by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Version {
+    /// `ETag`, as the server wrote it.
+    pub etag: Option<String>,
+    /// `Last-Modified`, likewise.
+    pub last_modified: Option<String>,
+}
+
+impl Version {
+    /// Whether the server can be asked if it is still this one.
+    pub fn is_known(&self) -> bool {
+        self.etag.is_some() || self.last_modified.is_some()
+    }
+}
+
 /// A file on its way.
 pub struct Download {
-    /// `Last-Modified`, as the server wrote it.
-    pub last_modified: Option<String>,
-    /// `Content-Type`, likewise.
+    /// Which version of it.
+    pub version: Version,
+    /// `Content-Type`, as the server wrote it.
     pub content_type: Option<String>,
     /// The content.
     pub body: Body,
@@ -39,9 +58,15 @@ impl std::fmt::Debug for Download {
 impl Client {
     /// Fetches a file behind an http(s) URL; redirects are followed. User and password may stand in the URL.
     pub async fn download(&self, url: &str) -> Result<Download> {
+        let unasked = || Error::Protocol { host: shown(url), reason: "it says unchanged unasked".to_owned() };
+        self.download_unless(url, &Version::default()).await?.ok_or_else(unasked)
+    }
+
+    /// The same, unless it is still the version that is known.
+    pub async fn download_unless(&self, url: &str, known: &Version) -> Result<Option<Download>> {
         let mut pause = PAUSE;
         for left in (0..RETRIES).rev() {
-            match self.follow(url).await {
+            match self.follow(url, known).await {
                 Err(error) if left > 0 && error.is_transient() && !is_final(&error) => {
                     tracing::debug!(%error, "asking for a file again");
                     tokio::time::sleep(pause).await;
@@ -53,11 +78,14 @@ impl Client {
         unreachable!("the last round of the loop returns")
     }
 
-    async fn follow(&self, url: &str) -> Result<Download> {
+    async fn follow(&self, url: &str, known: &Version) -> Result<Option<Download>> {
         let mut at = Address::parse(url)?;
         for _ in 0..REDIRECTS {
-            let answer = self.transport().send(at.request()?, false).await?;
+            let answer = self.transport().send(at.request(known)?, false).await?;
             let status = answer.status();
+            if status == StatusCode::NOT_MODIFIED && known.is_known() {
+                return Ok(None);
+            }
             if status.is_redirection() {
                 let location = text(&answer, LOCATION).ok_or_else(|| at.broken("it redirects to nowhere"))?;
                 at = at.next(&location)?;
@@ -67,11 +95,11 @@ impl Client {
                 let (host, request) = (at.host(), format!("GET {}", at.path()));
                 return Err(Error::Refused { host, request, status: status.as_u16(), problems: Vec::new() });
             }
-            return Ok(Download {
-                last_modified: text(&answer, LAST_MODIFIED),
+            return Ok(Some(Download {
+                version: Version { etag: text(&answer, ETAG), last_modified: text(&answer, LAST_MODIFIED) },
                 content_type: text(&answer, CONTENT_TYPE),
                 body: body(answer, at.host()),
-            });
+            }));
         }
         Err(at.broken(&format!("it redirects more than {REDIRECTS} times")))
     }
@@ -80,6 +108,11 @@ impl Client {
 /// Nobody listens there: asking again at once is of no use.
 fn is_final(error: &Error) -> bool {
     matches!(error, Error::Unreachable { reason, .. } if ["refused", "dns error", "certificate"].iter().any(|text| reason.contains(text)))
+}
+
+/// The host alone: a URL may carry a login.
+fn shown(url: &str) -> String {
+    Address::parse(url).map_or_else(|_| "the URL".to_owned(), |at| at.host())
 }
 
 fn text(answer: &Response<Incoming>, name: HeaderName) -> Option<String> {
@@ -124,13 +157,18 @@ impl Address {
         Error::Protocol { host: self.host(), reason: reason.to_owned() }
     }
 
-    fn request(&self) -> Result<Request<super::transport::Payload>> {
+    fn request(&self, known: &Version) -> Result<Request<super::transport::Payload>> {
         let mut request = Request::builder()
             .uri(self.uri.clone())
             .header(USER_AGENT, concat!("lighter/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT_ENCODING, "identity");
         if let Some(login) = &self.login {
             request = request.header(AUTHORIZATION, format!("Basic {}", STANDARD.encode(login)));
+        }
+        for (name, value) in [(IF_NONE_MATCH, &known.etag), (IF_MODIFIED_SINCE, &known.last_modified)] {
+            if let Some(value) = value {
+                request = request.header(name, value);
+            }
         }
         request.body(empty()).map_err(|error| self.broken(&error.to_string()))
     }

@@ -7,6 +7,7 @@
 //! with registries.
 
 mod auth;
+mod certificates;
 mod client;
 mod distrust;
 mod download;
@@ -19,7 +20,7 @@ mod web;
 
 pub use client::{Client, Settings};
 pub use distrust::Distrust;
-pub use download::Download;
+pub use download::{Download, Version};
 pub use map::{InvalidMapping, Mapping, Mappings};
 pub use proxy::{InvalidProxy, Proxies};
 pub use repository::Repository;
