@@ -23,6 +23,7 @@ pub mod compress;
 pub mod diff;
 pub mod entry;
 pub mod index;
+pub(crate) mod likeness;
 pub mod pipeline;
 pub mod read;
 pub mod spool;
