@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use fixtures::conformance;
+use fixtures::docker_registry::DockerRegistry;
 use fixtures::registry::Registry;
-
-use crate::registry_blob::DockerRegistry;
 
 pub fn run(lighter: &Path) {
     let (ours, theirs) = (Registry::start_with(lighter, &["--allow-sparse"]), DockerRegistry::start());

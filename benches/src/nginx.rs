@@ -6,8 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use fixtures::den::Den;
-
-use crate::registry_blob::wait_for;
+use fixtures::docker_registry::wait_for;
 
 /// One process that serves files.
 pub struct Nginx {

@@ -8,10 +8,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
 
-use fixtures::den::Den;
+use fixtures::docker_registry::DockerRegistry;
 use fixtures::http;
 use fixtures::registry::Registry;
 use fixtures::seed::Seed;
@@ -22,7 +20,6 @@ use crate::nginx::Nginx;
 use crate::usage;
 
 const SIZE: usize = 512 << 20;
-const START_LIMIT: Duration = Duration::from_secs(30);
 
 pub fn run(lighter: &Path, rounds: usize) {
     println!("registry-blob: {} MB\n", SIZE / 1_000_000);
@@ -139,42 +136,4 @@ fn pull(server: SocketAddr, path: &str) {
         }
     }
     assert!(total >= SIZE - 1, "the registry sent {total} bytes");
-}
-
-/// The reference implementation, as Debian packages it, with its default settings.
-pub struct DockerRegistry {
-    pub address: SocketAddr,
-    pub process: u32,
-    _den: Den,
-}
-
-impl DockerRegistry {
-    pub fn start() -> Self {
-        let mut den = Den::new("docker-registry");
-        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = free.expect("a free port");
-        let data = den.path().join("data");
-        let configuration = format!(
-            "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
-            data.display(),
-        );
-        let path = den.path().join("config.yml");
-        std::fs::write(&path, configuration).expect("write a configuration");
-        let program = "/usr/bin/docker-registry";
-        assert!(Path::new(program).is_file(), "{program} is missing; install the Debian package docker-registry");
-        let mut command = Command::new(program);
-        command.arg("serve").arg(&path).env("HOME", den.path());
-        let process = den.start("docker-registry", &mut command);
-        wait_for(address);
-        Self { address, process: process.as_raw_nonzero().get().unsigned_abs(), _den: den }
-    }
-}
-
-/// Waits until a registry answers; asks often, because `start` measures it.
-pub fn wait_for(address: SocketAddr) {
-    let deadline = Instant::now() + START_LIMIT;
-    while http::send(address, "GET", "/v2/", &[], b"").is_err() {
-        assert!(Instant::now() < deadline, "no registry answers at {address}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use fixtures::docker_registry::DockerRegistry;
 use fixtures::http;
 use fixtures::registry::Registry;
 use fixtures::seed::Seed;
@@ -13,7 +14,7 @@ use oci::Digest;
 use crate::contest::{Contestant, Cost, hold, measure_server};
 use crate::load::{Latencies, repeat};
 use crate::nginx::Nginx;
-use crate::registry_blob::{DockerRegistry, push};
+use crate::registry_blob::push;
 
 const CONNECTIONS: usize = 64;
 /// Requests over each connection.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use fixtures::docker_registry::DockerRegistry;
 use fixtures::http;
 use fixtures::registry::Registry;
 use fixtures::seed::Seed;
@@ -13,7 +14,7 @@ use oci::Digest;
 
 use crate::contest::{Contestant, Cost, hold, measure_server};
 use crate::load::{Line, repeat};
-use crate::registry_blob::{DockerRegistry, push};
+use crate::registry_blob::push;
 use crate::registry_requests::{MANIFEST, fill, image};
 use crate::usage;
 

@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fixtures::den::Den;
+use fixtures::docker_registry::wait_for;
 
 use crate::contest::{Contestant, Cost, hold, measure};
-use crate::registry_blob::wait_for;
 use crate::usage;
 
 const PEER: &str = "/usr/bin/docker-registry";

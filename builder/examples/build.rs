@@ -177,6 +177,7 @@ fn build(request: &Request, arguments: &Arguments) -> Result<(), String> {
             Event::Cached(_) => writeln!(out, "  cached"),
             Event::Output { bytes, .. } => out.write_all(&bytes),
             Event::Done { took, size, .. } => writeln!(out, "  done in {took:?}, {size} bytes"),
+            Event::Failed(step) => writeln!(out, "  failed: {}", step.title),
             Event::Base { step, digest } => writeln!(out, "{} is {digest}", step.title),
             Event::Fetch { digest, size } => writeln!(out, "  fetching {digest}, {size} bytes"),
             Event::Warning { message, .. } => writeln!(out, "warning: {message}"),

@@ -14,7 +14,9 @@
 //! ```
 
 mod boot;
+pub mod chunks;
 pub mod exchange;
+pub mod mounts;
 pub mod stock;
 
 use std::fs;
@@ -67,6 +69,9 @@ pub struct Record {
     pub blob: Descriptor,
     /// When (RFC 3339).
     pub created: String,
+    /// What the layer is to the steps above it, whenever it was made (`layer::likeness`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likeness: Option<Digest>,
 }
 
 /// A cache directory.
@@ -249,6 +254,7 @@ mod tests {
             diff_id: Digest::of(b"tar").to_string().parse().unwrap(),
             blob: Descriptor::new("t", Digest::of(b"blob"), 4),
             created: "2026-01-01T00:00:00Z".into(),
+            likeness: Some(Digest::of(b"likeness")),
         };
         cache.remember_step(&key, &record).unwrap();
         assert_eq!(Cache::open(directory.path()).unwrap().step(&key), Some(record));

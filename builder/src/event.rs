@@ -63,6 +63,8 @@ pub enum Event {
         /// The size of its layer's blob in bytes.
         size: u64,
     },
+    /// A step failed. Those that run beside it are stopped, and nothing more is heard of them.
+    Failed(Arc<StepLabel>),
     /// Something is legal and probably not meant.
     Warning {
         /// The name of the rule, where there is one.

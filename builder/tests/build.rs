@@ -83,6 +83,7 @@ impl Place {
                 Event::Done { .. } => "done".to_owned(),
                 Event::Base { step, .. } => step.title.clone(),
                 Event::Fetch { .. } => "fetch".to_owned(),
+                Event::Failed(step) => format!("{} failed", step.title),
                 Event::Warning { message, .. } => message,
                 Event::Output { .. } => "output".to_owned(),
             });

@@ -210,6 +210,10 @@ pub struct BuildArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub no_cache: bool,
 
+    /// Work at so many stages at the same time, 0 for all; as many as there are cores otherwise
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+
     #[command(flatten)]
     pub exchange: ExchangeArgs,
 
@@ -478,6 +482,9 @@ pub struct ShipArgs {
     /// A value for an ARG [repeatable]
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,
+    /// How RUN steps are kept apart from this machine; auto takes the first that is allowed here
+    #[arg(long, value_name = "auto|namespaces|tree|chroot", default_value = "auto", env = "LIGHTER_ISOLATION")]
+    pub isolation: builder::sandbox::Isolation,
     /// How to tell what is being done
     #[arg(long, value_enum, value_name = "KIND", default_value = "auto")]
     pub progress: ProgressKind,

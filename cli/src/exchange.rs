@@ -1,26 +1,31 @@
 //! Build caches that machines share: read before a build, written after it.
 //!
-//! Writers merge: each takes in what is there, writes, and looks again whether what it wrote is still there; the
-//! Distribution API has no other way to keep two of them apart. Whatever is wrong with a cache that is read is told,
+//! Writers merge (see `publish`). Whatever is wrong with a cache that is read is told,
 //! and the build goes on without it.
 
+mod mounts;
+mod publish;
+
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use builder::Built;
 use builder::build::{Blobs, Import};
 use builder::cache::Cache;
 use builder::cache::exchange::{self, DOCUMENT_LIMIT, DOCUMENT_TYPE, Document, INDEX_TYPE, INLINE_KEY, Step};
-use builder::dockerfile::fields;
+use builder::dockerfile::{fields, size};
 use content::remote::{Client, Repository};
 use content::{Body, Disk, Error, OpenBlob, Origin, Sink, Source, WithOrigins, collect, select_platform};
-use oci::{Descriptor, Digest, Manifest, ManifestKind, Platform, Reference, Selector, Tag, Verifier};
+use oci::{Descriptor, Digest, ManifestKind, Platform, Reference, Selector, Tag, Verifier};
 use tokio::runtime::Handle;
 
+pub use self::mounts::SharedMounts;
+use self::publish::{Shared, current, publish};
 use crate::args::ExchangeArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -34,8 +39,8 @@ const LOCAL_TAG: &str = "cache";
 /// reading and the writing of that one, which are two requests.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// So often a writer begins again.
-const ATTEMPTS: u32 = 12;
+/// How often a directory that somebody else writes is asked for again.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// How much of what was built goes into a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +60,14 @@ enum Place {
     Inline,
 }
 
+/// One place, as it was typed.
+struct Typed {
+    place: Place,
+    mode: Mode,
+    /// `max` of cache mounts, in bytes.
+    limit: Option<u64>,
+}
+
 /// What was typed, understood.
 #[derive(Debug, Default)]
 pub struct Exchange {
@@ -67,10 +80,11 @@ impl Exchange {
     pub fn parse(args: &ExchangeArgs) -> Outcome<Self> {
         let mut exchange = Self::default();
         for text in &args.cache_from {
-            exchange.from.push(place(text, "cache-from", "src")?.0);
+            exchange.from.push(place(text, "cache-from", "src")?.place);
         }
         for text in &args.cache_to {
-            exchange.to.push(place(text, "cache-to", "dest")?);
+            let typed = place(text, "cache-to", "dest")?;
+            exchange.to.push((typed.place, typed.mode));
         }
         if args.cache.unwrap_or(false) {
             let repository = args.cache_repo.as_deref().ok_or_else(|| {
@@ -111,12 +125,14 @@ impl Exchange {
                     let tag = reference.tag().cloned().unwrap_or_else(|| tag("latest"));
                     write(&repository, &tag, Some(SETTLE), *mode, built, cache, local, client).await
                 }
-                Place::Directory(path) => match Disk::create(path) {
-                    Ok(disk) => {
+                Place::Directory(path) => {
+                    let within = async {
+                        let disk = Disk::create(path)?;
+                        let _held = hold(path).await?;
                         write(&disk.repository(None), &tag(LOCAL_TAG), None, *mode, built, cache, local, client).await
-                    }
-                    Err(error) => Err(error),
-                },
+                    };
+                    within.await
+                }
             };
             written.map_err(|error| Failure::content(format!("cannot write the cache {}", name(place)), &error))?;
         }
@@ -147,13 +163,13 @@ fn reference(text: &str, flag: &str) -> Outcome<Reference> {
 }
 
 /// `type=registry,ref=…[,mode=…]`, `type=local,src=…` or `dest=…`, `type=inline`, or the name of an image alone.
-fn place(text: &str, flag: &str, directory: &str) -> Outcome<(Place, Mode)> {
+fn place(text: &str, flag: &str, directory: &str) -> Outcome<Typed> {
     let hint = format!("--{flag} type=registry,ref=HOST/NAME:TAG or --{flag} type=local,{directory}=DIR");
     let wrong = |why: &str| Failure::new(Exit::Usage, format!("--{flag} `{text}` {why}")).hint(hint.clone());
     if !text.contains('=') && flag == "cache-from" {
-        return Ok((Place::Registry(reference(text, flag)?), Mode::Min));
+        return Ok(Typed { place: Place::Registry(reference(text, flag)?), mode: Mode::Min, limit: None });
     }
-    let (mut kind, mut name, mut path, mut mode) = (None, None, None, Mode::Min);
+    let (mut kind, mut name, mut path, mut mode, mut limit) = (None, None, None, Mode::Min, None);
     for field in fields(text).map_err(|error| wrong(&format!("cannot be read: {error}")))? {
         let (key, value) = field.split_once('=').ok_or_else(|| wrong(&format!("has the field `{field}` without =")))?;
         match key {
@@ -167,8 +183,11 @@ fn place(text: &str, flag: &str, directory: &str) -> Outcome<(Place, Mode)> {
                     _ => return Err(wrong("has a mode that is neither min nor max")),
                 }
             }
+            "max" if flag == "cache-mounts" => {
+                limit = Some(size(value).ok_or_else(|| wrong("has a max that is not a size, like 500m or 2g"))?);
+            }
             // What other builders ask for is what we do anyway.
-            "oci-mediatypes" | "image-manifest" if value == "true" => {}
+            "oci-mediatypes" | "image-manifest" if value == "true" && flag != "cache-mounts" => {}
             _ => return Err(wrong(&format!("has the unknown field `{key}`"))),
         }
     }
@@ -178,11 +197,14 @@ fn place(text: &str, flag: &str, directory: &str) -> Outcome<(Place, Mode)> {
         (Some("local"), None, Some(path)) => Place::Directory(path),
         (Some("local"), ..) => return Err(wrong(&format!("needs {directory}=DIR and no ref"))),
         (Some("inline"), None, None) if flag == "cache-to" => Place::Inline,
+        (Some("inline"), ..) if flag == "cache-mounts" => {
+            return Err(wrong("is of the type inline; there are registry and local"));
+        }
         (Some("inline"), ..) => return Err(wrong("is inline; an image with such a cache is named with type=registry")),
         (Some(kind), ..) => return Err(wrong(&format!("is of the type {kind}; there are registry, local and inline"))),
         (None, ..) => return Err(wrong("has no type")),
     };
-    Ok((place, mode))
+    Ok(Typed { place, mode, limit })
 }
 
 async fn read(place: &Place, client: &Client, platform: &Platform) -> content::Result<Option<Import>> {
@@ -283,8 +305,7 @@ async fn write<P: Source + Sink>(
     client: &Client,
 ) -> content::Result<()> {
     let source = WithOrigins::new(local.repository(None), client.clone());
-    // A cache that cannot be read is replaced.
-    let there = current(place, name).await.unwrap_or_default();
+    let there: Document = current(place, name).await?.document();
     let ours = document(mode, built, cache, local, &there)?;
     if is_news_of_nothing(&ours, &there) {
         return Ok(());
@@ -296,46 +317,38 @@ async fn write<P: Source + Sink>(
     publish(place, name, &ours, settle).await
 }
 
-async fn current<P: Source>(place: &P, name: &Tag) -> content::Result<Document> {
-    let found = find(place, &Selector::Tag(name.clone()), &Platform::of_this_machine()).await?;
-    Ok(found.unwrap_or_default())
-}
+impl Shared for Document {
+    const TYPE: &'static str = DOCUMENT_TYPE;
+    const LIMIT: usize = DOCUMENT_LIMIT;
 
-/// Makes a document, whose blobs are there, part of the cache. Between reading and writing lie two requests only;
-/// whoever takes longer than others wait for it may overwrite them, and then their steps are made again.
-async fn publish<P: Source + Sink>(
-    place: &P,
-    name: &Tag,
-    ours: &Document,
-    settle: Option<Duration>,
-) -> content::Result<()> {
-    for _ in 0..ATTEMPTS {
-        let begun = Instant::now();
-        let mut all = current(place, name).await.unwrap_or_default();
-        all.merge(ours.clone());
-        let json = all.to_json();
-        let config = Descriptor::new(DOCUMENT_TYPE, Digest::of(&json), json.len() as u64);
-        place.put_blob(&config, &InMemory(json)).await?;
-        let wrong = |source| Error::Manifest { place: "the cache".to_owned(), source };
-        let manifest = Manifest::parse(Some(oci::media_type::OCI_MANIFEST), all.manifest()).map_err(wrong)?;
-        place.put_manifest(&manifest, Some(name)).await?;
-        let Some(settle) = settle else { return Ok(()) };
-        // The others are as slow as we are, or somewhat slower.
-        tokio::time::sleep(settle.max(begun.elapsed() * 4)).await;
-        if current(place, name).await?.covers(ours) {
-            return Ok(());
-        }
-        tracing::info!("another build has written the same cache; merging again");
+    fn read(bytes: &[u8], blobs: &[Descriptor]) -> Option<Self> {
+        Self::parse(bytes, blobs)
     }
-    Err(Error::Broken { place: "the cache".to_owned(), reason: "other builds overwrite it all the time".to_owned() })
+
+    fn take_in(&mut self, other: Self) {
+        self.merge(other);
+    }
+
+    fn holds(&self, other: &Self) -> bool {
+        self.covers(other)
+    }
+
+    fn written(&self) -> (Vec<u8>, Vec<u8>) {
+        (self.to_json(), self.manifest())
+    }
 }
 
-struct InMemory(Vec<u8>);
-
-impl OpenBlob for InMemory {
-    fn open(&self, from: u64) -> Pin<Box<dyn Future<Output = content::Result<Body>> + Send + '_>> {
-        let rest = self.0.get(usize::try_from(from).unwrap_or(usize::MAX)..).unwrap_or_default().to_vec();
-        Box::pin(std::future::ready(Ok(content::body_of(rest))))
+/// Keeps other writers of a directory away, who lock it as well.
+async fn hold(path: &Path) -> content::Result<File> {
+    let place = path.join("cache.lock");
+    let failed = |source| Error::Disk { path: place.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&place).map_err(failed)?;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) => tokio::time::sleep(PATIENCE).await,
+            Err(error) => return Err(failed(error.into())),
+        }
     }
 }
 
@@ -395,6 +408,9 @@ async fn send<P: Sink>(place: &P, source: &WithOrigins, blob: &Descriptor) -> co
 
 #[cfg(test)]
 mod tests {
+    use oci::Manifest;
+
+    use super::publish::InMemory;
     use super::*;
 
     /// A registry in which somebody else writes right after our first write, having read before it.
@@ -438,6 +454,7 @@ mod tests {
             diff_id: Digest::of(b"tar").to_string().parse().unwrap(),
             blob,
             created: String::new(),
+            likeness: None,
         };
         Document {
             steps: [(Digest::of(format!("key {name}").as_bytes()), Step { record, used: 5 })].into(),
@@ -456,14 +473,28 @@ mod tests {
             place.put_blob(&config, &InMemory(json)).await.unwrap();
         }
         publish(&place, &tag("cache"), &ours, Some(Duration::ZERO)).await.unwrap();
-        let now = current(&place, &tag("cache")).await.unwrap();
+        let now: Document = current(&place, &tag("cache")).await.unwrap().document();
         assert!(now.covers(&ours) && now.covers(&theirs) && now.steps.len() == 2, "{now:?}");
+    }
+
+    #[tokio::test]
+    async fn writers_are_kept_apart_where_the_place_can() {
+        let place = content::Memory::default();
+        let name = tag("cache");
+        for (text, used) in [("one", 5), ("other", 6)] {
+            let document = document(text);
+            place.put_blob(&document.blobs()[0], &InMemory(text.into())).await.unwrap();
+            // A place that keeps writers apart is not looked at again: waiting for an hour would be noticed.
+            publish(&place, &name, &document, Some(Duration::from_secs(3600))).await.unwrap();
+            let now: Document = current(&place, &name).await.unwrap().document();
+            assert!(now.covers(&document) && now.steps.len() == used - 4, "{now:?}");
+        }
     }
 
     #[test]
     fn caches_are_named_as_with_docker_and_kaniko() {
         let registry = |text: &str| Place::Registry(text.parse().unwrap());
-        let from = |text| place(text, "cache-from", "src").ok().map(|(place, _)| place);
+        let from = |text| place(text, "cache-from", "src").ok().map(|typed| typed.place);
         assert_eq!(from("vm2:5000/shop/api:cache"), Some(registry("vm2:5000/shop/api:cache")));
         assert_eq!(from("type=registry,ref=vm2:5000/a:b"), Some(registry("vm2:5000/a:b")));
         assert_eq!(from("type=local,src=/c"), Some(Place::Directory("/c".into())));
@@ -472,7 +503,7 @@ mod tests {
         {
             assert!(from(text).is_none(), "{text}");
         }
-        let to = |text| place(text, "cache-to", "dest").ok();
+        let to = |text| place(text, "cache-to", "dest").ok().map(|typed| (typed.place, typed.mode));
         assert_eq!(to("type=inline"), Some((Place::Inline, Mode::Min)));
         assert_eq!(to("type=registry,ref=vm2:5000/a:b,mode=max"), Some((registry("vm2:5000/a:b"), Mode::Max)));
         assert_eq!(to("type=local,dest=/c,mode=all"), None);

@@ -1,5 +1,5 @@
 //! Build caches as they are typed: shared through a registry, a directory or the image, broken ones, several writers,
-//! and making room. Needs the Debian package busybox-static.
+//! and making room. Needs the Debian packages busybox-static and docker-registry.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use fixtures::den::Den;
+use fixtures::docker_registry::DockerRegistry;
 use fixtures::registry::Registry;
 use serde_json::Value;
 
@@ -147,6 +148,60 @@ fn writers_of_one_cache_that_read_it_lose_nothing() {
     }
 }
 
+/// Builds files at the same time, each on a machine that knows nothing, into one cache; then each on another machine
+/// that knows nothing either. Their context is the same, and its times are not.
+fn write_at_once(cache: &str, files: &[String]) {
+    let to = format!("--cache-to=type=registry,ref={cache},mode=max");
+    std::thread::scope(|scope| {
+        for file in files {
+            scope.spawn(|| Machine::new(file).builds(&[&to]));
+        }
+    });
+    for file in files {
+        let told = Machine::new(file).builds(&[&format!("--cache-from={cache}")]);
+        assert_eq!(cached(&told), file.matches("RUN").count() + 1, "{file}: {told}");
+    }
+}
+
+/// All begin alike, and then each does something of its own, twice.
+fn distinct(count: usize) -> Vec<String> {
+    let file =
+        |n| format!("FROM scratch\nCOPY busybox /bin/sh\nRUN echo all > /all\nRUN echo {n} > /n\nRUN echo {n} > /m\n");
+    (0..count).map(file).collect()
+}
+
+#[test]
+fn eight_writers_at_once_lose_nothing() {
+    write_at_once(&registry().reference("shared:cache"), &distinct(8));
+}
+
+#[test]
+fn writers_lose_nothing_where_the_registry_knows_no_conditions() {
+    let theirs = DockerRegistry::start();
+    write_at_once(&format!("{}/shared:cache", theirs.address), &distinct(3));
+}
+
+#[test]
+fn times_that_a_command_sets_are_no_times_of_making() {
+    let registry = registry();
+    let cache = registry.reference("times:cache");
+    let (to, from) = (format!("--cache-to=type=registry,ref={cache},mode=max"), format!("--cache-from={cache}"));
+    let file = |day: u32, last: &str| {
+        format!(
+            "FROM scratch\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\n\
+             RUN /bin/busybox touch -d '2001-01-0{day} 00:00:00' /f\nRUN {last}\n"
+        )
+    };
+    let show = "/bin/busybox stat -c %y /f > /shown";
+    Machine::new(&file(1, show)).builds(&[&to]);
+    // Another day is another layer to the command that looks at it.
+    let told = Machine::new(&file(2, show)).builds(&[&from]);
+    assert_eq!(cached(&told), 2, "{told}");
+    // The step before is another one, and what it makes the same.
+    let same = file(1, show).replace("touch -d", "touch  -d");
+    assert_eq!(cached(&Machine::new(&same).builds(&[&from])), 3);
+}
+
 #[test]
 fn directories_and_images_are_caches_too() {
     let first = Machine::new(DOCKERFILE);
@@ -273,4 +328,73 @@ fn privileged_rungs_give_one_digest() {
         })
         .collect();
     assert_eq!(digests.len(), 1, "{digests:?}");
+}
+
+/// A step with a cache mount, over a context that holds some megabytes without a pattern.
+fn with_mount(command: &str) -> Machine {
+    let file = format!(
+        "FROM scratch\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\n\
+         RUN --mount=type=cache,id=pip,target=/c --mount=type=bind,target=/ctx {command}\n"
+    );
+    let machine = Machine::new(&file);
+    let mut noise = fixtures::seed::Seed::new(7);
+    fs::write(machine.den.path().join("context/large"), noise.bytes(6 << 20)).unwrap();
+    fs::write(machine.den.path().join("context/small"), noise.bytes(100 << 10)).unwrap();
+    machine
+}
+
+#[test]
+fn cache_mounts_move_only_what_is_new() {
+    let registry = registry();
+    let mounts = format!("--cache-mounts=type=registry,ref={}", registry.reference("mounts:pip"));
+    let sent = || registry.requests().iter().filter(|r| r.method == "PUT" && r.path.contains("/blobs/")).count();
+    with_mount("/bin/busybox cp /ctx/large /c/large && /bin/busybox ln -s large /c/link").builds(&[&mounts]);
+    let first = sent();
+    assert!(first > 8, "the chunks, and the document: {first}");
+    let told =
+        with_mount("/bin/busybox cmp /ctx/large /c/link && /bin/busybox cp /ctx/small /c/small").builds(&[&mounts]);
+    assert!(!told.contains("warning"), "{told}");
+    let second = sent() - first;
+    assert!((1..=5).contains(&second), "{second} blobs were sent for 100 kB, and {first} before");
+    let both = "/bin/busybox cmp /ctx/large /c/large && /bin/busybox cmp /ctx/small /c/small";
+    with_mount(both).builds(&[&mounts]);
+
+    // Nothing of a mount is there if any of it is not what it was.
+    let digest = manifest(&registry, "mounts", "pip")["layers"][3]["digest"].as_str().unwrap().to_owned();
+    for file in blobs(&registry.data(), digest.trim_start_matches("sha256:")) {
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[9] ^= 1;
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, bytes).unwrap();
+    }
+    let told = with_mount("test ! -e /c/large && test ! -e /c/small").builds(&[&mounts]);
+    assert!(told.contains("warning: the cache mount /c of") && told.contains("cannot be used"), "{told}");
+}
+
+#[test]
+fn cache_mounts_travel_in_directories_and_have_a_limit() {
+    let shared = Den::new("mounts");
+    let place = |more: &str| format!("--cache-mounts=type=local,dir={}{more}", shared.path().join("kept").display());
+    let told = with_mount("/bin/busybox cp /ctx/large /c/").builds(&[&place(",max=1m")]);
+    assert!(told.contains("it is larger than 1048576 bytes"), "{told}");
+    with_mount("test ! -e /c/large && /bin/busybox cp /ctx/small /c/").builds(&[&place("")]);
+    with_mount("/bin/busybox cmp /ctx/small /c/small").builds(&[&place("")]);
+    for (words, said) in [
+        ("--cache-mounts=type=inline", "there are registry and local"),
+        ("--cache-mounts=type=local,src=x", "has the unknown field `src`"),
+        ("--cache-mounts=type=local,dir=x,max=much", "has a max that is not a size"),
+    ] {
+        let output = Machine::new(DOCKERFILE).run(&["build", words]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(64) && told.contains(said), "{words}: {told}");
+    }
+}
+
+#[test]
+fn a_plan_looks_into_shared_caches() {
+    let registry = registry();
+    let cache = registry.reference("plan:cache");
+    Machine::new(DOCKERFILE).builds(&[&format!("--cache-to=type=registry,ref={cache},mode=max")]);
+    let plan = Machine::new(DOCKERFILE).prints(&["build", "--plan", &format!("--cache-from={cache}")]);
+    assert!(plan.contains("7 in all: 7 cached, 0 to do") && plan.contains("fetch   0 layers"), "{plan}");
 }

@@ -24,4 +24,4 @@ pub use disk::{Disk, DiskRepository};
 pub use error::{Error, Result};
 pub use lazy::WithOrigins;
 pub use memory::Memory;
-pub use store::{Body, OpenBlob, Origin, Sink, Source, body_of, collect};
+pub use store::{Body, OpenBlob, Origin, Sink, Source, Swap, body_of, collect};

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use oci::{Descriptor, Digest, Manifest, Selector, Tag, Verified, Verifier};
 
-use crate::store::{Body, OpenBlob, Sink, Source, body_of};
+use crate::store::{Body, OpenBlob, Sink, Source, Swap, body_of};
 use crate::{Error, Result};
 
 /// A repository in memory.
@@ -88,17 +88,30 @@ impl Sink for Memory {
     }
 
     async fn put_manifest(&self, manifest: &Manifest, tag: Option<&Tag>) -> Result<()> {
+        self.held().put(manifest, tag)
+    }
+
+    async fn swap_manifest(&self, manifest: &Manifest, tag: &Tag, there: Option<Digest>) -> Result<Swap> {
         let mut held = self.held();
-        let missing_blob = manifest.blobs().find(|blob| blob.urls.is_empty() && !held.blobs.contains_key(&blob.digest));
+        if held.tags.get(tag).copied() != there {
+            return Ok(Swap::Lost);
+        }
+        held.put(manifest, Some(tag)).map(|()| Swap::Named)
+    }
+}
+
+impl Held {
+    fn put(&mut self, manifest: &Manifest, tag: Option<&Tag>) -> Result<()> {
+        let missing_blob = manifest.blobs().find(|blob| blob.urls.is_empty() && !self.blobs.contains_key(&blob.digest));
         if let Some(missing) = missing_blob {
             return Err(Error::NoBlob { place: PLACE.to_owned(), digest: missing.digest });
         }
-        if let Some(missing) = manifest.children().iter().find(|child| !held.manifests.contains_key(&child.digest)) {
+        if let Some(missing) = manifest.children().iter().find(|child| !self.manifests.contains_key(&child.digest)) {
             return Err(Error::NoManifest { place: PLACE.to_owned(), which: Selector::Digest(missing.digest) });
         }
-        held.manifests.insert(manifest.digest(), manifest.clone());
+        self.manifests.insert(manifest.digest(), manifest.clone());
         if let Some(tag) = tag {
-            held.tags.insert(tag.clone(), manifest.digest());
+            self.tags.insert(tag.clone(), manifest.digest());
         }
         Ok(())
     }

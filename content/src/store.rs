@@ -46,6 +46,15 @@ pub trait Source: Send + Sync {
     }
 }
 
+/// What became of a name that was to be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swap {
+    /// It stands for the new manifest.
+    Named,
+    /// It stands for something else than was thought, and was left alone.
+    Lost,
+}
+
 /// A repository that images are written to.
 pub trait Sink: Send + Sync {
     /// Whether the blob is already there, so that it need not be sent.
@@ -59,6 +68,18 @@ pub trait Sink: Send + Sync {
 
     /// Takes a manifest whose blobs are all there, and names it.
     fn put_manifest(&self, manifest: &Manifest, tag: Option<&Tag>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Names a manifest if the name still stands for `there`, or for nothing: what lies between reading a name and
+    /// writing it is then nobody else's. Places that know no conditions name it in any case; to find that out, ask
+    /// with a digest that nothing can have.
+    fn swap_manifest(
+        &self,
+        manifest: &Manifest,
+        tag: &Tag,
+        _there: Option<Digest>,
+    ) -> impl Future<Output = Result<Swap>> + Send {
+        async move { self.put_manifest(manifest, Some(tag)).await.map(|()| Swap::Named) }
+    }
 
     /// Makes a blob of another repository of the same registry visible here, without sending it.
     fn mount(&self, _blob: Digest, _from: &RepoName) -> impl Future<Output = Result<bool>> + Send {

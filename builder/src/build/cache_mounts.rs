@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,12 +15,16 @@ use oci::Digest;
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::StepProblem;
+use super::layers::lock;
 use super::mounts;
 use super::room::Room;
 use super::steps::Builder;
+use crate::cache::mounts::Used;
 use crate::dockerfile::{Mount, MountKind, Sharing};
+use crate::event::Event;
+use crate::layer::unpack;
 use crate::plan::{Origin, RunStep};
-use crate::sandbox::{Entered, Rung};
+use crate::sandbox::{Cancel, Entered, Rung};
 
 /// How often a cache that somebody else holds is asked for again.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -39,17 +43,19 @@ pub(super) fn open(
     step: &RunStep,
     sandbox: &Entered,
 ) -> Result<(HashMap<usize, PathBuf>, Vec<File>), StepProblem> {
-    let mut wanted: BTreeMap<PathBuf, Vec<usize>> = BTreeMap::new();
+    let mut wanted: BTreeMap<PathBuf, (Digest, Vec<usize>)> = BTreeMap::new();
     for (number, (mount, origin)) in step.mounts.iter().enumerate() {
         if mount.kind == MountKind::Cache {
             let name = name(builder, mount, origin.as_ref())?;
             let (ownership, marks) = builder.layers.kept(sandbox);
             let place = builder.layers.cache.mount(&name, ownership, marks)?;
-            wanted.entry(place).or_default().push(number);
+            let used = Used { place: place.clone(), ownership, marks };
+            lock(&builder.shared.mounts).insert(name, used);
+            wanted.entry(place).or_insert_with(|| (name, Vec::new())).1.push(number);
         }
     }
     let (mut places, mut locks) = (HashMap::new(), Vec::new());
-    for (place, numbers) in wanted {
+    for (place, (name, numbers)) in wanted {
         let sharings = numbers.iter().map(|number| step.mounts[*number].0.sharing.unwrap_or(Sharing::Shared));
         let sharing = match (sandbox.rung, strictest(sharings)) {
             (Rung::Chroot, Sharing::Shared) => Sharing::Locked, // it is moved to the step, and cannot be in two places
@@ -60,7 +66,7 @@ pub(super) fn open(
         let (mount, origin) = &step.mounts[numbers[0]];
         if !place.is_dir() {
             let room = Room::new(&builder.workshop.cache.work())?;
-            let made = make(builder, mount, origin.as_ref(), sandbox, &room, &place);
+            let made = make(builder, &name, mount, origin.as_ref(), sandbox, &room, &place);
             let removed = room.remove();
             made?;
             removed?;
@@ -122,6 +128,7 @@ fn hold(builder: &Builder<'_>, place: &Path, sharing: Sharing) -> Result<(PathBu
 /// Makes a cache aside, and puts it in its place whole.
 fn make(
     builder: &mut Builder<'_>,
+    name: &Digest,
     mount: &Mount,
     origin: Option<&Origin>,
     sandbox: &Entered,
@@ -129,7 +136,9 @@ fn make(
     place: &Path,
 ) -> Result<(), StepProblem> {
     let aside = room.path().join("cache");
-    let made = if has_start(mount) {
+    let made = if let Some(files) = imported(builder, name, mount, sandbox, room)? {
+        files
+    } else if has_start(mount) {
         let files = mounts::files(builder, mount, origin, sandbox, &aside)?;
         if !files.is_dir() {
             let source = mount.source.as_deref().unwrap_or_default();
@@ -147,8 +156,57 @@ fn make(
     }
 }
 
+/// The files of a mount as another machine has left them. What cannot be had, or is damaged, is told and not there.
+fn imported(
+    builder: &Builder<'_>,
+    name: &Digest,
+    mount: &Mount,
+    sandbox: &Entered,
+    room: &Room,
+) -> Result<Option<PathBuf>, StepProblem> {
+    for (number, import) in builder.request.mount_imports.iter().enumerate() {
+        let Some(tar) = import.open(name) else { continue };
+        let place = room.path().join(format!("import-{number}"));
+        let stopping = Stopping { tar, cancel: builder.workshop.cancel };
+        let unpacked = unpack::unpack(stopping, &place, &builder.layers.unpacking(sandbox));
+        builder.layers.check_cancelled()?; // a cancelled read looks like a failed one
+        match unpacked {
+            Ok(unpacked) => {
+                give(mount, sandbox, &unpacked.root).map_err(disk(&unpacked.root))?;
+                return Ok(Some(unpacked.root));
+            }
+            Err(error) => {
+                let target = mount.target.as_deref().unwrap_or_default();
+                let message = format!("the cache mount {target} of {} cannot be used: {error}", import.name);
+                builder.event(Event::Warning { rule: None, span: None, message });
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// A tar that is read until the build is cancelled.
+struct Stopping<'a, R> {
+    tar: R,
+    cancel: &'a Cancel,
+}
+
+impl<R: Read> Read for Stopping<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        self.tar.read(buffer)
+    }
+}
+
 fn empty(mount: &Mount, sandbox: &Entered, path: &Path) -> io::Result<()> {
     fs::create_dir(path)?;
+    give(mount, sandbox, path)
+}
+
+/// Owner and mode of the directory itself.
+fn give(mount: &Mount, sandbox: &Entered, path: &Path) -> io::Result<()> {
     if let Some((uid, gid)) = mounts::owner(mount, sandbox) {
         chown(path, Some(uid), Some(gid))?;
     }

@@ -5,6 +5,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::error::StepProblem;
 use super::ground::Ground;
 use super::layers::{Chain, ChainContents, Layers, Link};
@@ -15,6 +17,7 @@ use crate::copy::{Owner, Stage};
 use crate::dockerfile::Network;
 use crate::event::{Event, StepLabel};
 use crate::layer::entry::{Entry, Kind};
+use crate::layer::likeness::{self, Times};
 use crate::layer::{View, diff, unpack};
 use crate::plan::RunStep;
 use crate::sandbox::{self, Credentials, Entered, Mode, resolve_user};
@@ -50,6 +53,7 @@ fn run_in(
     sandbox: &Entered,
     room: &Room,
 ) -> Result<Link, StepProblem> {
+    let begun = Timestamp::now().as_second() - 1; // the clock of file systems is a little late
     let view = builder.layers.view(chain)?;
     let user = credentials(&builder.layers, chain, &view, &step.user)?;
     if sandbox.mode == Mode::SingleUid && !sandbox.records_owners && (user.uid != 0 || user.gid != 0) {
@@ -65,11 +69,13 @@ fn run_in(
         sandbox::run_recorded(sandbox, &task, builder.workshop.cancel, owners_below(&view), |stream, bytes| {
             builder.event(Event::Output { step: label.clone(), stream, bytes: bytes.to_vec() });
         })?;
+    let ended = Timestamp::now().as_second();
     if !exit.success() {
         return Err(StepProblem::Failed { command: step.arguments.join(" "), code: exit.code() });
     }
     let (ownership, marks) = builder.layers.kept(sandbox);
-    let link = ground.layer(&builder.layers, chain, &view, room, &links, &diff::Options { ownership, marks })?;
+    let mut link = ground.layer(&builder.layers, chain, &view, room, &links, &diff::Options { ownership, marks })?;
+    link.likeness = Some(likeness::of(&*builder.layers.index(&link)?, Times::During(begun, ended)));
     if sandbox.rung.is_tree() {
         return Ok(link);
     }

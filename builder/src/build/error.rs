@@ -197,3 +197,10 @@ pub enum StepProblem {
     #[error("{0}")]
     Stage(Box<Error>),
 }
+
+impl StepProblem {
+    /// Whether the step itself is not to blame.
+    pub(super) fn is_consequence(&self) -> bool {
+        matches!(self, Self::Cancelled | Self::Sandbox(sandbox::Error::Cancelled) | Self::Stage(_) | Self::NotDone)
+    }
+}

@@ -17,9 +17,6 @@ use crate::layer::diff::{self, Grown, LinkOwners};
 use crate::layer::tree::{self, Before};
 use crate::sandbox::{self, Entered};
 
-/// How many trees are kept: one for the stage at hand, one for the next that starts from the same place.
-const TREE_LIMIT: usize = 2;
-
 /// The place of one step.
 pub(super) enum Ground {
     /// Unpacked layers, bottom first; the changes come to lie in the room of the step.
@@ -144,7 +141,7 @@ fn names(chain: &Chain) -> impl Iterator<Item = DiffId> {
 fn keep(layers: &Layers<'_>, chain: Vec<DiffId>, planted: Planted) {
     let mut trees = lock(&layers.trees);
     trees.push_back((chain, planted));
-    while trees.len() > TREE_LIMIT {
+    while trees.len() > layers.trees_kept {
         trees.pop_front();
     }
 }

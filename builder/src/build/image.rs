@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use oci::{Descriptor, Digest, Manifest, media_type};
 use serde::Serialize;
 
 use super::error::{Error, StepProblem};
-use super::layers::{Chain, ChainContents};
-use super::steps::{Builder, Finished};
+use super::layers::{Chain, ChainContents, lock};
+use super::steps::{Builder, Finished, Made};
 use super::{Built, BuiltLayer, BuiltStep};
 use crate::cache::Record;
 use crate::cache::exchange::{self, Document, Step};
@@ -115,14 +116,11 @@ impl Builder<'_> {
             config,
             names: self.request.names.clone(),
             layers: layers.map(layer).collect(),
-            steps: self
-                .made
-                .iter()
-                .map(|(key, (record, origin))| built_step(key, record, origin, &finished.chain))
-                .collect(),
+            steps: lock(&self.shared.made).iter().map(|(key, made)| built_step(key, made, &finished.chain)).collect(),
+            mounts: lock(&self.shared.mounts).clone(),
             seen: self.seen(),
-            steps_done: self.done,
-            steps_cached: self.cached,
+            steps_done: self.shared.done.load(Ordering::Relaxed),
+            steps_cached: self.shared.cached.load(Ordering::Relaxed),
         })
     }
 
@@ -130,8 +128,9 @@ impl Builder<'_> {
     fn with_inline_cache(&self, config: &[u8], chain: &Chain) -> Vec<u8> {
         let in_chain = |record: &Record| chain.iter().any(|link| link.diff_id == record.diff_id);
         let used = self.now();
-        let steps = self.made.iter().filter(|(_, (record, _))| in_chain(record));
-        let steps = steps.map(|(key, (record, _))| (*key, Step { record: record.clone(), used })).collect();
+        let made = lock(&self.shared.made);
+        let steps = made.iter().map(|(key, made)| (*key, made.record())).filter(|(_, record)| in_chain(record));
+        let steps = steps.map(|(key, record)| (key, Step { record, used })).collect();
         let document = Document { steps, ..Document::default() };
         let with = || -> Option<Vec<u8>> {
             let mut config: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(config).ok()?;
@@ -151,7 +150,7 @@ impl Builder<'_> {
                 continue;
             }
             self.layers.check_cancelled()?;
-            let key = super::key::Key::new("recompress", [link.diff_id], &self.layers.options).finish();
+            let key = super::key::Key::new("recompress", [link.diff_id.as_bytes()], &self.layers.options).finish();
             let made = self.remembered(key, |builder| builder.layers.recompress(link))?;
             all.push(Arc::new(made.into_link()));
         }
@@ -195,9 +194,10 @@ impl Builder<'_> {
     }
 }
 
-fn built_step(key: &Digest, record: &Record, origin: &Option<content::Origin>, chain: &Chain) -> BuiltStep {
+fn built_step(key: &Digest, made: &Made, chain: &Chain) -> BuiltStep {
+    let record = made.record();
     let in_image = chain.iter().any(|link| link.diff_id == record.diff_id);
-    BuiltStep { key: *key, record: record.clone(), in_image, origin: origin.clone() }
+    BuiltStep { key: *key, record, in_image, origin: made.origin().cloned() }
 }
 
 fn config_of(finished: &Finished) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! The name of a step's result: a hash of everything that it is made from. Never a time, never a path
 //! of this machine; texts and numbers are framed, so that no two different steps give the same bytes.
 
-use oci::{DiffId, Digest, Verifier};
+use oci::{Digest, Verifier};
 
 use super::RunOptions;
 use crate::dockerfile::Network;
@@ -10,20 +10,20 @@ use crate::layer::pipeline::Options;
 use crate::plan::{CopyStep, RunStep};
 
 /// Changes when steps are made in another way than before.
-const VERSION: &[u8] = b"lighter step 1";
+const VERSION: &[u8] = b"lighter step 2";
 
 /// A hash in the making.
 pub(super) struct Key(Verifier);
 
 impl Key {
     /// The start of every key: what the step is put upon, and how layers are made.
-    pub fn new(kind: &str, below: impl IntoIterator<Item = DiffId>, options: &Options) -> Self {
+    pub fn new<'l>(kind: &str, below: impl IntoIterator<Item = &'l [u8]>, options: &Options) -> Self {
         let mut key = Self(Verifier::sha256());
         key.bytes(VERSION);
         key.text(kind);
-        let below: Vec<DiffId> = below.into_iter().collect();
+        let below: Vec<&[u8]> = below.into_iter().collect();
         key.number(below.len() as u64);
-        below.iter().for_each(|layer| key.bytes(layer.as_bytes()));
+        below.iter().for_each(|layer| key.bytes(layer));
         key.text(&compression(options.compression));
         key.optional(options.newest.map(|newest| newest.to_string()).as_deref());
         key

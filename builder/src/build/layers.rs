@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use content::Disk;
 use content::place::Incoming;
-use oci::{Descriptor, DiffId, Verifier};
+use oci::{Descriptor, DiffId, Digest, Verifier};
 
+use super::alone::Alone;
 use super::base::{BaseImages, Resolved};
 use super::error::StepProblem;
 use super::ground::Planted;
@@ -21,6 +22,7 @@ use crate::event::{Event, Events};
 use crate::layer::beneath::Tree;
 use crate::layer::compress::Encoder;
 use crate::layer::entry::Entry;
+use crate::layer::likeness::{self, Times};
 use crate::layer::pipeline::{self, Options};
 use crate::layer::read::{self, Limits};
 use crate::layer::spool::{self, Spool};
@@ -31,7 +33,7 @@ use crate::sandbox::{Cancel, Entered, Mode, Overlay};
 /// How much of a layer is read at once, in bytes.
 const CHUNK: usize = 256 << 10;
 /// How many merged trees are kept in memory; the stages at hand need no more.
-const VIEW_LIMIT: usize = 4;
+const VIEW_LIMIT: usize = 16;
 
 /// One layer of a chain.
 #[derive(Debug, Clone)]
@@ -42,9 +44,16 @@ pub(super) struct Link {
     pub base: Option<Arc<Resolved>>,
     /// The cache of others that it can be fetched from.
     pub import: Option<Arc<Import>>,
+    /// What it is to the steps above it; the layer itself for one of a base image, which is the same everywhere.
+    pub likeness: Option<Digest>,
 }
 
 impl Link {
+    /// What keys of the steps above name it by.
+    pub fn name(&self) -> &[u8] {
+        self.likeness.as_ref().map_or(self.diff_id.as_bytes(), Digest::as_bytes)
+    }
+
     /// The registry that has the blob, as far as that is known.
     pub fn origin(&self) -> Option<&content::Origin> {
         let of_base = self.base.as_ref().and_then(|base| base.origin.as_ref());
@@ -81,6 +90,19 @@ pub(super) struct Layers<'a> {
     pub blocks: OnceLock<Arc<Blocks>>,
     /// Plain trees and the chains that they show, where there is no overlayfs.
     pub trees: Mutex<VecDeque<(Vec<DiffId>, Planted)>>,
+    /// How many of these: one for each stage at hand, one for the next that starts from the same place.
+    pub trees_kept: usize,
+    /// Layers that somebody fetches, reads or unpacks.
+    pub busy: Alone<(Work, DiffId)>,
+}
+
+/// What is done to a layer once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Work {
+    Fetch,
+    Index,
+    Unpack,
+    Open,
 }
 
 /// The contents of a layer, at hand.
@@ -105,6 +127,11 @@ impl Layers<'_> {
         if let Some(file) = self.store.open_blob(&link.blob.digest)? {
             return Ok(file);
         }
+        let _turn = self.busy.turn((Work::Fetch, link.diff_id));
+        if let Some(file) = self.store.open_blob(&link.blob.digest)? {
+            return Ok(file); // fetched meanwhile
+        }
+        self.check_cancelled()?;
         self.fetch(link)?;
         let place = self.store.root().display().to_string();
         self.store.open_blob(&link.blob.digest)?.ok_or_else(|| missing(place, link))
@@ -139,6 +166,7 @@ impl Layers<'_> {
 
     /// What is in a layer.
     pub fn index(&self, link: &Link) -> Result<Arc<Index>, StepProblem> {
+        let _turn = self.busy.turn((Work::Index, link.diff_id));
         if let Some(index) = lock(&self.indexes).get(&link.diff_id) {
             return Ok(index.clone());
         }
@@ -246,7 +274,9 @@ impl Layers<'_> {
             }
             // Directories that a layer does not name look as below it: such a tree is this chain's own.
             let below = if index.has_implied() { chain[..at].to_vec() } else { Chain::new() };
-            let root = self.root(&tree_name(&below, link), sandbox)?;
+            let name = tree_name(&below, link);
+            let root = self.root(&name, sandbox)?;
+            let _turn = self.busy.turn((Work::Unpack, name));
             if !root.join("root").is_dir() {
                 let view = if below.is_empty() { View::empty() } else { self.view(&below)? };
                 let blob = self.watched(self.blob(link)?);
@@ -282,7 +312,7 @@ impl Layers<'_> {
         check(link, DiffId::of_tar(&done.plain))?;
         let verified = self.store.keep(done.out.incoming.seal())?;
         let blob = Descriptor::new(self.options.compression.media_type(), verified.digest(), verified.size());
-        Ok(Link { diff_id: link.diff_id, blob, base: None, import: None })
+        Ok(Link { diff_id: link.diff_id, blob, base: None, import: None, likeness: link.likeness })
     }
 
     /// Makes a layer: `fill` puts the entries in, the blob goes to the store, the index to the cache.
@@ -303,9 +333,10 @@ impl Layers<'_> {
         self.blocks().learn(&verified.digest(), &layer.pieces);
         tracing::debug!(layer = %layer.diff_id, size = layer.tar_size, reused = layer.reused, "layer made");
         self.cache.remember_index(&layer.diff_id, &layer.index)?;
+        let likeness = Some(likeness::of(&layer.index, Times::All));
         self.learn(layer.diff_id, layer.index);
         let blob = Descriptor::new(layer.media_type, verified.digest(), verified.size());
-        Ok(Link { diff_id: layer.diff_id, blob, base: None, import: None })
+        Ok(Link { diff_id: layer.diff_id, blob, base: None, import: None, likeness })
     }
 
     fn blocks(&self) -> Arc<Blocks> {
@@ -326,6 +357,7 @@ impl Layers<'_> {
     }
 
     fn opened(&self, link: &Link) -> io::Result<Arc<Opened>> {
+        let _turn = self.busy.turn((Work::Open, link.diff_id));
         if let Some(opened) = lock(&self.opened).get(&link.diff_id) {
             return Ok(opened.clone());
         }

@@ -10,6 +10,7 @@
 //! options   what every RUN gets                 agent     the SSH agent, lent
 //! import    caches of others
 //! room      the directories of a running step       ground    what it stands on: an overlay, or a plain tree
+//! turns     which stages are built at the same time     alone   what one thread does for all
 //! layers    blobs, indexes, unpacked trees and contents of layers, when they are needed
 //! image     config and manifest of the result
 //! survey    all of that looked up and nothing done
@@ -24,6 +25,7 @@
 //! [`layer`](crate::layer), [`copy`](crate::copy) and [`sandbox`](crate::sandbox).
 
 mod agent;
+mod alone;
 mod base;
 mod cache_mounts;
 mod check;
@@ -43,9 +45,11 @@ mod steps;
 mod survey;
 mod tarball;
 mod transfer;
+mod turns;
 mod workdir;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -60,6 +64,7 @@ pub use options::RunOptions;
 pub use survey::{Fate, Survey, Surveyed, survey};
 pub use tarball::Tarball;
 
+use crate::cache::mounts as mounts_of_others;
 use crate::cache::{Cache, Record};
 use crate::dockerfile::{Dockerfile, Instruction};
 use crate::event::{Event, Events};
@@ -129,8 +134,12 @@ pub struct Request {
     pub no_cache: bool,
     /// Caches of others, the first ones first.
     pub imports: Vec<Arc<Import>>,
+    /// Cache mounts of others, the first ones first: a mount that is not here yet begins with theirs.
+    pub mount_imports: Vec<mounts_of_others::Import>,
     /// Whether the image's config tells how its layers came about, for builds that use the image as a cache.
     pub inline_cache: bool,
+    /// How many stages are worked at at the same time, at most.
+    pub jobs: NonZeroUsize,
     /// `--no-cache-filter`: does the steps of these stages anew.
     pub no_cache_stages: Vec<String>,
     /// How layers are compressed.
@@ -156,7 +165,9 @@ impl Request {
             images: BTreeMap::new(),
             no_cache: false,
             imports: Vec::new(),
+            mount_imports: Vec::new(),
             inline_cache: false,
+            jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             no_cache_stages: Vec::new(),
             compression: Compression::default(),
             run: RunOptions::default(),
@@ -263,6 +274,8 @@ pub struct Built {
     pub layers: Vec<BuiltLayer>,
     /// What every step made, in this build or an earlier one.
     pub steps: Vec<BuiltStep>,
+    /// The cache mounts that steps have used, by their keys.
+    pub mounts: BTreeMap<Digest, mounts_of_others::Used>,
     /// The layers of all stages, base images' included.
     pub seen: BTreeSet<DiffId>,
     /// How many steps were done.
@@ -314,7 +327,13 @@ fn build_with(request: &Request, workshop: &Workshop<'_>) -> Result<Built, Error
     let outline = plan::outline(&request.dockerfile, &options)?;
     let epoch = epoch(request, &options, &outline)?;
     let layers = pipeline::Options { compression: request.compression, newest: epoch, ..pipeline::Options::default() };
-    let mut builder = steps::Builder::new(request, options, outline, workshop, layers);
+    // A stage that fails stops those beside it, and not what the caller does with the same flag.
+    let stop = workshop.cancel.child().map_err(|error| {
+        let span = request.dockerfile.stages[outline.target.0].span;
+        Error::Step(Box::new(request.dockerfile.source.at(span, error.into())))
+    })?;
+    let workshop = Workshop { cancel: &stop, ..*workshop };
+    let mut builder = steps::Builder::new(request, options, outline, &workshop, layers);
     let built = builder.check().and_then(|()| builder.image());
     let kept = builder.keep_known();
     let built = built?;

@@ -1,18 +1,22 @@
 //! One stage after the other: what it starts from, its plan, its steps, and what they made.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use jiff::Timestamp;
 use oci::{Descriptor, DiffId, Digest, Platform, Reference};
 
+use super::alone::Alone;
 use super::base::{Resolved, Unusable};
 use super::error::{Error, StepProblem};
 use super::key::Key;
-use super::layers::{Chain, Layers, Link};
+use super::layers::{Chain, Layers, Link, lock};
+use super::turns::{Turn, Turns};
 use super::{Files, LayerOrigin, Request, Workshop, command, transfer, workdir};
 use crate::cache::Record;
+use crate::cache::mounts::Used;
 use crate::config::ImageConfig;
 use crate::copy::{Known, Owner};
 use crate::dockerfile::Span;
@@ -20,7 +24,11 @@ use crate::event::{Event, StepLabel};
 use crate::layer::pipeline::Options;
 use crate::plan::{self, Action, Base, BaseState, Origin, Outline, StageId, StagePlan, Step};
 
-/// A build on its way.
+/// How many threads wait for stages of others, beside those that work: as many stages can be begun and not finished.
+const WAITING_LIMIT: usize = 128;
+
+/// A build on its way, as one of its threads has it.
+#[derive(Clone)]
 pub(super) struct Builder<'a> {
     pub request: &'a Request,
     pub options: plan::Options,
@@ -28,18 +36,29 @@ pub(super) struct Builder<'a> {
     pub workshop: &'a Workshop<'a>,
     pub layers: Arc<Layers<'a>>,
     pub known: Arc<Known>,
-    bases: BTreeMap<(Reference, String), Arc<BaseImage>>,
-    stages: HashMap<StageId, Arc<Finished>>,
-    pub done: usize,
-    pub cached: usize,
-    /// What every step made, by its key.
-    pub made: BTreeMap<Digest, (Record, Option<content::Origin>)>,
+    pub shared: Arc<Shared>,
+    /// The stage at which this thread works.
+    place: StageId,
     /// Whether the steps of the stage at hand are done anew.
     fresh: bool,
     /// Whether nothing is done, only looked up.
     pub dry: bool,
     /// Bytes of the files that the step at hand copies.
     pub reads: u64,
+}
+
+/// What the threads of a build have together.
+pub(super) struct Shared {
+    turns: Turns,
+    bases: Mutex<BTreeMap<(Reference, String), Arc<BaseImage>>>,
+    resolving: Alone<Digest>,
+    pub done: AtomicUsize,
+    pub cached: AtomicUsize,
+    /// What every step made, by its key.
+    pub made: Mutex<BTreeMap<Digest, Made>>,
+    making: Alone<Digest>,
+    /// The cache mounts that steps have used.
+    pub mounts: Mutex<BTreeMap<Digest, Used>>,
 }
 
 /// A base image, read as far as a build needs it.
@@ -60,6 +79,7 @@ pub(super) struct Finished {
 }
 
 /// What a step made, or an earlier build's.
+#[derive(Clone)]
 pub(super) struct Made {
     link: Link,
     created: String,
@@ -70,6 +90,17 @@ impl Made {
     /// The layer alone.
     pub fn into_link(self) -> Link {
         self.link
+    }
+
+    /// Where the layer can be had, if it is not in the store.
+    pub fn origin(&self) -> Option<&content::Origin> {
+        self.link.origin()
+    }
+
+    /// What caches keep of it.
+    pub fn record(&self) -> Record {
+        let Link { diff_id, blob, likeness, .. } = &self.link;
+        Record { diff_id: *diff_id, blob: blob.clone(), created: self.created.clone(), likeness: *likeness }
     }
 }
 
@@ -102,25 +133,22 @@ impl<'a> Builder<'a> {
             opened: Mutex::new(HashMap::new()),
             blocks: OnceLock::new(),
             trees: Mutex::new(VecDeque::new()),
+            trees_kept: request.jobs.get().saturating_add(1),
+            busy: Alone::default(),
         });
         let known = Arc::new(workshop.cache.known());
-        let (bases, stages) = (BTreeMap::new(), HashMap::new());
-        Self {
-            request,
-            options,
-            outline,
-            workshop,
-            layers,
-            known,
-            bases,
-            stages,
-            done: 0,
-            cached: 0,
-            made: BTreeMap::new(),
-            fresh: false,
-            dry: false,
-            reads: 0,
-        }
+        let shared = Arc::new(Shared {
+            turns: Turns::new(request.jobs.get()),
+            bases: Mutex::default(),
+            resolving: Alone::default(),
+            done: AtomicUsize::new(0),
+            cached: AtomicUsize::new(0),
+            made: Mutex::default(),
+            making: Alone::default(),
+            mounts: Mutex::default(),
+        });
+        let place = outline.target;
+        Self { request, options, outline, workshop, layers, known, shared, place, fresh: false, dry: false, reads: 0 }
     }
 
     /// The same, but nothing is done: what is not cached stays so.
@@ -161,22 +189,61 @@ impl<'a> Builder<'a> {
     /// All needed stages, in their order; gives the target.
     pub fn target(&mut self) -> Result<Arc<Finished>, Error> {
         let order: Vec<StageId> = self.outline.stages.iter().map(|stage| stage.id).collect();
-        for id in order {
-            self.stage(id)?;
-        }
-        self.stage(self.outline.target)
+        let jobs = self.request.jobs.get().min(order.len());
+        let built = if jobs > 1 { self.all(&order, jobs) } else { order.iter().try_for_each(|id| self.one(*id)) };
+        let target = built.and_then(|()| self.stage(self.outline.target));
+        target.map_err(|error| self.shared.turns.failure().unwrap_or(error))
     }
 
-    /// A stage, built once.
+    fn one(&mut self, id: StageId) -> Result<(), Error> {
+        self.stage(id).map(drop)
+    }
+
+    /// Stages at the same time, in their order as far as there is one.
+    fn all(&self, order: &[StageId], jobs: usize) -> Result<(), Error> {
+        let next = AtomicUsize::new(0);
+        let work = |mut builder: Self| -> Result<(), Error> {
+            while let Some(id) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                builder.place = *id;
+                builder.shared.turns.enter(*id);
+                let built = builder.stage(*id);
+                builder.shared.turns.leave();
+                built?;
+            }
+            Ok(())
+        };
+        let threads = order.len().min(jobs.saturating_add(WAITING_LIMIT)).min(2 * WAITING_LIMIT);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| work(self.clone()))).collect();
+            threads.into_iter().try_for_each(|thread| match thread.join() {
+                Ok(built) => built,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })
+    }
+
+    /// A stage, built once. The first failure stops all others.
     pub fn stage(&mut self, id: StageId) -> Result<Arc<Finished>, Error> {
-        if let Some(finished) = self.stages.get(&id) {
-            return Ok(finished.clone());
-        }
-        if self.outline.stage(id).is_none() {
-            self.include(id)?;
-        }
-        let finished = Arc::new(self.build_stage(id)?);
-        self.stages.insert(id, finished.clone());
+        let shared = self.shared.clone();
+        let claim = match shared.turns.stage(id, self.place) {
+            Turn::Finished(finished) => return Ok(finished),
+            Turn::Ours(claim) => claim,
+        };
+        let is_new = self.outline.stage(id).is_none();
+        let included = if is_new { self.include(id) } else { Ok(()) };
+        let finished = match included.and_then(|()| self.build_stage(id)) {
+            Ok(finished) => Arc::new(finished),
+            Err(error) if self.dry => return Err(error),
+            Err(error) => {
+                // Before the claim goes: whoever waits for the stage must not build it again.
+                if !matches!(error, Error::Cancelled) {
+                    shared.turns.fail(error);
+                }
+                self.workshop.cancel.cancel();
+                return Err(Error::Cancelled);
+            }
+        };
+        claim.finish(finished.clone());
         Ok(finished)
     }
 
@@ -251,7 +318,9 @@ impl<'a> Builder<'a> {
     /// A base image, resolved once.
     pub fn base(&mut self, reference: &Reference, platform: &Platform) -> Result<Arc<BaseImage>, StepProblem> {
         let name = (reference.clone(), platform.to_string());
-        if let Some(base) = self.bases.get(&name) {
+        let shared = self.shared.clone();
+        let _turn = shared.resolving.turn(Digest::of(format!("{reference} {platform}").as_bytes()));
+        if let Some(base) = lock(&shared.bases).get(&name) {
             return Ok(base.clone());
         }
         self.layers.check_cancelled()?;
@@ -259,7 +328,7 @@ impl<'a> Builder<'a> {
         let resolved = self.workshop.images.resolve(reference, platform).map_err(missing)?;
         let (config, layers) = resolved.parts()?;
         let base = Arc::new(BaseImage { resolved: Arc::new(resolved), config, layers });
-        self.bases.insert(name, base.clone());
+        lock(&shared.bases).insert(name, base.clone());
         Ok(base)
     }
 
@@ -288,15 +357,20 @@ impl<'a> Builder<'a> {
         self.event(Event::Started(label.clone()));
         let begun = Instant::now();
         let made = match &step.action {
-            Action::Run(run) => command::run(self, chain, run, label)?,
-            Action::Copy(copy) => transfer::copy(self, chain, copy)?,
-            Action::Workdir { path, user } => self.workdir(chain, path, user)?,
+            Action::Run(run) => command::run(self, chain, run, label),
+            Action::Copy(copy) => transfer::copy(self, chain, copy),
+            Action::Workdir { path, user } => self.workdir(chain, path, user),
         };
+        let made = made.inspect_err(|problem| {
+            if !problem.is_consequence() && !self.workshop.cancel.is_cancelled() {
+                self.event(Event::Failed(label.clone()));
+            }
+        })?;
         if made.cached {
-            self.cached += 1;
+            self.shared.cached.fetch_add(1, Ordering::Relaxed);
             self.event(Event::Cached(label.clone()));
         } else {
-            self.done += 1;
+            self.shared.done.fetch_add(1, Ordering::Relaxed);
             let (took, size) = (begun.elapsed(), made.link.blob.size);
             tracing::debug!(step = %label.title, size, took_ms = took.as_millis() as u64, "step done");
             self.event(Event::Done { step: label.clone(), took, size });
@@ -319,32 +393,34 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// The start of a key: the layers below. What a layer holds decides, not how it came about.
+    /// The start of a key: the layers below. What a layer holds decides, not how it came about, nor when.
     pub fn key(&self, kind: &str, chain: &Chain) -> Key {
-        Key::new(kind, chain.iter().map(|link| link.diff_id), &self.layers.options)
+        Key::new(kind, chain.iter().map(|link| link.name()), &self.layers.options)
     }
 
-    /// The result under that key if it is still there, else made and remembered.
+    /// The result under that key if it is still there, else made and remembered. Stages that share a step share its
+    /// result: it is done once in a build, also where nothing is taken from a cache.
     pub fn remembered(
         &mut self,
         key: Digest,
         make: impl FnOnce(&mut Self) -> Result<Link, StepProblem>,
     ) -> Result<Made, StepProblem> {
+        let shared = self.shared.clone();
+        let _turn = shared.making.turn(key);
         if let Some(made) = self.found(&key)? {
-            let record =
-                Record { diff_id: made.link.diff_id, blob: made.link.blob.clone(), created: made.created.clone() };
-            self.made.insert(key, (record, made.link.origin().cloned()));
+            lock(&shared.made).entry(key).or_insert_with(|| made.clone());
             return Ok(made);
         }
+        self.layers.check_cancelled()?; // whoever made it was stopped
         if self.dry {
             return Err(StepProblem::NotDone);
         }
         let link = make(self)?;
         let created = self.timestamp().to_string();
-        let record = Record { diff_id: link.diff_id, blob: link.blob.clone(), created: created.clone() };
-        self.workshop.cache.remember_step(&key, &record)?;
-        self.made.insert(key, (record, None));
-        Ok(Made { link, created, cached: false })
+        let made = Made { link, created, cached: false };
+        self.workshop.cache.remember_step(&key, &made.record())?;
+        lock(&shared.made).insert(key, made.clone());
+        Ok(made)
     }
 
     /// Whether what earlier builds left counts.
@@ -355,19 +431,21 @@ impl<'a> Builder<'a> {
     /// What an earlier build has left: here, or in a cache of others, whose layers are fetched when somebody needs
     /// them.
     fn found(&self, key: &Digest) -> Result<Option<Made>, StepProblem> {
-        if !self.may_find() {
-            return Ok(None);
+        let is_anew = !self.may_find();
+        let of_this_build = lock(&self.shared.made).get(key).filter(|made| !is_anew || !made.cached).cloned();
+        if is_anew || of_this_build.is_some() {
+            return Ok(of_this_build.map(|made| Made { cached: true, ..made }));
         }
-        if let Some(Record { diff_id, blob, created }) = self.workshop.cache.step(key)
+        if let Some(Record { diff_id, blob, created, likeness }) = self.workshop.cache.step(key)
             && self.workshop.store.blob_size(&blob.digest)? == Some(blob.size)
         {
-            let link = Link { diff_id, blob, base: None, import: None };
+            let link = Link { diff_id, blob, base: None, import: None, likeness };
             return Ok(Some(Made { link, created, cached: true }));
         }
         for import in &self.request.imports {
             if let Some(step) = import.document.steps.get(key) {
-                let Record { diff_id, blob, created } = step.record.clone();
-                let link = Link { diff_id, blob, base: None, import: Some(import.clone()) };
+                let Record { diff_id, blob, created, likeness } = step.record.clone();
+                let link = Link { diff_id, blob, base: None, import: Some(import.clone()), likeness };
                 return Ok(Some(Made { link, created, cached: true }));
             }
         }
@@ -376,8 +454,8 @@ impl<'a> Builder<'a> {
 
     /// The layers of all stages that were built.
     pub fn seen(&self) -> BTreeSet<DiffId> {
-        let chains = self.stages.values().map(|stage| &stage.chain);
-        chains.flat_map(|chain| chain.iter().map(|link| link.diff_id)).collect()
+        let stages = self.shared.turns.finished();
+        stages.iter().flat_map(|stage| stage.chain.iter().map(|link| link.diff_id)).collect()
     }
 
     /// The time that goes into the image: now, or SOURCE_DATE_EPOCH.
@@ -399,7 +477,8 @@ impl BaseImage {
     pub fn chain(&self) -> Chain {
         let pairs = self.config.diff_ids.iter().zip(&self.layers);
         let link = |(diff_id, blob): (&oci::DiffId, &Descriptor)| {
-            Arc::new(Link { diff_id: *diff_id, blob: blob.clone(), base: Some(self.resolved.clone()), import: None })
+            let base = Some(self.resolved.clone());
+            Arc::new(Link { diff_id: *diff_id, blob: blob.clone(), base, import: None, likeness: None })
         };
         pairs.map(link).collect()
     }

@@ -1,6 +1,7 @@
 //! What a build would do, without doing any of it: which steps are cached, which are not, and what would
 //! have to be fetched for those. Manifests of base images are asked for, and sources are hashed, as both
-//! decide what is cached; no layer is fetched or made, and no command runs.
+//! decide what is cached; shared caches are asked what is in their layers. No layer is fetched or made, and no command
+//! runs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use oci::{Digest, Reference};
 
 use super::error::{Error, StepProblem};
-use super::layers::Chain;
+use super::layers::{Chain, Link};
 use super::steps::Builder;
 use super::{Request, Workshop};
 use crate::event::StepLabel;
@@ -201,11 +202,17 @@ fn read_chains(builder: &mut Builder<'_>, action: &Action, known: &HashMap<Stage
 fn is_readable(builder: &mut Builder<'_>, action: &Action, known: &HashMap<StageId, Known>) -> Result<bool, Error> {
     for link in read_chains(builder, action, known).into_iter().flatten() {
         let is_here = builder.workshop.store.blob_size(&link.blob.digest)?.is_some();
-        if !is_here && builder.workshop.cache.index(&link.diff_id).is_none() {
+        if !is_here && !is_listed(builder, &link) {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Whether it is known what is in a layer, or a shared cache tells.
+fn is_listed(builder: &Builder<'_>, link: &Link) -> bool {
+    let mut told = builder.request.imports.iter().map(|import| &import.document.indexes);
+    builder.workshop.cache.index(&link.diff_id).is_some() || told.any(|indexes| indexes.contains_key(&link.diff_id))
 }
 
 /// Adds the layers that a step needs and that are not here: a command all of them, everything else only to
@@ -222,7 +229,7 @@ fn needed(
     for (chain, whole) in wanted {
         for link in chain {
             let is_here = builder.workshop.store.blob_size(&link.blob.digest)?.is_some();
-            if !is_here && (whole || builder.workshop.cache.index(&link.diff_id).is_none()) {
+            if !is_here && (whole || !is_listed(builder, &link)) {
                 survey.fetch.insert(link.blob.digest, link.blob.size);
             }
         }

@@ -25,6 +25,9 @@ pub const INLINE_KEY: &str = "com.lighter.cache.v1";
 /// More steps than a pipeline has in months; the ones that were not used for longest go first.
 pub const STEP_LIMIT: usize = 4000;
 
+/// A step that was not used for so long, in seconds before the last use of any, is forgotten.
+pub const AGE_LIMIT: i64 = 60 * 24 * 3600;
+
 /// Largest document that is read, in bytes.
 pub const DOCUMENT_LIMIT: usize = 16 << 20;
 
@@ -87,12 +90,15 @@ impl Document {
     }
 
     fn shrink(&mut self, limit: usize) {
-        if self.steps.len() <= limit {
+        let newest = self.steps.values().map(|step| step.used).max().unwrap_or_default();
+        let before = self.steps.len();
+        self.steps.retain(|_, step| step.used > newest.saturating_sub(AGE_LIMIT));
+        if self.steps.len() <= limit && self.steps.len() == before {
             return;
         }
         let mut by_use: Vec<(i64, Digest)> = self.steps.iter().map(|(key, step)| (step.used, *key)).collect();
         by_use.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.to_string().cmp(&b.1.to_string())));
-        for (_, key) in by_use.drain(limit..) {
+        for (_, key) in by_use.drain(limit.min(by_use.len())..) {
             self.steps.remove(&key);
         }
         // Indexes of layers that no step makes are those of base images, which are few and shared.
@@ -161,7 +167,7 @@ mod tests {
         let diff_id = Digest::of(b"tar").to_string().parse().unwrap();
         (
             Digest::of(format!("key {name}").as_bytes()),
-            Step { record: Record { diff_id, blob, created: String::new() }, used },
+            Step { record: Record { diff_id, blob, created: String::new(), likeness: None }, used },
         )
     }
 

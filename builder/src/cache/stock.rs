@@ -280,6 +280,7 @@ mod tests {
             diff_id: Digest::of(text.as_bytes()).to_string().parse().unwrap(),
             blob: Descriptor::new(oci::media_type::OCI_LAYER_GZIP, blob.digest(), blob.size()),
             created: String::new(),
+            likeness: None,
         }
     }
 

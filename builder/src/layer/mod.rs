@@ -27,6 +27,7 @@ mod cut;
 pub mod diff;
 pub mod entry;
 pub mod index;
+pub(crate) mod likeness;
 pub mod pipeline;
 pub mod read;
 pub mod spool;

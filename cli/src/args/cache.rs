@@ -17,6 +17,11 @@ pub struct ExchangeArgs {
     #[arg(long, value_name = "type=KIND,…")]
     pub cache_to: Vec<String>,
 
+    /// Where RUN --mount=type=cache begins if it is not here yet, and is kept for others: type=registry,ref=NAME or
+    /// type=local,dir=DIR (max=SIZE of each, 2g if nobody says)
+    #[arg(long, value_name = "type=KIND,…")]
+    pub cache_mounts: Option<String>,
+
     /// As kaniko: look steps up in --cache-repo, and keep them there
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub cache: Option<bool>,

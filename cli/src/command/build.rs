@@ -18,7 +18,7 @@ use super::output::Outputs;
 use super::request::{self, Loaded};
 use super::{docker, kaniko, platforms, report};
 use crate::args::{BuildArgs, ProgressKind};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, SharedMounts};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::images::Images;
@@ -77,13 +77,14 @@ pub fn run(mut args: BuildArgs) -> Outcome<()> {
     let outputs = Outputs::parse(&args.output, &mut image, || scratch(&data))?;
     let mut job = Job::new(&args, outputs.files.clone())?;
     job.image = image;
+    let exchange = Exchange::parse(&args.exchange)?;
     if args.plan {
-        return super::plan::run(&job, &data, &local);
+        return super::plan::run(&job, &exchange, &data, &local);
     }
     let named = Names::new(&args, &outputs)?;
     let is_index = platforms::is_index(&mut job)?;
     platforms::check(&job, &outputs, is_index)?;
-    let exchange = Exchange::parse(&args.exchange)?;
+    let mounts = args.exchange.cache_mounts.as_deref().map(SharedMounts::parse).transpose()?;
     if args.reproducible_check && is_index {
         return Err(Failure::new(Exit::Usage, "--reproducible-check compares images for one platform"));
     }
@@ -94,6 +95,10 @@ pub fn run(mut args: BuildArgs) -> Outcome<()> {
     let platform = prepared.request.options.target_platform.clone();
     prepared.request.imports =
         runtime.block_on(interrupt::until_signal(async { Ok(exchange.import(&client, &platform).await) }))?;
+    if let Some(mounts) = &mounts {
+        let import = runtime.block_on(interrupt::until_signal(async { Ok(mounts.import(&client).await) }))?;
+        prepared.request.mount_imports = import.into_iter().collect();
+    }
     let built = if is_index {
         platforms::build(&mut prepared, &job, &named.all, &runtime, &local, &client)?
     } else {
@@ -112,6 +117,10 @@ pub fn run(mut args: BuildArgs) -> Outcome<()> {
     report::write(&args, &built, &named.all)?;
     for built in prepared.built.take() {
         runtime.block_on(interrupt::until_signal(exchange.export(&built, &prepared.cache, &local, &client)))?;
+        if let Some(mounts) = &mounts {
+            let exported = mounts.export(&built.mounts, &prepared.cache, &client);
+            runtime.block_on(interrupt::until_signal(exported))?;
+        }
     }
     outputs.send()?;
     let cache = data.join("build");

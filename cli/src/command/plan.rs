@@ -1,4 +1,5 @@
-//! build --plan: what a build would do, and why. Nothing is run, written or fetched but manifests.
+//! build --plan: what a build would do, and why. Nothing is run or written, and nothing fetched but manifests and what
+//! shared caches say of layers.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,6 +13,7 @@ use oci::Platform;
 
 use super::build::{self, Job};
 use super::request;
+use crate::exchange::Exchange;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::images::Images;
@@ -19,14 +21,14 @@ use crate::settings;
 use crate::terminal::{bytes, out};
 
 /// Prints the plan, for each platform.
-pub fn run(job: &Job, data: &Path, local: &Disk) -> Outcome<()> {
+pub fn run(job: &Job, exchange: &Exchange, data: &Path, local: &Disk) -> Outcome<()> {
     let mut loaded = request::read(job, data)?;
     let cache = Cache::open(&data.join("build")).map_err(|error| Failure::io(error.to_string(), &error.source))?;
     let cancel = Cancel::new().map_err(|error| Failure::because(Exit::Bug, "cannot prepare the plan", &error))?;
     let runtime = crate::runtime()?;
     let client = settings::client(&job.registry)?;
     let (_interrupt, interrupted) = tokio::sync::watch::channel(None); // Ctrl-C just ends us: nothing is half done
-    let images = Images::new(runtime.handle().clone(), client, local.clone(), job.pull, interrupted)
+    let images = Images::new(runtime.handle().clone(), client.clone(), local.clone(), job.pull, interrupted)
         .with_layouts(std::mem::take(&mut loaded.layouts));
     let workshop =
         Workshop { store: local, cache: &cache, images: &images, sandbox: None, events: &|_| {}, cancel: &cancel };
@@ -38,6 +40,7 @@ pub fn run(job: &Job, data: &Path, local: &Disk) -> Outcome<()> {
         if let Some(platform) = platform {
             loaded.request.options.target_platform = platform;
         }
+        loaded.request.imports = runtime.block_on(exchange.import(&client, &loaded.request.options.target_platform));
         let survey = survey(&loaded.request, &workshop).map_err(|error| build::told(&error))?;
         out(&shown(&survey, &loaded.request.options.target_platform));
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use builder::Request;
@@ -36,6 +37,8 @@ pub struct Job {
     pub contexts: BTreeMap<String, named::Source>,
     pub no_cache: bool,
     pub no_cache_stages: Vec<String>,
+    /// How many stages are worked at at the same time; as many as there are cores if nobody says.
+    pub jobs: Option<NonZeroUsize>,
     /// Asks the registry for base images even where the local store has them.
     pub pull: bool,
     /// What the commands of RUN get.
@@ -59,6 +62,7 @@ impl Job {
             contexts: named::parse(&args.build_context)?,
             no_cache: args.no_cache,
             no_cache_stages: args.docker.no_cache_filter.clone(),
+            jobs: args.jobs.map(|jobs| NonZeroUsize::new(jobs).unwrap_or(NonZeroUsize::MAX)),
             pull: args.pull,
             run: super::run_options::parse(&args.run)?,
             image: ImageOptions::new(&args.image)?,
@@ -125,6 +129,7 @@ pub fn read(job: &Job, data: &Path) -> Outcome<Loaded> {
     request.images = named.images;
     request.no_cache = job.no_cache;
     request.no_cache_stages.clone_from(&job.no_cache_stages);
+    request.jobs = job.jobs.unwrap_or(request.jobs);
     request.run = job.run.clone();
     request.outputs.clone_from(&job.outputs);
     job.image.apply(&mut request)?;

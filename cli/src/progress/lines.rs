@@ -42,6 +42,11 @@ impl Lines {
             print(number, running.since, &running.rest);
         }
     }
+
+    fn close(&mut self, number: usize, end: &str) {
+        self.flush(number);
+        tell(&format!("#{number} {end}"));
+    }
 }
 
 /// One line of a command: without its own end, and of several states of a line only the last.
@@ -78,6 +83,10 @@ impl Draw for Lines {
                 let layer = if *size > 0 { format!(", {}", bytes(*size)) } else { String::new() };
                 tell(&format!("#{number} DONE {}{layer}", seconds(*took)));
             }
+            Event::Failed(step) => {
+                let number = self.numbers.of(step);
+                self.close(number, "ERROR");
+            }
             Event::Warning { rule, span, message } => tell(&warning(*rule, *span, message)),
         }
     }
@@ -86,9 +95,10 @@ impl Draw for Lines {
         let mut numbers: Vec<usize> = self.running.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {
-            self.flush(number);
             if failed {
-                tell(&format!("#{number} ERROR"));
+                self.close(number, "CANCELED");
+            } else {
+                self.flush(number);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The live picture: finished steps stand, the running one changes, its last lines of output below it.
+//! The live picture: finished steps stand, the running ones change, their last lines of output below them.
 
 use std::io::Write;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -21,7 +21,8 @@ const LINE_LIMIT: usize = 1000;
 const TICK: Duration = Duration::from_millis(100);
 
 pub struct Live {
-    running: Option<Running>,
+    /// In the order in which they began.
+    running: Vec<Running>,
     /// How many lines of the picture may change.
     drawn: usize,
 }
@@ -63,7 +64,7 @@ fn printable(text: &str) -> String {
 
 impl Live {
     pub fn new() -> Self {
-        Self { running: None, drawn: 0 }
+        Self { running: Vec::new(), drawn: 0 }
     }
 
     /// Prints lines that stay, above the picture.
@@ -86,11 +87,13 @@ impl Live {
         let mut text = self.erase();
         let mut drawn = 0;
         let (width, height) = size();
-        if let Some(running) = &self.running {
+        // As many steps as there is room for, and the lines of output shared among them.
+        let shown = self.running.len().min(height.saturating_sub(1).max(1));
+        let tail = TAIL.min(height.saturating_sub(1 + shown) / shown.max(1));
+        for running in &self.running[..shown] {
             let time = format!("{:>6.1}s", running.since.elapsed().as_secs_f64());
             text.push_str(&format!("\x1b[36m{}\x1b[0m\n", fit(&format!(" => {}", name(&running.step)), &time, width)));
             drawn += 1;
-            let tail = TAIL.min(height.saturating_sub(2));
             for line in running.lines.iter().skip(running.lines.len().saturating_sub(tail)) {
                 let line: String = format!(" => => {line}").chars().take(width).collect();
                 text.push_str(&format!("\x1b[2m{line}\x1b[0m\n"));
@@ -101,9 +104,26 @@ impl Live {
         write(&text);
     }
 
+    fn remove(&mut self, step: &StepLabel) -> Option<Running> {
+        let at = self.running.iter().position(|running| *running.step == *step)?;
+        Some(self.running.remove(at))
+    }
+
+    /// The last words of a step that failed.
+    fn fail(&mut self, step: &StepLabel) {
+        let Some(mut running) = self.remove(step) else { return };
+        let rest = std::mem::take(&mut running.rest);
+        if !rest.is_empty() {
+            running.keep(&rest);
+        }
+        let mut lines = vec![format!(" => ERROR {}", name(&running.step))];
+        lines.extend(running.lines.iter().map(|line| format!("    {line}")));
+        self.stay(&lines);
+    }
+
     fn finish(&mut self, step: &StepLabel, end: &str) {
         let (width, _) = size();
-        self.running = None;
+        self.remove(step);
         self.stay(&[fit(&format!(" => {}", name(step)), end, width)]);
     }
 }
@@ -116,7 +136,7 @@ impl Draw for Live {
                 self.stay(&[format!(" => fetching base layer {} ({})", digest.short(), bytes(*size))])
             }
             Event::Started(step) => {
-                self.running = Some(Running {
+                self.running.push(Running {
                     step: step.clone(),
                     since: Instant::now(),
                     lines: Default::default(),
@@ -125,32 +145,29 @@ impl Draw for Live {
                 self.draw();
             }
             Event::Cached(step) => self.finish(step, "CACHED"),
-            Event::Output { bytes, .. } => {
-                if let Some(running) = &mut self.running {
+            Event::Output { step, bytes, .. } => {
+                if let Some(running) = self.running.iter_mut().find(|running| running.step == *step) {
                     running.take(bytes);
                 }
                 self.draw();
             }
             Event::Done { step, took, .. } => self.finish(step, &format!("{:>6.1}s", took.as_secs_f64())),
+            Event::Failed(step) => self.fail(step),
             Event::Warning { rule, span, message } => self.stay(&[warning(*rule, *span, message)]),
         }
     }
 
     fn tick(&mut self) {
-        if self.running.is_some() {
+        if !self.running.is_empty() {
             self.draw();
         }
     }
 
     fn end(&mut self, failed: bool) {
-        let Some(mut running) = self.running.take() else { return };
+        let stopped = std::mem::take(&mut self.running);
         if failed {
-            let rest = std::mem::take(&mut running.rest);
-            if !rest.is_empty() {
-                running.keep(&rest);
-            }
-            let mut lines = vec![format!(" => ERROR {}", name(&running.step))];
-            lines.extend(running.lines.iter().map(|line| format!("    {line}")));
+            let lines: Vec<String> =
+                stopped.iter().map(|running| format!(" => CANCELED {}", name(&running.step))).collect();
             self.stay(&lines);
         } else {
             write(&self.erase());

@@ -1,6 +1,8 @@
 //! One JSON object a line, in the form of `docker buildx build --progress=rawjson`: BuildKit's
 //! SolveStatus with `vertexes`, `logs` and `warnings`.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use builder::event::{Event, StepLabel, Stream};
@@ -12,13 +14,19 @@ use crate::terminal::tell;
 
 #[derive(Default)]
 pub struct Raw {
-    running: Option<Value>,
+    /// The vertexes of the steps that run, by their names.
+    running: BTreeMap<String, Value>,
 }
 
 impl Raw {
     fn vertex(step: &StepLabel) -> Value {
         let name = name(step);
         json!({"digest": Digest::of(name.as_bytes()), "name": name})
+    }
+
+    fn end_badly(mut vertex: Value, why: &str) {
+        (vertex["completed"], vertex["error"]) = (now().into(), why.into());
+        Self::put("vertexes", &vertex);
     }
 
     fn put(key: &str, value: &Value) {
@@ -49,9 +57,10 @@ impl Draw for Raw {
                 let mut vertex = Self::vertex(step);
                 vertex["started"] = now().into();
                 Self::put("vertexes", &vertex);
-                self.running = Some(vertex);
+                self.running.insert(name(step), vertex);
             }
             Event::Cached(step) => {
+                self.running.remove(&name(step));
                 let mut vertex = Self::vertex(step);
                 (vertex["started"], vertex["completed"], vertex["cached"]) = (now().into(), now().into(), true.into());
                 Self::put("vertexes", &vertex);
@@ -68,9 +77,13 @@ impl Draw for Raw {
                 );
             }
             Event::Done { step, .. } => {
-                let mut vertex = self.running.take().unwrap_or_else(|| Self::vertex(step));
+                let mut vertex = self.running.remove(&name(step)).unwrap_or_else(|| Self::vertex(step));
                 vertex["completed"] = now().into();
                 Self::put("vertexes", &vertex);
+            }
+            Event::Failed(step) => {
+                let vertex = self.running.remove(&name(step)).unwrap_or_else(|| Self::vertex(step));
+                Self::end_badly(vertex, "the step failed");
             }
             Event::Warning { rule, span, message } => {
                 let range = span.map(|span| json!([{"start": {"line": span.first}, "end": {"line": span.last}}]));
@@ -81,9 +94,8 @@ impl Draw for Raw {
     }
 
     fn end(&mut self, failed: bool) {
-        if let Some(mut vertex) = self.running.take().filter(|_| failed) {
-            (vertex["completed"], vertex["error"]) = (now().into(), "the step failed".into());
-            Self::put("vertexes", &vertex);
+        for vertex in std::mem::take(&mut self.running).into_values().filter(|_| failed) {
+            Self::end_badly(vertex, "the step was stopped");
         }
     }
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::client::{Call, Client, refused};
 use super::transport::{body, empty, full};
 use super::upload;
-use crate::store::{Body, OpenBlob, Origin, Sink, Source, collect};
+use crate::store::{Body, OpenBlob, Origin, Sink, Source, Swap, collect};
 use crate::{Error, Result};
 
 pub(super) const CONTENT_LENGTH_NAME: &str = "content-length";
@@ -200,6 +200,45 @@ impl Source for Repository {
     }
 }
 
+impl Repository {
+    /// Sends a manifest, perhaps under a condition, which is a header. A registry that does not know it takes the
+    /// manifest in any case.
+    async fn send_manifest(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        condition: Option<(&'static str, String)>,
+    ) -> Result<Swap> {
+        let selector = tag.map_or(Selector::Digest(manifest.digest()), |tag| Selector::Tag(tag.clone()));
+        let scopes = self.push();
+        let bytes = Bytes::copy_from_slice(manifest.bytes());
+        let mut call = Call::new(Method::PUT, Route::Manifest(self.name.clone(), selector).path(), &scopes)
+            .header("content-type", manifest.media_type())
+            .header(CONTENT_LENGTH_NAME, &bytes.len().to_string());
+        if let Some((name, value)) = &condition {
+            call = call.header(name, value);
+        }
+        let answer = self.client.call(&self.host, &call, &|| full(bytes.clone()), false).await?;
+        if condition.is_some() && answer.status() == StatusCode::PRECONDITION_FAILED {
+            return Ok(Swap::Lost);
+        }
+        if !answer.status().is_success() {
+            return Err(self.error("PUT manifest", &scopes, answer).await);
+        }
+        let stored = answer.headers().get(oci::wire::DOCKER_CONTENT_DIGEST).and_then(|value| value.to_str().ok());
+        let stored: Option<Digest> = stored.and_then(|stored| stored.parse().ok());
+        match stored
+            .filter(|stored| stored.algorithm() == manifest.digest().algorithm() && *stored != manifest.digest())
+        {
+            None => Ok(Swap::Named),
+            Some(actual) => {
+                let mismatch = Mismatch { expected: manifest.digest(), actual, size: bytes.len() as u64 };
+                Err(Error::Wrong { place: self.place(), mismatch })
+            }
+        }
+    }
+}
+
 impl Sink for Repository {
     async fn has_blob(&self, digest: Digest) -> Result<bool> {
         self.exists(&Route::Blob(self.name.clone(), digest)).await
@@ -214,27 +253,15 @@ impl Sink for Repository {
     }
 
     async fn put_manifest(&self, manifest: &Manifest, tag: Option<&Tag>) -> Result<()> {
-        let selector = tag.map_or(Selector::Digest(manifest.digest()), |tag| Selector::Tag(tag.clone()));
-        let scopes = self.push();
-        let bytes = Bytes::copy_from_slice(manifest.bytes());
-        let call = Call::new(Method::PUT, Route::Manifest(self.name.clone(), selector).path(), &scopes)
-            .header("content-type", manifest.media_type())
-            .header(CONTENT_LENGTH_NAME, &bytes.len().to_string());
-        let answer = self.client.call(&self.host, &call, &|| full(bytes.clone()), false).await?;
-        if !answer.status().is_success() {
-            return Err(self.error("PUT manifest", &scopes, answer).await);
-        }
-        let stored = answer.headers().get(oci::wire::DOCKER_CONTENT_DIGEST).and_then(|value| value.to_str().ok());
-        let stored: Option<Digest> = stored.and_then(|stored| stored.parse().ok());
-        match stored
-            .filter(|stored| stored.algorithm() == manifest.digest().algorithm() && *stored != manifest.digest())
-        {
-            None => Ok(()),
-            Some(actual) => {
-                let mismatch = Mismatch { expected: manifest.digest(), actual, size: bytes.len() as u64 };
-                Err(Error::Wrong { place: self.place(), mismatch })
-            }
-        }
+        self.send_manifest(manifest, tag, None).await.map(drop)
+    }
+
+    async fn swap_manifest(&self, manifest: &Manifest, tag: &Tag, there: Option<Digest>) -> Result<Swap> {
+        let condition = match there {
+            Some(there) => ("if-match", format!("\"{there}\"")),
+            None => ("if-none-match", "*".to_owned()),
+        };
+        self.send_manifest(manifest, Some(tag), Some(condition)).await
     }
 
     async fn mount(&self, blob: Digest, from: &RepoName) -> Result<bool> {

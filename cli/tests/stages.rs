@@ -1,0 +1,162 @@
+//! Stages that are built at the same time: as many as asked for, the same image for every number, and a failure of one
+//! that ends all. Needs the Debian package busybox-static.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use fixtures::den::Den;
+
+const LIGHTER: &str = env!("CARGO_BIN_EXE_lighter");
+const BUSYBOX: &str = "/bin/busybox";
+
+struct Bench {
+    den: Den,
+}
+
+impl Bench {
+    fn new(dockerfile: &str) -> Self {
+        let den = Den::new("stages");
+        let context = den.path().join("context");
+        fs::create_dir(&context).unwrap();
+        fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+        let copied = fs::copy(BUSYBOX, context.join("busybox"));
+        copied.unwrap_or_else(|error| panic!("{BUSYBOX}: {error}; install the package busybox-static"));
+        Self { den }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(LIGHTER);
+        command.args(["build", "--progress=plain"]).args(words).current_dir(self.den.path().join("context"));
+        command.env_clear().env("HOME", self.den.path().join("home")).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn build(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    fn builds(&self, words: &[&str]) -> (String, String) {
+        let output = self.build(words);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{told}");
+        (String::from_utf8(output.stdout).unwrap(), told)
+    }
+
+    fn work(&self) -> Vec<PathBuf> {
+        let work = self.den.path().join("home/.local/share/lighter/build/v1/work");
+        let entries = fs::read_dir(&work).unwrap_or_else(|error| panic!("{}: {error}", work.display()));
+        entries.map(|entry| entry.unwrap().path()).filter(|path| !path.is_dir() || holds_steps(path)).collect()
+    }
+}
+
+fn holds_steps(path: &std::path::Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-"))
+        || fs::read_dir(path).is_ok_and(|mut inside| inside.any(|entry| holds_steps(&entry.unwrap().path())))
+}
+
+/// Each stage says that it is there, and waits until it hears the other; ten seconds are enough to give up.
+const MEETING: &str = r#"FROM scratch AS base
+COPY busybox /bin/sh
+COPY busybox /bin/busybox
+FROM base AS one
+RUN --mount=type=cache,id=meeting,target=/m for n in $(/bin/busybox seq 100); do : > /m/one; if [ -e /m/two ]; then echo one met; : > /met; exit 0; fi; /bin/busybox sleep 0.1; done; exit 9
+FROM base AS two
+RUN --mount=type=cache,id=meeting,target=/m for n in $(/bin/busybox seq 100); do : > /m/two; if [ -e /m/one ]; then echo two met; : > /met; exit 0; fi; /bin/busybox sleep 0.1; done; exit 9
+FROM scratch
+COPY --from=one /met /one
+COPY --from=two /met /two
+"#;
+
+#[test]
+fn stages_that_wait_for_each_other_run_at_the_same_time() {
+    let (_, told) = Bench::new(MEETING).builds(&["--jobs=2"]);
+    assert!(told.contains("one met") && told.contains("two met"), "{told}");
+    // Every line of output says which step it is of.
+    let number = |title: &str| {
+        let line = told.lines().find(|line| line.contains(title)).unwrap_or_else(|| panic!("{title}: {told}"));
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    for (stage, words) in [("[one 1/1] RUN", "one met"), ("[two 1/1] RUN", "two met")] {
+        let is_its_line = |line: &str| line.starts_with(&number(stage)) && line.ends_with(words);
+        assert!(told.lines().any(is_its_line), "{stage}: {told}");
+    }
+}
+
+#[test]
+fn a_stage_that_fails_stops_the_ones_beside_it() {
+    let file = r#"FROM scratch AS base
+COPY busybox /bin/sh
+COPY busybox /bin/busybox
+FROM base AS slow
+RUN --mount=type=cache,id=meeting,target=/m : > /m/begun; exec /bin/busybox sleep 86397
+FROM base AS bad
+RUN --mount=type=cache,id=meeting,target=/m until [ -e /m/begun ]; do /bin/busybox sleep 0.05; done; echo alas; exit 7
+FROM scratch
+COPY --from=slow /x /x
+COPY --from=bad /x /y
+"#;
+    let bench = Bench::new(file);
+    let output = bench.build(&["--jobs=3"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("alas") && told.contains("exit code: 7"), "{told}");
+    let ends = |word: &str| told.lines().filter(|line| line.starts_with('#') && line.ends_with(word)).count();
+    assert_eq!((ends(" ERROR"), ends(" CANCELED") >= 1), (1, true), "{told}");
+    let running = fs::read_dir("/proc").unwrap().flatten().any(|process| {
+        let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|word| word == b"86397")
+    });
+    assert!(!running, "the slow step still runs");
+    assert_eq!(bench.work(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_image_is_the_same_for_every_number_of_jobs() {
+    let mut file = "FROM scratch AS base\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\n".to_owned();
+    for stage in 0..5 {
+        // Two stages are alike: their step is done once.
+        let name = stage.min(3);
+        file.push_str(&format!("FROM base AS s{stage}\nRUN echo {name} > /out\nRUN echo more >> /out\n"));
+    }
+    file.push_str("FROM base\n");
+    (0..5).for_each(|stage| file.push_str(&format!("COPY --from=s{stage} /out /out{stage}\n")));
+    let digests: Vec<String> = ["--jobs=1", "--jobs=2", "--jobs=0"]
+        .map(|jobs| {
+            let (digest, told) = Bench::new(&file).builds(&[jobs, "--build-arg=SOURCE_DATE_EPOCH=1700000000"]);
+            assert_eq!(told.lines().filter(|line| line.ends_with(" CACHED")).count(), 2, "{told}");
+            digest
+        })
+        .into();
+    assert!(digests[0].starts_with("sha256:") && digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+}
+
+/// Most memory that a build may take, in kB, whatever it writes.
+const MEMORY_LIMIT: u64 = 100 << 10;
+
+#[test]
+fn memory_does_not_grow_with_what_a_step_writes() {
+    let bench = Bench::new(
+        "FROM scratch\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\n\
+         RUN /bin/busybox dd if=/dev/zero of=/zero bs=1M count=200 2>&1 && \
+         /bin/busybox dd if=/dev/urandom of=/noise bs=1M count=32 2>&1\n",
+    );
+    let registry = fixtures::registry::Registry::start(std::path::Path::new(LIGHTER));
+    let mut command = bench.command(&["-t", &registry.reference("large:1"), "--push"]);
+    let mut building = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let status = format!("/proc/{}/status", building.id());
+    let mut most = 0;
+    let ended = loop {
+        // The kernel remembers the most; when the process is gone the last look counts.
+        let told = fs::read_to_string(&status).unwrap_or_default();
+        let peak = told.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
+        most = most.max(peak.unwrap_or(0));
+        if let Some(ended) = building.try_wait().unwrap() {
+            break ended;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    };
+    assert!(ended.success());
+    assert!(most > 0 && most < MEMORY_LIMIT, "{most} kB");
+}
