@@ -1,6 +1,7 @@
 //! Dockerfiles, good and bad, and how they are read.
 
 use super::*;
+use proptest::prelude::*;
 
 fn read(text: &str) -> Dockerfile {
     parse(text.as_bytes(), "Dockerfile").unwrap_or_else(|error| panic!("{error}"))
@@ -226,7 +227,109 @@ fn errors_name_the_line_and_help() {
     assert_eq!((error.problem(), error.span().first), (&Problem::NotUtf8, 2));
 }
 
+/// One way to write an instruction down, of those that are read as the same.
+fn written(instruction: &Instruction, layout: usize) -> String {
+    let command = |command: &CommandLine| match command {
+        CommandLine::Shell(text) => text.clone(),
+        CommandLine::Exec(words) => serde_json::to_string(words).unwrap(),
+    };
+    let pairs = |pairs: &[Assignment]| {
+        let pair = |pair: &Assignment| format!("{}={}", pair.name, pair.value);
+        pairs.iter().map(pair).collect::<Vec<_>>().join(" ")
+    };
+    let name = instruction.name();
+    let name = [name.to_owned(), name.to_lowercase()][layout % 2].clone();
+    let arguments = match instruction {
+        Instruction::Arg(arguments) => {
+            let one = |argument: &Argument| match &argument.default {
+                Some(default) => format!("{}={default}", argument.name),
+                None => argument.name.clone(),
+            };
+            arguments.iter().map(one).collect::<Vec<_>>().join(" ")
+        }
+        Instruction::Cmd(line) | Instruction::Entrypoint(line) => command(line),
+        Instruction::Env(all) | Instruction::Label(all) => pairs(all),
+        Instruction::Expose(words) => words.join(" "),
+        Instruction::Shell(words) | Instruction::Volume(words) => serde_json::to_string(words).unwrap(),
+        Instruction::Copy(Copy { transfer, from, parents }) => {
+            let mut words: Vec<String> = from.iter().map(|from| format!("--from={from}")).collect();
+            words.extend(transfer.chown.iter().map(|chown| format!("--chown={chown}")));
+            words.extend(transfer.chmod.iter().map(|chmod| format!("--chmod={chmod}")));
+            words.extend(transfer.excludes.iter().map(|exclude| format!("--exclude={exclude}")));
+            words.extend(transfer.link.then(|| "--link".to_owned()));
+            words.extend(parents.then(|| "--parents=true".to_owned()));
+            let paths: Vec<&String> = transfer.sources.iter().chain([&transfer.destination]).collect();
+            words.push(serde_json::to_string(&paths).unwrap());
+            words.join(" ")
+        }
+        Instruction::Run(run) => {
+            let mut words: Vec<String> = run.mounts.iter().map(|mount| format!("--mount={mount}")).collect();
+            words.push(command(&run.command));
+            words.join(" ")
+        }
+        Instruction::User(text) | Instruction::Workdir(text) | Instruction::Stopsignal(text) => text.clone(),
+        other => panic!("{other:?} is not generated"),
+    };
+    match layout % 3 {
+        0 => format!("{name} {arguments}"),
+        1 => format!("   {name} \\\n# a comment\n{arguments}  "),
+        _ => format!("{name}\t{arguments}"),
+    }
+}
+
+fn any_instruction() -> impl Strategy<Value = Instruction> {
+    let word = "[a-zA-Z0-9/._-]{1,8}";
+    let name = "[A-Z][A-Z0-9_]{0,5}";
+    let value = prop_oneof![Just(String::new()), word.prop_map(String::from), "\"[a-z $]{0,6}\"", "'[a-z\"$ ]{0,6}'"];
+    let shell = "[a-z][a-z0-9 ${}&|;='.-]{0,20}[a-z]".prop_map(CommandLine::Shell);
+    let exec = prop::collection::vec("[ -~é]{0,8}", 1..4).prop_map(CommandLine::Exec);
+    let command = prop_oneof![shell, exec].boxed();
+    let pair = (name, value).prop_map(|(name, value)| Assignment { name, value });
+    let pairs = prop::collection::vec(pair, 1..4).boxed();
+    let argument = (name, prop::option::of(word)).prop_map(|(name, default)| Argument { name, default });
+    let paths = prop::collection::vec("[ -~]{1,8}", 1..4);
+    let flags = (prop::option::of(word), prop::option::of("[0-7]{3}"), prop::collection::vec(word, 0..3));
+    let copy = (paths, "[ -~]{1,8}", flags, any::<bool>(), any::<bool>(), prop::option::of("[a-z]{1,8}"));
+    let copy = copy.prop_map(|(sources, destination, (chown, chmod, excludes), link, parents, from)| {
+        let heredocs = Vec::new();
+        let transfer = Transfer { sources, heredocs, destination, chown, chmod, link, excludes };
+        Instruction::Copy(Copy { transfer, from, parents })
+    });
+    let run = (command.clone(), any::<bool>()).prop_map(|(command, mount)| {
+        let mounts = if mount { vec!["type=tmpfs,target=/t".to_owned()] } else { Vec::new() };
+        let (network, security) = (Network::Default, Security::Sandbox);
+        let (heredocs, mount_sources, devices) = (Vec::new(), Vec::new(), Vec::new());
+        Instruction::Run(Run { command, heredocs, mounts, mount_sources, network, security, devices })
+    });
+    let ports = prop::collection::btree_set("[1-9][0-9]{0,3}(/tcp|/udp)?", 1..4);
+    prop_oneof![
+        copy,
+        run,
+        prop::collection::vec(argument, 1..4).prop_map(Instruction::Arg),
+        pairs.clone().prop_map(Instruction::Env),
+        pairs.prop_map(Instruction::Label),
+        command.clone().prop_map(Instruction::Cmd),
+        command.prop_map(Instruction::Entrypoint),
+        ports.prop_map(|ports| Instruction::Expose(ports.into_iter().collect())),
+        prop::collection::vec("[!-~]{1,8}", 1..4).prop_map(Instruction::Volume),
+        prop::collection::vec("[ -~]{1,8}", 1..4).prop_map(Instruction::Shell),
+        word.prop_map(Instruction::User),
+        word.prop_map(Instruction::Workdir),
+        word.prop_map(Instruction::Stopsignal),
+    ]
+}
+
 proptest::proptest! {
+    #[test]
+    fn what_is_written_down_is_read(all in prop::collection::vec((any_instruction(), 0..6usize), 1..8)) {
+        let text: Vec<String> = all.iter().map(|(instruction, layout)| written(instruction, *layout)).collect();
+        let text = format!("FROM scratch\n{}\n", text.join("\n"));
+        let expected: Vec<Instruction> = all.into_iter().map(|(instruction, _)| instruction).collect();
+        let found = parse(text.as_bytes(), "Dockerfile").unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let found: Vec<Instruction> = found.stages[0].instructions.iter().map(|node| node.value.clone()).collect();
+        proptest::prop_assert_eq!(found, expected, "{}", text);
+    }
+
     #[test]
     fn parsing_never_panics(bytes: Vec<u8>) {
         let _ = parse(&bytes, "Dockerfile"); // only whether it returns matters here
