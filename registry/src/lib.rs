@@ -21,11 +21,13 @@ mod journal;
 pub mod keeping;
 mod limit;
 mod metrics;
+mod pattern;
 mod promise;
 mod server;
 mod state;
 mod store;
 mod tls;
+pub mod upkeep;
 mod watched;
 
 pub use api::{Front, InvalidNetwork, Network};

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::access::{Access, AccessSettings, Gate};
@@ -29,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::promise::Plain;
 use crate::store::{OpenError, Store};
 use crate::tls::{Tls, TlsSettings};
+use crate::upkeep::Owner;
 use crate::watched::ReadError;
 
 /// Most bytes of a connection of HTTP/1 that are held here, and so the most that a head may have.
@@ -79,9 +81,6 @@ pub struct Settings {
     pub data: PathBuf,
     /// Whether everybody who can reach an address that is not loopback may read, write and delete.
     pub allow_anonymous: bool,
-    /// Whether manifests may be pushed that name content which is not here: images of some platforms
-    /// only, say. Whoever pulls what is missing is told so.
-    pub allow_sparse: bool,
     /// Who may do what. Without it everybody may do everything, on loopback.
     pub access: Option<AccessSettings>,
     /// TLS; without it connections are plain.
@@ -109,7 +108,6 @@ impl Settings {
             addr,
             data: data.into(),
             allow_anonymous: false,
-            allow_sparse: false,
             access: None,
             tls: None,
             front: Front::default(),
@@ -155,6 +153,7 @@ pub struct Server {
     tls: Option<Tls>,
     hooks: Vec<HookSettings>,
     data: PathBuf,
+    owner: Option<Owner>,
     api: Api,
 }
 
@@ -173,11 +172,11 @@ impl Server {
         };
         let (hooks, data) = (settings.hooks.clone(), settings.data.clone());
         let opened = tokio::task::spawn_blocking(move || open(settings, addr)).await;
-        let (api, tls) = match opened {
+        let (api, tls, owner) = match opened {
             Ok(opened) => opened?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        Ok(Self { listener, admin, addr, tls, hooks, data, api })
+        Ok(Self { listener, admin, addr, tls, hooks, data, owner, api })
     }
 
     /// Where it listens, with the port that was found if any was asked for.
@@ -197,7 +196,7 @@ impl Server {
 
     /// Answers requests until `shutdown` ends; then lets running requests end and closes the store.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, admin, addr, tls, hooks, data, api } = self;
+        let Self { listener, admin, addr, tls, hooks, data, owner, api } = self;
         let drain = api.limits.drain;
         let api = Arc::new(api);
         let mut beside = JoinSet::new(); // what runs until the end, and no longer
@@ -216,6 +215,8 @@ impl Server {
             beside.spawn(shared.clone().run(hook));
         }
         drop(shared);
+        let (stop, stopped) = watch::channel(false);
+        let upkeep = owner.map(|owner| tokio::spawn(owner.run(stopped, drain)));
         let connections = GracefulShutdown::new();
         tracing::info!(%addr, tls = tls.is_some(), "serving");
         let answer: Answer = |api, request| Box::pin(api::answer(api, request));
@@ -229,6 +230,12 @@ impl Server {
             tracing::warn!("some requests did not end in time and are cut off");
         }
         beside.shutdown().await;
+        let _ = stop.send(true); // there may be nobody to hear it
+        if let Some(upkeep) = upkeep
+            && let Err(error) = upkeep.await
+        {
+            tracing::error!(%error, "answering the operator failed");
+        }
         api.store.close().await;
     }
 }
@@ -241,9 +248,13 @@ async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError
 }
 
 /// Opens everything that lies on disk.
-fn open(settings: Settings, addr: SocketAddr) -> Result<(Api, Option<Tls>), BindError> {
+fn open(settings: Settings, addr: SocketAddr) -> Result<(Api, Option<Tls>, Option<Owner>), BindError> {
     let tls = settings.tls.map(Tls::open).transpose().map_err(BindError::Prepare)?;
     let store = Store::open_keeping(&settings.data, settings.keeping)?;
+    // A registry on a file system without sockets serves all the same.
+    let owner = Owner::bind(&settings.data, store.clone())
+        .inspect_err(|error| tracing::warn!(%error, "gc, fsck and their like will not work while this registry runs"))
+        .ok();
     let gate = match settings.access {
         Some(access) => Gate::Guarded(Box::new(Access::open(access, &settings.data).map_err(BindError::Prepare)?)),
         None => Gate::Open,
@@ -251,7 +262,6 @@ fn open(settings: Settings, addr: SocketAddr) -> Result<(Api, Option<Tls>), Bind
     let api = Api {
         store,
         limits: settings.limits,
-        sparse: settings.allow_sparse,
         gate,
         front: settings.front,
         metrics: Arc::new(Metrics::default()),
@@ -260,7 +270,7 @@ fn open(settings: Settings, addr: SocketAddr) -> Result<(Api, Option<Tls>), Bind
         draining: AtomicBool::new(false),
         shows_metrics: settings.public_metrics || (settings.admin.is_none() && addr.ip().is_loopback()),
     };
-    Ok((api, tls))
+    Ok((api, tls, owner))
 }
 
 /// How the requests of an address are answered.

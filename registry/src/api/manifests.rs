@@ -52,7 +52,7 @@ pub(super) async fn put(api: &Api, call: &Call<'_>, body: &mut Body, name: RepoN
     let manifest = read(api, call, body, &which).await?;
     let (digest, subject) = (manifest.digest(), manifest.subject().map(|subject| subject.digest));
     let is_foreign = manifest.blobs().any(|blob| media_type::is_foreign_layer(&blob.media_type));
-    let terms = Terms { sparse: api.sparse, condition: of_push(call.headers()), fixed };
+    let terms = Terms { sparse: api.store.keeping().sparse.means(&name), condition: of_push(call.headers()), fixed };
     api.store.put_manifest_on(&name, manifest, tags.clone(), terms).await?;
     tracing::info!(repository = %name, %digest, tags = tags.len(), "manifest stored");
     let mut response = empty(StatusCode::CREATED);

@@ -49,8 +49,6 @@ type Answer = Result<Response, Failure>;
 pub(crate) struct Api {
     pub(crate) store: Store,
     pub(crate) limits: Limits,
-    /// Whether manifests may name content that is not here.
-    pub(crate) sparse: bool,
     pub(crate) gate: Gate,
     pub(crate) front: Front,
     pub(crate) metrics: Arc<Metrics>,

@@ -11,10 +11,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 use toml::Table;
 
-use crate::access::{self, AccessSettings, IssuerSettings, KeySource, Pattern, Rule, Subject, USUAL_LIFE};
+use crate::access::{self, AccessSettings, IssuerSettings, KeySource, Rule, Subject, USUAL_LIFE};
 use crate::api::{Front, Network};
 use crate::hooks::{Format, HookSettings};
-use crate::keeping::{GcSettings, Keeping, Period, Retention};
+use crate::keeping::{GcSettings, Keeping, Period, RepoGlob, Retention, Sparse};
 use crate::limit::Rate;
 use crate::tls::{ClientAuthority, TlsSettings};
 use crate::{Limits, Settings};
@@ -71,8 +71,8 @@ pub struct Config {
     /// Whether everybody may do everything.
     #[serde(alias = "allow_anonymous")]
     pub insecure_allow_anonymous: bool,
-    /// Whether manifests may name content that is not here.
-    pub allow_sparse: bool,
+    /// Where manifests may name content that is not here.
+    pub allow_sparse: Sparse,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<TlsPart>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,7 +183,7 @@ struct Webhook {
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "masked")]
     secret: Option<String>,
     #[serde(default)]
-    repositories: Vec<Pattern>,
+    repositories: Vec<RepoGlob>,
 }
 
 /// Secrets are never printed.
@@ -212,7 +212,7 @@ impl Config {
 
     /// What is kept, and for how long.
     pub fn keeping(&self) -> Keeping {
-        Keeping { gc: self.gc.clone(), retention: self.retention.clone() }
+        Keeping { gc: self.gc.clone(), retention: self.retention.clone(), sparse: self.allow_sparse.clone() }
     }
 
     /// What it says, as a configuration file with everything in it; secrets are masked.
@@ -224,7 +224,6 @@ impl Config {
     pub fn settings(&self, addr: SocketAddr, data: PathBuf) -> Result<Settings, ConfigError> {
         let mut settings = Settings::new(addr, data);
         settings.allow_anonymous = self.insecure_allow_anonymous;
-        settings.allow_sparse = self.allow_sparse;
         settings.access = self.access.as_ref().map(access_settings);
         settings.tls = self.tls.as_ref().map(tls_settings);
         settings.front = self.front()?;

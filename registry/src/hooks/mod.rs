@@ -21,7 +21,7 @@ use content::place::replace_file;
 use content::remote::Web;
 use serde::{Deserialize, Serialize};
 
-use crate::access::Pattern;
+use crate::keeping::RepoGlob;
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError, blocking};
 pub use event::Format;
@@ -48,7 +48,7 @@ pub struct HookSettings {
     /// Signs them.
     pub secret: Option<String>,
     /// Of which repositories; of all if there are none.
-    pub repositories: Vec<Pattern>,
+    pub repositories: Vec<RepoGlob>,
 }
 
 /// Up to where a receiver knows everything.
@@ -166,8 +166,7 @@ impl Hooks {
 }
 
 fn wants(hook: &HookSettings, event: &Event) -> bool {
-    let name = event.repository.as_str();
-    hook.repositories.is_empty() || hook.repositories.iter().any(|pattern| pattern.matches(name, |_| None))
+    hook.repositories.is_empty() || hook.repositories.iter().any(|glob| glob.matches(&event.repository))
 }
 
 fn write(directory: &Path, path: &Path, text: &[u8]) -> std::io::Result<()> {
