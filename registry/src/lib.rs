@@ -31,7 +31,7 @@ pub mod upkeep;
 mod watched;
 
 pub use api::{Front, InvalidNetwork, Network};
-pub use hooks::{Format, HookSettings};
+pub use hooks::{Action, Format, HookSettings};
 pub use journal::JournalError;
 pub use keeping::Keeping;
 pub use limit::Rate;

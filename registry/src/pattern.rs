@@ -7,8 +7,8 @@
 //! | `?` | one character, but `/` |
 //! | `**` between slashes or alone | any number of whole parts: `**/cache` means `cache` too |
 //! | `**` at the end, after a slash | whatever is below, but something: `a/**` does not mean `a` |
-//! | `**` beside other text | any text, over slashes too: `a**` means `a`, `ab` and `a/b` |
-//! | `{claim}` | what the caller's token says under that name, in access rules only |
+//! | `**` beside other text | any text, over slashes too: `a**` means `a`, `ab` and `a/b`; not where rights are given |
+//! | `{claim}` | what the caller's token says under that name; only where rights are given |
 
 use std::fmt;
 use std::str::FromStr;
@@ -57,6 +57,19 @@ impl FromStr for Pattern {
     type Err = InvalidPattern;
 
     fn from_str(text: &str) -> Result<Self, InvalidPattern> {
+        let pattern = Self::compile(text)?;
+        // `shop**` would open `shopping/secret` to somebody.
+        if pattern.tokens.contains(&Token::Anything) {
+            let reason = "** stands for whole parts where rights are given, so it must be one between slashes";
+            return Err(InvalidPattern { text: pattern.text, reason });
+        }
+        Ok(pattern)
+    }
+}
+
+impl Pattern {
+    /// Reads everything that the dialect has.
+    fn compile(text: &str) -> Result<Self, InvalidPattern> {
         let wrong = |reason| InvalidPattern { text: text.chars().take(80).collect(), reason };
         if text.is_empty() || text.len() > PATTERN_LIMIT {
             return Err(wrong("it has no or too many characters"));
@@ -192,10 +205,10 @@ impl From<Pattern> for String {
     }
 }
 
-/// Which repositories something is about, whoever calls: a [`Pattern`] without claims and capitals, since
-/// one with them would never match.
+/// Which repositories something is about, whoever calls: without claims and capitals, since a pattern with
+/// them would never match.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Pattern", into = "String")]
+#[serde(try_from = "String", into = "String")]
 pub struct RepoGlob(Pattern);
 
 impl RepoGlob {
@@ -205,9 +218,10 @@ impl RepoGlob {
     }
 }
 
-impl TryFrom<Pattern> for RepoGlob {
-    type Error = InvalidPattern;
-    fn try_from(pattern: Pattern) -> Result<Self, InvalidPattern> {
+impl FromStr for RepoGlob {
+    type Err = InvalidPattern;
+    fn from_str(text: &str) -> Result<Self, InvalidPattern> {
+        let pattern = Pattern::compile(text)?;
         let reason = match &pattern {
             _ if pattern.claims().next().is_some() => "only access rules know the claims of a caller",
             _ if pattern.text.bytes().any(|byte| byte.is_ascii_uppercase()) => "no repository has capitals",
@@ -217,10 +231,10 @@ impl TryFrom<Pattern> for RepoGlob {
     }
 }
 
-impl FromStr for RepoGlob {
-    type Err = InvalidPattern;
-    fn from_str(text: &str) -> Result<Self, InvalidPattern> {
-        text.parse::<Pattern>()?.try_into()
+impl TryFrom<String> for RepoGlob {
+    type Error = InvalidPattern;
+    fn try_from(text: String) -> Result<Self, InvalidPattern> {
+        text.parse()
     }
 }
 
@@ -247,7 +261,7 @@ mod tests {
             "up" => Some("../x".to_owned()),
             _ => None,
         };
-        pattern.parse::<Pattern>().unwrap().matches(name, claim)
+        Pattern::compile(pattern).unwrap().matches(name, claim)
     }
 
     #[test]
@@ -289,6 +303,9 @@ mod tests {
         for text in ["", "{", "{}", "{a{b}}", "a b", "ä", "[a]", "a|b", &"a".repeat(PATTERN_LIMIT + 1)] {
             assert!(text.parse::<Pattern>().is_err(), "{text}");
         }
+        for text in ["a**", "**a", "a/**b"] {
+            assert!(text.parse::<Pattern>().is_err() && text.parse::<RepoGlob>().is_ok(), "{text}");
+        }
         for text in ["", "A", "{project_path}/**", "a[b]"] {
             assert!(text.parse::<RepoGlob>().is_err(), "{text}");
         }
@@ -306,6 +323,7 @@ mod tests {
 
         #[test]
         fn parsing_never_panics_and_prints_back(text: String, name: String) {
+            let _ = text.parse::<RepoGlob>(); // only whether it returns matters here
             if let Ok(pattern) = text.parse::<Pattern>() {
                 pattern.matches(&name, |_| None);
                 proptest::prop_assert_eq!(pattern.to_string(), text);

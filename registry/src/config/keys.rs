@@ -61,6 +61,7 @@ pub const KEYS: &[Key] = &[
     key("tls.client_certificates", Kind::Text, "required, or optional"),
     key("access.htpasswd", Kind::Text, "a file of users made with htpasswd -B; read again when it changes"),
     key("access.token_life", Kind::Text, "how long tokens of /token live, at least 1m"),
+    key("access.refresh_life", Kind::Text, "how long docker login holds without its password; 0s gives no such tokens"),
     key("access.rules", Kind::Tables, "who may do what; what no rule allows is denied"),
     key("access.rules[].subjects", Kind::Inner, "anonymous, user:NAME, robot:NAME, issuer:NAME, certificate:SHA256"),
     key("access.rules[].claims", Kind::Inner, "what a token of an issuer must say"),
@@ -108,6 +109,8 @@ pub const KEYS: &[Key] = &[
     key("webhooks[].format", Kind::Inner, "distribution, or cloudevents"),
     key("webhooks[].secret", Kind::Inner, "signs each event (HMAC-SHA256 in X-Lighter-Signature)"),
     key("webhooks[].repositories", Kind::Inner, "patterns of repositories; all if there are none"),
+    key("webhooks[].events", Kind::Inner, "push, delete, pull, mount; the first two if it is not said"),
+    key("webhooks[].blobs", Kind::Inner, "tell of blobs too"),
 ];
 
 impl Key {

@@ -11,9 +11,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 use toml::Table;
 
-use crate::access::{self, AccessSettings, IssuerSettings, KeySource, Rule, Subject, USUAL_LIFE};
+use crate::access::{self, AccessSettings, IssuerSettings, KeySource, Rule, Subject, USUAL_LIFE, USUAL_REFRESH_LIFE};
 use crate::api::{Front, Network};
-use crate::hooks::{Format, HookSettings};
+use crate::hooks::{Action, Format, HookSettings};
 use crate::keeping::{GcSettings, Keeping, Period, RepoGlob, Retention, Sparse};
 use crate::limit::Rate;
 use crate::tls::{ClientAuthority, TlsSettings};
@@ -108,13 +108,15 @@ struct AccessPart {
     #[serde(skip_serializing_if = "Option::is_none")]
     htpasswd: Option<PathBuf>,
     token_life: Period,
+    refresh_life: Period,
     issuers: Vec<IssuerPart>,
     rules: Vec<Rule>,
 }
 
 impl Default for AccessPart {
     fn default() -> Self {
-        Self { htpasswd: None, token_life: Period::of(USUAL_LIFE), issuers: Vec::new(), rules: Vec::new() }
+        let (token_life, refresh_life) = (Period::of(USUAL_LIFE), Period::of(USUAL_REFRESH_LIFE));
+        Self { htpasswd: None, token_life, refresh_life, issuers: Vec::new(), rules: Vec::new() }
     }
 }
 
@@ -184,6 +186,14 @@ struct Webhook {
     secret: Option<String>,
     #[serde(default)]
     repositories: Vec<RepoGlob>,
+    #[serde(default = "usual_events")]
+    events: Vec<Action>,
+    #[serde(default)]
+    blobs: bool,
+}
+
+fn usual_events() -> Vec<Action> {
+    HookSettings::USUAL_EVENTS.to_vec()
 }
 
 /// Secrets are never printed.
@@ -277,6 +287,12 @@ impl Config {
             let uri: Option<http::Uri> = hook.url.parse().ok();
             if !uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()) {
                 return Err(meaning("webhooks[].url", format!("{:?} is no http or https URL", hook.url)));
+            }
+            if hook.events.is_empty() {
+                return Err(meaning("webhooks[].events", "without any the webhook is told nothing"));
+            }
+            if hook.events.contains(&Action::Mount) && !hook.blobs {
+                return Err(meaning("webhooks[].events", "only blobs are mounted: say blobs = true too"));
             }
         }
         Ok(())
@@ -374,6 +390,7 @@ fn access_settings(part: &AccessPart) -> AccessSettings {
         htpasswd: part.htpasswd.clone(),
         issuers: part.issuers.iter().map(issuer_settings).collect(),
         token_life: part.token_life.duration(),
+        refresh_life: part.refresh_life.duration(),
     }
 }
 
@@ -407,6 +424,8 @@ fn hook(part: &Webhook) -> HookSettings {
         format: part.format,
         secret: part.secret.clone(),
         repositories: part.repositories.clone(),
+        events: part.events.clone(),
+        blobs: part.blobs,
     }
 }
 

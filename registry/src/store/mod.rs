@@ -50,7 +50,7 @@ use crate::index::{Index, Places};
 use crate::journal::Journal;
 use crate::keeping::Keeping;
 pub use crate::state::Refusal;
-use crate::state::{Frozen, MountSource, RowsError, Terms, Transaction, View};
+use crate::state::{Asked, Frozen, MountSource, RowsError, Terms, Transaction, View};
 pub use backup::{BackedUp, BackupError, backup};
 use collect::{Collector, Progress};
 pub use collect::{GcStatus, Pass};
@@ -84,6 +84,8 @@ pub struct Store {
     // without one.
     collector: Option<Arc<Collector>>,
     keeping: Arc<Keeping>,
+    /// The request on whose behalf it is changed, if there is one.
+    asked: Option<Arc<Asked>>,
     inner: Arc<Inner>,
 }
 
@@ -184,7 +186,7 @@ impl Store {
             committer,
             _lock: lock,
         };
-        let store = Self { collector: None, keeping: Arc::new(keeping), inner: Arc::new(inner) };
+        let store = Self { collector: None, keeping: Arc::new(keeping), asked: None, inner: Arc::new(inner) };
         let collector = match store.keeping.gc.enabled {
             true => Some(Arc::new(Collector::start(store.clone()).map_err(OpenError::io(data))?)),
             false => None,
@@ -236,7 +238,18 @@ impl Store {
         })
     }
 
+    /// The same store, changed on behalf of a request: those who are told of the changes learn whose.
+    pub(crate) fn on_behalf_of(&self, asked: Asked) -> Self {
+        Self { asked: Some(Arc::new(asked)), ..self.clone() }
+    }
+
     async fn commit(&self, transaction: Transaction) -> Result<(), StoreError> {
+        let transaction = match &self.asked {
+            Some(asked) if transaction.is_durable() => {
+                Transaction::Asked { by: Box::new(Asked::clone(asked)), what: Box::new(transaction) }
+            }
+            _ => transaction,
+        };
         self.inner.committer.commit(transaction).await
     }
 
