@@ -74,9 +74,6 @@ fn garbage_of_a_stopped_registry_is_explained_and_collected() {
     let kept = kept[0];
     let data = server.data();
 
-    let running = registry(&home, &data, &["gc"]);
-    assert!(running.stderr.contains("hint: stop it first"), "{}", running.stderr);
-    running.ends(69);
     server.kill();
 
     let explained = registry(&home, &data, &["gc", "--explain", &old.to_string()]).ends(0);
@@ -200,4 +197,81 @@ fn repositories_go_to_a_layout_and_come_back_from_one() {
         let head = server.send("GET", &format!("/v2/{name}/manifests/v1"), &[], b"").expect(200);
         assert_eq!(Digest::of(&head.body), digest);
     }
+}
+
+/// What commands that only look say, one after the other.
+fn looks(home: &Lighter, data: &Path, digest: &Digest, config: &str) -> Vec<String> {
+    let layout = tempfile::tempdir_in(home.home()).unwrap();
+    let (layout, digest) = (layout.path().join("layout").display().to_string(), digest.to_string());
+    let commands: [&[&str]; 5] = [
+        &["fsck"],
+        &["gc", "--explain", &digest],
+        &["gc", "--dry-run"],
+        &["retention", "--dry-run", "--config", config],
+        &["export", &layout, "shop/api"],
+    ];
+    commands.map(|command| registry(home, data, command).ends(0)).to_vec()
+}
+
+#[test]
+fn a_running_registry_is_looked_after_as_a_stopped_one_is_while_it_takes_pushes() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+    let (mut server, home) = (Registry::start(lighter()), Lighter::new(lighter()));
+    let digest = push(&home, &Image::small(61), &server, "shop/api:v1");
+    let data = server.data();
+    let rules = write(&home, "rules.toml", "[[retention.rules]]\nrepository = 'shop/*'\nkeep_last = 3\n");
+    let hasty = "[gc]\nuntagged = '0s'\nblob_grace = '0s'\ntrash_grace = '0s'\n";
+    let hasty = write(&home, "hasty.toml", hasty);
+    let (is_over, pushed) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Other images under one tag, so that there is garbage.
+            let images = [62, 63].map(Image::small);
+            for image in images.iter().cycle().take_while(|_| !is_over.load(Relaxed)) {
+                push(&home, image, &server, "busy/api:v1");
+                pushed.fetch_add(1, Relaxed);
+            }
+        });
+        let mut round = 0;
+        while round < 3 || pushed.load(Relaxed) < 4 {
+            looks(&home, &data, &digest, &rules);
+            registry(&home, &data, &["gc", "--config", &hasty]).ends(0);
+            round += 1;
+        }
+        is_over.store(true, Relaxed);
+    });
+    let foreign = Image::small(64);
+    let layout = foreign.layout().display().to_string();
+    registry(&home, &data, &["import", &layout]).ends(64);
+    assert_eq!(registry(&home, &data, &["import", "--repository", "shop/in", &layout]).ends(0), "v1\n");
+    server.send("GET", "/v2/shop/in/manifests/v1", &[], b"").expect(200);
+    registry(&home, &data, &["export", "/proc/self/none"]).ends(66);
+    registry(&home, &data, &["export", &home.home().join("x").display().to_string(), "shop/none"]).ends(69);
+    registry(&home, &data, &["retention"]).ends(64);
+    let refused = registry(&home, &data, &["fsck", "--repair"]);
+    assert!(refused.stderr.contains("hint: stop the registry first"), "{}", refused.stderr);
+    refused.ends(69);
+    let mode = std::fs::metadata(data.join("upkeep.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let running = looks(&home, &data, &digest, &rules);
+    assert!(running[1].contains("manifest in shop/api, kept by tag v1"), "{running:?}");
+    assert_eq!(running[4], "shop/api:v1\n");
+    server.kill();
+    assert_eq!(running, looks(&home, &data, &digest, &rules));
+    server.restart(); // over the socket that the killed one left behind
+    assert_eq!(running, looks(&home, &data, &digest, &rules));
+}
+
+#[test]
+fn a_check_of_a_running_registry_finds_what_is_damaged() {
+    let (server, home) = (Registry::start(lighter()), Lighter::new(lighter()));
+    let digest = push(&home, &Image::small(65), &server, "shop/api:v1");
+    let layer = layers(&server, "shop/api", &digest)[0];
+    let path = file(&server.data(), &layer);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, b"something else").unwrap();
+    let found = registry(&home, &server.data(), &["fsck"]).ends(1);
+    assert_eq!(found, format!("damaged: the file of {layer} is something else; push it again\n"));
 }

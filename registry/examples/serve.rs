@@ -3,6 +3,7 @@
 
 use std::error::Error;
 
+use registry::keeping::Sparse;
 use registry::{Server, Settings};
 
 #[tokio::main]
@@ -11,7 +12,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let addr = arguments.next().unwrap_or_else(|| "127.0.0.1:5000".to_owned()).parse()?;
     let data = arguments.next().ok_or("usage: serve ADDRESS DIRECTORY [sparse]")?;
     let mut settings = Settings::new(addr, data);
-    settings.allow_sparse = arguments.next().is_some_and(|word| word == "sparse");
+    settings.keeping.sparse = Sparse::Everywhere(arguments.next().is_some_and(|word| word == "sparse"));
     let server = Server::bind(settings).await?;
     #[allow(clippy::print_stdout)] // tests wait for this line
     {

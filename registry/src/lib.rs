@@ -21,15 +21,17 @@ mod journal;
 pub mod keeping;
 mod limit;
 mod metrics;
+mod pattern;
 mod promise;
 mod server;
 mod state;
 mod store;
 mod tls;
+pub mod upkeep;
 mod watched;
 
 pub use api::{Front, InvalidNetwork, Network};
-pub use hooks::{Format, HookSettings};
+pub use hooks::{Action, Format, HookSettings};
 pub use journal::JournalError;
 pub use keeping::Keeping;
 pub use limit::Rate;

@@ -71,6 +71,8 @@ pub(crate) struct Metrics {
     /// Events of webhooks that were delivered, and tries that failed.
     pub(crate) delivered: AtomicU64,
     pub(crate) undelivered: AtomicU64,
+    /// Pulls that no receiver was told of, since it was too slow.
+    pub(crate) untold: AtomicU64,
 }
 
 impl Default for Metrics {
@@ -85,6 +87,7 @@ impl Default for Metrics {
             uploads_now: AtomicI64::new(0),
             delivered: AtomicU64::new(0),
             undelivered: AtomicU64::new(0),
+            untold: AtomicU64::new(0),
         }
     }
 }
@@ -201,6 +204,11 @@ impl Metrics {
                 self.delivered.load(Relaxed),
             ),
             Gauge::counter("lighter_webhook_failures_total", "Tries that failed.", self.undelivered.load(Relaxed)),
+            Gauge::counter(
+                "lighter_webhook_dropped_total",
+                "Pulls that a receiver was not told of, since it takes events too slowly.",
+                self.untold.load(Relaxed),
+            ),
         ];
         for Gauge { name, help, kind, value } in ours.iter().chain(gauges) {
             line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"));

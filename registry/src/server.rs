@@ -18,17 +18,19 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::access::{Access, AccessSettings, Gate};
 use crate::api::{self, Api, Front, Peer};
-use crate::hooks::{HookSettings, Hooks};
+use crate::hooks::{Event, HookSettings, Hooks, Pulls};
 use crate::keeping::Keeping;
 use crate::limit::{Limiter, Rate};
 use crate::metrics::Metrics;
 use crate::promise::Plain;
 use crate::store::{OpenError, Store};
 use crate::tls::{Tls, TlsSettings};
+use crate::upkeep::Owner;
 use crate::watched::ReadError;
 
 /// Most bytes of a connection of HTTP/1 that are held here, and so the most that a head may have.
@@ -79,9 +81,6 @@ pub struct Settings {
     pub data: PathBuf,
     /// Whether everybody who can reach an address that is not loopback may read, write and delete.
     pub allow_anonymous: bool,
-    /// Whether manifests may be pushed that name content which is not here: images of some platforms
-    /// only, say. Whoever pulls what is missing is told so.
-    pub allow_sparse: bool,
     /// Who may do what. Without it everybody may do everything, on loopback.
     pub access: Option<AccessSettings>,
     /// TLS; without it connections are plain.
@@ -109,7 +108,6 @@ impl Settings {
             addr,
             data: data.into(),
             allow_anonymous: false,
-            allow_sparse: false,
             access: None,
             tls: None,
             front: Front::default(),
@@ -152,10 +150,9 @@ pub struct Server {
     listener: TcpListener,
     admin: Option<TcpListener>,
     addr: SocketAddr,
-    tls: Option<Tls>,
     hooks: Vec<HookSettings>,
     data: PathBuf,
-    api: Api,
+    opened: Opened,
 }
 
 impl Server {
@@ -173,11 +170,11 @@ impl Server {
         };
         let (hooks, data) = (settings.hooks.clone(), settings.data.clone());
         let opened = tokio::task::spawn_blocking(move || open(settings, addr)).await;
-        let (api, tls) = match opened {
+        let opened = match opened {
             Ok(opened) => opened?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        Ok(Self { listener, admin, addr, tls, hooks, data, api })
+        Ok(Self { listener, admin, addr, hooks, data, opened })
     }
 
     /// Where it listens, with the port that was found if any was asked for.
@@ -192,12 +189,12 @@ impl Server {
 
     /// The store behind it, for use in the same process.
     pub fn store(&self) -> &Store {
-        &self.api.store
+        &self.opened.api.store
     }
 
     /// Answers requests until `shutdown` ends; then lets running requests end and closes the store.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, admin, addr, tls, hooks, data, api } = self;
+        let Self { listener, admin, addr, hooks, data, opened: Opened { api, tls, owner, pulls } } = self;
         let drain = api.limits.drain;
         let api = Arc::new(api);
         let mut beside = JoinSet::new(); // what runs until the end, and no longer
@@ -215,7 +212,12 @@ impl Server {
         for hook in hooks {
             beside.spawn(shared.clone().run(hook));
         }
+        for (hook, pulls) in pulls {
+            beside.spawn(shared.clone().run_pulls(hook, pulls));
+        }
         drop(shared);
+        let (stop, stopped) = watch::channel(false);
+        let upkeep = owner.map(|owner| tokio::spawn(owner.run(stopped, drain)));
         let connections = GracefulShutdown::new();
         tracing::info!(%addr, tls = tls.is_some(), "serving");
         let answer: Answer = |api, request| Box::pin(api::answer(api, request));
@@ -229,6 +231,12 @@ impl Server {
             tracing::warn!("some requests did not end in time and are cut off");
         }
         beside.shutdown().await;
+        let _ = stop.send(true); // there may be nobody to hear it
+        if let Some(upkeep) = upkeep
+            && let Err(error) = upkeep.await
+        {
+            tracing::error!(%error, "answering the operator failed");
+        }
         api.store.close().await;
     }
 }
@@ -240,27 +248,42 @@ async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError
     Ok((listener, addr))
 }
 
+/// What was opened for a server.
+struct Opened {
+    api: Api,
+    tls: Option<Tls>,
+    owner: Option<Owner>,
+    /// The pulls that receivers are to be told of.
+    pulls: Vec<(HookSettings, mpsc::Receiver<Event>)>,
+}
+
 /// Opens everything that lies on disk.
-fn open(settings: Settings, addr: SocketAddr) -> Result<(Api, Option<Tls>), BindError> {
+fn open(settings: Settings, addr: SocketAddr) -> Result<Opened, BindError> {
     let tls = settings.tls.map(Tls::open).transpose().map_err(BindError::Prepare)?;
     let store = Store::open_keeping(&settings.data, settings.keeping)?;
+    // A registry on a file system without sockets serves all the same.
+    let owner = Owner::bind(&settings.data, store.clone())
+        .inspect_err(|error| tracing::warn!(%error, "gc, fsck and their like will not work while this registry runs"))
+        .ok();
     let gate = match settings.access {
         Some(access) => Gate::Guarded(Box::new(Access::open(access, &settings.data).map_err(BindError::Prepare)?)),
         None => Gate::Open,
     };
+    let metrics = Arc::new(Metrics::default());
+    let (pulls, told) = Pulls::new(&settings.hooks, metrics.clone());
     let api = Api {
         store,
+        pulls,
         limits: settings.limits,
-        sparse: settings.allow_sparse,
         gate,
         front: settings.front,
-        metrics: Arc::new(Metrics::default()),
+        metrics,
         pace: settings.pace.map(Limiter::new),
         guesses: Limiter::new(GUESSES),
         draining: AtomicBool::new(false),
         shows_metrics: settings.public_metrics || (settings.admin.is_none() && addr.ip().is_loopback()),
     };
-    Ok((api, tls))
+    Ok(Opened { api, tls, owner, pulls: told })
 }
 
 /// How the requests of an address are answered.
@@ -299,15 +322,16 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %addr, "answers may be delayed");
     }
+    let hang_up = Arc::<Notify>::default();
     match tls {
         None => {
             let stream = Plain::new(stream, api.limits.head);
-            let peer = Peer { addr, secure: false, certificate: None, promises: Some(stream.promises()) };
+            let peer = Peer { addr, secure: false, certificate: None, promises: Some(stream.promises()), hang_up };
             converse(stream, api, answer, peer, watcher).await;
         }
         Some(tls) => match tls.accept(stream).await {
             Ok((stream, certificate)) => {
-                let peer = Peer { addr, secure: true, certificate, promises: None };
+                let peer = Peer { addr, secure: true, certificate, promises: None, hang_up };
                 converse(TokioIo::new(stream), api, answer, peer, watcher).await;
             }
             Err(error) => tracing::debug!(%error, %addr, "no TLS connection came about"),
@@ -322,7 +346,7 @@ async fn converse(
     peer: Peer,
     watcher: Watcher,
 ) {
-    let (addr, head) = (peer.addr, api.limits.head);
+    let (addr, head, hang_up) = (peer.addr, api.limits.head, peer.hang_up.clone());
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Slices as they are: copies of promises would be worthless.
     builder
@@ -347,8 +371,11 @@ async fn converse(
         async move { Ok::<_, Infallible>(answered.await) }
     });
     let serving = builder.serve_connection(stream, service).into_owned();
-    // Clients that hang up early are normal: parallel range readers do it all the time.
-    if let Err(error) = watcher.watch(serving).await {
-        tracing::debug!(%error, %addr, "a connection ended early");
+    tokio::select! {
+        // Clients that hang up early are normal: parallel range readers do it all the time.
+        ended = watcher.watch(serving) => if let Err(error) = ended {
+            tracing::debug!(%error, %addr, "a connection ended early");
+        },
+        () = hang_up.notified() => tracing::debug!(%addr, "a client that sends what nobody wants is hung up on"),
     }
 }

@@ -18,7 +18,8 @@ pub struct RegistryDataArgs {
 /// Collect what nothing needs any more
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A running registry does this by itself. This is for one that is stopped, and to see what would go.
+A registry does this by itself while it serves. This is to do it at once, and to see what would go, whether it
+serves or is stopped; its own policies apply while it serves, unless --config names others.
 
 Examples:
   lighter registry gc --dry-run
@@ -40,7 +41,8 @@ pub struct GcArgs {
 /// Delete tags that no rule of the configuration keeps
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A running registry does this by itself. This is for one that is stopped, and to see what would go.
+A registry does this by itself while it serves. This is to do it at once, and to see what would go, whether it
+serves or is stopped; its own policies apply while it serves, unless --config names others.
 
 Examples:
   lighter registry retention --config /etc/lighter/registry.toml --dry-run
@@ -58,14 +60,15 @@ pub struct RetentionArgs {
     pub data: RegistryDataArgs,
 }
 
-/// Check everything that a stopped registry keeps, and put right what can be
+/// Check everything that a registry keeps, and put right what can be
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lighter registry fsck
   lighter registry fsck --repair --data /var/lib/lighter
 
-Every file is hashed. With --repair, damaged files go to quarantine/ and are forgotten, so that clients
+Every file is hashed, while the registry serves or is stopped. With --repair, for which it has to be stopped,
+damaged files go to quarantine/ and are forgotten, so that clients
 send them again; files that nothing knows about are taken in; the index is made again from the journal.
 
 stdout carries a line for each finding; the exit code is 1 if there is any left.")]
@@ -77,14 +80,15 @@ pub struct FsckArgs {
     pub data: RegistryDataArgs,
 }
 
-/// Write repositories of a stopped registry to an OCI image layout
+/// Write repositories of a registry, which may be running, to an OCI image layout
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lighter registry export /mnt/disk/images
   lighter registry export /mnt/disk/images shop/api shop/web
 
-An image is named REPOSITORY:TAG in the layout, and one that no tag names REPOSITORY@DIGEST.")]
+An image is named REPOSITORY:TAG in the layout, and one that no tag names REPOSITORY@DIGEST. A running registry
+writes there itself, so its user has to be allowed to.")]
 pub struct ExportArgs {
     /// The layout; made if it is missing
     #[arg(value_name = "DEST")]
@@ -96,12 +100,14 @@ pub struct ExportArgs {
     pub data: RegistryDataArgs,
 }
 
-/// Take the images of an OCI image layout into a stopped registry
+/// Take the images of an OCI image layout into a registry, which may be running
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lighter registry import /mnt/disk/images
-  lighter registry import --repository shop/api build/out")]
+  lighter registry import --repository shop/api build/out
+
+A running registry reads it there itself, so its user has to be allowed to.")]
 pub struct ImportArgs {
     /// The layout
     #[arg(value_name = "SRC")]

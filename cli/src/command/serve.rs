@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use registry::access::{AccessSettings, RobotFile};
 use registry::config::{Config, ConfigError, unknown_variables};
+use registry::keeping::Sparse;
 use registry::{BindError, OpenError, Server, Settings};
 
 use crate::args::{CheckConfigArgs, ServeArgs, StoreArgs};
@@ -61,7 +62,9 @@ fn meant(args: &ServeArgs) -> Outcome<Settings> {
         return Err(Failure::new(Exit::Usage, "--insecure-allow-anonymous and access rules do not go together"));
     }
     config.insecure_allow_anonymous |= args.insecure_allow_anonymous;
-    config.allow_sparse |= args.allow_sparse;
+    if args.allow_sparse {
+        config.allow_sparse = Sparse::Everywhere(true);
+    }
     let addr = args.addr.or(config.addr).unwrap_or(DEFAULT_ADDR);
     let data = match args.data.clone().or_else(|| config.data.clone()) {
         Some(data) => data,

@@ -1,11 +1,14 @@
-//! registry gc, retention, fsck, export, import, backup: looking after a registry's data. All but
-//! `backup` want the registry stopped: the lock of its data directory says whether it is.
+//! registry gc, retention, fsck, export, import, backup: looking after a registry's data. A registry
+//! that serves has its data locked; then the process that serves is asked to do it (`registry::upkeep`),
+//! and what is told here is the same.
 
 use std::path::{Path, PathBuf};
 
-use content::Disk;
 use oci::Digest;
-use registry::{BackupError, Doubt, Explanation, Keeping, KeptManifest, OpenError, Planned, PortableError, Store};
+use registry::upkeep::{self, AskError, Done, Failed, Kind, Request, Said, Stop, Task, Transfer, What};
+use registry::{
+    BackupError, Checked, Doubt, Explanation, JudgedTag, Keeping, KeptManifest, Moved, OpenError, Pass, Planned, Store,
+};
 
 use super::serve::{self, embedded_data};
 use crate::args::{BackupArgs, ExportArgs, FsckArgs, GcArgs, ImportArgs, RegistryDataArgs, RetentionArgs, StoreArgs};
@@ -14,83 +17,163 @@ use crate::failure::{Failure, Outcome};
 use crate::settings;
 use crate::terminal::{bytes, out, tell};
 
-/// Where the data is, which must be there, and the policies.
-fn meant(args: &RegistryDataArgs) -> Outcome<(PathBuf, Keeping)> {
-    let (data, keeping) = meant_for_new(args)?;
-    if !data.join("VERSION").is_file() {
-        let what = format!("{} is no registry's data directory", data.display());
+/// Where the data is, and the policies to look after it by.
+struct Meant {
+    data: PathBuf,
+    keeping: Keeping,
+    /// Whether somebody wrote the policies down for this command: else a registry that serves has its own.
+    is_said: bool,
+}
+
+/// What is meant, where the data must be there.
+fn meant(args: &RegistryDataArgs) -> Outcome<Meant> {
+    let meant = meant_for_new(args)?;
+    if !meant.data.join("VERSION").is_file() {
+        let what = format!("{} is no registry's data directory", meant.data.display());
         return Err(Failure::new(Exit::NoInput, what).hint("say which one it is with --data DIR"));
     }
-    Ok((data, keeping))
+    Ok(meant)
 }
 
 /// The same, where the data may be made.
-fn meant_for_new(args: &RegistryDataArgs) -> Outcome<(PathBuf, Keeping)> {
+fn meant_for_new(args: &RegistryDataArgs) -> Outcome<Meant> {
     let config = serve::read(args.config.as_deref())?;
     let data = match args.data.clone().or_else(|| config.data.clone()) {
         Some(data) => data,
         None => embedded_data(&StoreArgs { data: settings::variable("LIGHTER_DATA").map(PathBuf::from) })?,
     };
-    Ok((data, config.keeping()))
+    Ok(Meant { data, keeping: config.keeping(), is_said: args.config.is_some() })
 }
 
-fn open(data: &Path, keeping: Keeping) -> Outcome<Store> {
-    Store::open_offline(data, keeping).map_err(|error| not_opened(&error))
+/// The data of a registry: ours, while it is stopped, or that of a process that serves it.
+enum Registry {
+    Stopped(Store),
+    Serving(Meant),
+}
+
+impl Registry {
+    fn open(meant: Meant) -> Outcome<Self> {
+        match Store::open_offline(&meant.data, meant.keeping.clone()) {
+            Ok(store) => Ok(Self::Stopped(store)),
+            Err(OpenError::InUse { .. }) => Ok(Self::Serving(meant)),
+            Err(error) => Err(not_opened(&error)),
+        }
+    }
+
+    /// Does something, or has it done. `what` says what failed if it does.
+    async fn perform(self, task: Task, what: &str, said: fn(Said)) -> Outcome<Done> {
+        match self {
+            Self::Stopped(store) => {
+                let performing = store.clone();
+                let (_until_dropped, stop) = Stop::by_drop(); // a signal drops this, and the thread must end
+                let work = move || upkeep::perform(&performing, &task, &mut |told| said(told), &stop);
+                let done = match tokio::task::spawn_blocking(work).await {
+                    Ok(done) => done.map_err(|failed| not_done(what, &failed)),
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                };
+                store.close().await;
+                done
+            }
+            Self::Serving(meant) => meant.ask(What::Task(task), None, what, said).await,
+        }
+    }
+
+    /// Moves images from or to a layout, or has them moved.
+    async fn transfer(self, transfer: Transfer, directory: &Path, what: &str) -> Outcome<Moved> {
+        let done = match self {
+            Self::Stopped(store) => {
+                let done = upkeep::transfer(&store, &transfer, directory, &show).await;
+                store.close().await;
+                done.map_err(|failed| not_done(what, &failed))?
+            }
+            Self::Serving(meant) => meant.ask(What::Transfer(transfer), Some(directory), what, show).await?,
+        };
+        match done {
+            Done::Moved(moved) => Ok(moved),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+impl Meant {
+    async fn ask(self, wanted: What, directory: Option<&Path>, what: &str, said: fn(Said)) -> Outcome<Done> {
+        let request = Request {
+            what: wanted,
+            keeping: self.is_said.then_some(self.keeping),
+            directory: directory.map(|directory| directory.display().to_string()),
+        };
+        upkeep::ask(&self.data, &request, directory, &mut |told| said(told)).await.map_err(|error| match &error {
+            AskError::Failed(failed) => not_done(what, failed),
+            AskError::Silent { .. } => Failure::because(Exit::Unavailable, what, &error)
+                .hint("stop what uses the data, or wait until it is done; a registry of this version answers"),
+            AskError::BrokeOff | AskError::Foreign(_) => Failure::because(Exit::Unavailable, what, &error)
+                .hint("run this as the user that the registry runs as, with the same version of lighter"),
+        })
+    }
 }
 
 fn not_opened(error: &OpenError) -> Failure {
-    match error {
-        OpenError::InUse { .. } => Failure::because(Exit::Unavailable, "the registry is running", error)
-            .hint("stop it first; it collects garbage and applies retention by itself"),
-        _ => Failure::because(Exit::Disk, "cannot open the registry's data", error),
-    }
+    Failure::because(Exit::Disk, "cannot open the registry's data", error)
 }
 
-fn failed<E: std::error::Error + 'static>(what: &str) -> impl Fn(E) -> Failure + '_ {
-    move |error| Failure::because(Exit::Disk, what, &error)
-}
-
-/// Closes a store from a thread without a runtime.
-fn close(store: &Store) -> Outcome<()> {
-    crate::runtime()?.block_on(store.close());
-    Ok(())
-}
-
-pub fn gc(args: &GcArgs) -> Outcome<()> {
-    let (data, keeping) = meant(&args.data)?;
-    let store = open(&data, keeping)?;
-    let what = failed("garbage could not be collected");
-    if let Some(digest) = &args.explain {
-        explain(digest, &store.explain(digest).map_err(what)?);
-        return close(&store);
-    }
-    if args.dry_run {
-        let planned = store.plan_collection().map_err(what)?;
-        planned.iter().for_each(|planned| out(&line(planned)));
-        tell(&format!("{} would go now", count(planned.len() as u64, "thing")));
-        return close(&store);
-    }
-    store.adopt_all().map_err(&what)?;
-    let (mut manifests, mut blobs, mut freed, mut condemned) = (0, 0, 0, 0);
-    // One pass leads to the next: manifest, its blobs, their files.
-    loop {
-        let pass = store.collect().map_err(&what)?;
-        manifests += pass.manifests;
-        blobs += pass.blobs;
-        freed += pass.freed_bytes;
-        condemned += pass.condemned;
-        if pass.reviewed == 0 {
-            break;
+fn not_done(what: &str, failed: &Failed) -> Failure {
+    let failure = |exit| Failure::because(exit, what, failed);
+    match failed.kind {
+        Kind::Disk => failure(Exit::Disk),
+        Kind::Full => failure(Exit::Disk).hint("the disk is full: make room there"),
+        Kind::NoInput => failure(Exit::NoInput),
+        Kind::BadInput => failure(Exit::BadInput),
+        Kind::Nameless => failure(Exit::Usage).hint("say which with --repository REPOSITORY"),
+        Kind::NoRules => Failure::new(Exit::Usage, "there are no retention rules")
+            .hint("name the configuration that has them with --config FILE"),
+        Kind::Serving => failure(Exit::Unavailable).hint("stop the registry first; without --repair it can go on"),
+        Kind::Missing => {
+            failure(Exit::Unavailable).hint("check the name and the tag; `lighter inspect` shows what is there")
         }
+        Kind::Stopped => failure(Exit::Transient).hint("run it again once the registry is there"),
     }
-    tell(&format!(
-        "{} deleted, {} put into the trash, {} removed from it ({} freed)",
-        count(manifests, "manifest"),
-        count(condemned, "file"),
-        count(blobs, "file"),
-        bytes(freed)
-    ));
-    close(&store)
+}
+
+/// What a registry of another version may say, and ours never does.
+fn unexpected(done: &Done) -> Failure {
+    Failure::new(Exit::Bug, format!("the registry answers another question: {done:?}"))
+}
+
+/// A line on stdout for each thing that is told.
+fn show(said: Said) {
+    out(&match said {
+        Said::Planned(planned) => line(&planned),
+        Said::Judged(JudgedTag { repo, tag, digest, keeps, reason }) => {
+            format!("{} {repo}:{tag} {digest} {reason}", if keeps { "keep" } else { "delete" })
+        }
+        Said::Found(finding) => finding.to_string(),
+        Said::Image(name) => name,
+    });
+}
+
+pub async fn gc(args: &GcArgs) -> Outcome<()> {
+    let registry = Registry::open(meant(&args.data)?)?;
+    let task = match (args.explain, args.dry_run) {
+        (Some(digest), _) => Task::Explain { digest },
+        (None, true) => Task::PlanCollection,
+        (None, false) => Task::Collect,
+    };
+    match (registry.perform(task, "garbage could not be collected", show).await?, args.explain) {
+        (Done::Explained(explained), Some(digest)) => explain(&digest, &explained),
+        (Done::Planned(planned), _) => tell(&format!("{} would go now", count(planned, "thing"))),
+        (Done::Collected(pass), _) => {
+            let Pass { manifests, condemned, blobs, freed_bytes, .. } = pass;
+            tell(&format!(
+                "{} deleted, {} put into the trash, {} removed from it ({} freed)",
+                count(manifests, "manifest"),
+                count(condemned, "file"),
+                count(blobs, "file"),
+                bytes(freed_bytes)
+            ));
+        }
+        (other, _) => return Err(unexpected(&other)),
+    }
+    Ok(())
 }
 
 fn count(number: u64, thing: &str) -> String {
@@ -135,84 +218,77 @@ fn explain(digest: &Digest, explained: &Explanation) {
     }
 }
 
-pub fn retention(args: &RetentionArgs) -> Outcome<()> {
-    let (data, mut keeping) = meant(&args.data)?;
-    if keeping.retention.rules.is_empty() {
-        return Err(Failure::new(Exit::Usage, "there are no retention rules")
-            .hint("name the configuration that has them with --config FILE"));
+pub async fn retention(args: &RetentionArgs) -> Outcome<()> {
+    let registry = Registry::open(meant(&args.data)?)?;
+    let task = Task::Retain { dry_run: args.dry_run, force: args.force };
+    match registry.perform(task, "retention could not be applied", show).await? {
+        Done::Retained(deleted) => {
+            tell(&format!("{} {}deleted", count(deleted, "tag"), if args.dry_run { "would be " } else { "" }));
+            Ok(())
+        }
+        other => Err(unexpected(&other)),
     }
-    keeping.retention.may_empty |= args.force;
-    let store = open(&data, keeping)?;
-    let judged = store.retain(args.dry_run).map_err(failed("retention could not be applied"))?;
-    let deleted = judged.iter().filter(|judged| !judged.keeps).count() as u64;
-    for judged in judged {
-        let verb = if judged.keeps { "keep" } else { "delete" };
-        out(&format!("{verb} {}:{} {} {}", judged.repo, judged.tag, judged.digest, judged.reason));
-    }
-    tell(&format!("{} {}deleted", count(deleted, "tag"), if args.dry_run { "would be " } else { "" }));
-    close(&store)
 }
 
-pub fn fsck(args: &FsckArgs) -> Outcome<()> {
-    let (data, keeping) = meant(&args.data)?;
-    let opened = if args.repair { Store::open_rebuilt(&data, keeping) } else { Store::open_offline(&data, keeping) };
-    let store = opened.map_err(|error| not_opened(&error))?;
-    let checked = store.fsck(args.repair, &mut |finding| out(&finding.to_string()));
-    let checked = checked.map_err(failed("the check could not be ended"))?;
-    close(&store)?;
+pub async fn fsck(args: &FsckArgs) -> Outcome<()> {
+    let meant = meant(&args.data)?;
+    let registry = match args.repair {
+        true => match Store::open_rebuilt(&meant.data, meant.keeping.clone()) {
+            Ok(store) => Registry::Stopped(store),
+            Err(OpenError::InUse { .. }) => Registry::Serving(meant), // which says what to do
+            Err(error) => return Err(not_opened(&error)),
+        },
+        false => Registry::open(meant)?,
+    };
+    let task = Task::Check { repair: args.repair };
+    let checked = match registry.perform(task, "the check could not be ended", show).await? {
+        Done::Checked(checked) => checked,
+        other => return Err(unexpected(&other)),
+    };
+    let Checked { files, bytes: size, manifests, findings, repaired } = checked;
     tell(&format!(
-        "{} ({}) and {} checked, {}, {} put right",
-        count(checked.files, "file"),
-        bytes(checked.bytes),
-        count(checked.manifests, "manifest"),
-        count(checked.findings, "finding"),
-        checked.repaired
+        "{} ({}) and {} checked, {}, {repaired} put right",
+        count(files, "file"),
+        bytes(size),
+        count(manifests, "manifest"),
+        count(findings, "finding"),
     ));
-    if checked.findings > checked.repaired {
+    if findings > repaired {
         let failure = Failure::new(Exit::Failed, "not everything is as it should be");
         return Err(match args.repair {
             true => failure.hint("push again what is missing or incomplete, or bring it back from a backup"),
-            false => failure.hint("run it again with --repair"),
+            false => failure.hint("run it again with --repair, while the registry is stopped"),
         });
     }
     Ok(())
 }
 
-fn not_moved(what: &str) -> impl Fn(PortableError) -> Failure + '_ {
-    move |error| match &error {
-        PortableError::Content(content) => Failure::content(what, content),
-        PortableError::Nameless(_) => {
-            Failure::because(Exit::Usage, what, &error).hint("say which with --repository REPOSITORY")
-        }
-        PortableError::Name(_) => Failure::because(Exit::BadInput, what, &error),
-        PortableError::Store(_) => Failure::because(Exit::Disk, what, &error),
-    }
-}
-
 pub async fn export(args: &ExportArgs) -> Outcome<()> {
-    let (data, keeping) = meant(&args.data)?;
-    let what = "the export stopped";
-    let disk = Disk::create(&args.destination).map_err(|error| Failure::content(what, &error))?;
-    let store = open(&data, keeping)?;
-    let moved = store.export(&disk, &args.repositories, &|name| out(name)).await.map_err(not_moved(what))?;
+    let meant = meant(&args.data)?;
+    let destination = &args.destination;
+    std::fs::create_dir_all(destination)
+        .map_err(|error| Failure::io(format!("cannot write to {}", destination.display()), &error))?;
+    let registry = Registry::open(meant)?;
+    let transfer = Transfer::Export { repositories: args.repositories.clone() };
+    let moved = registry.transfer(transfer, destination, "the export stopped").await?;
     tell(&format!("{} exported ({} copied)", count(moved.images, "image"), bytes(moved.bytes)));
-    store.close().await;
     Ok(())
 }
 
 pub async fn import(args: &ImportArgs) -> Outcome<()> {
-    let (data, keeping) = meant_for_new(&args.data)?;
     let what = "the import stopped";
-    let disk = Disk::open(&args.source).map_err(|error| Failure::content(what, &error))?;
-    let store = open(&data, keeping)?;
-    let moved = store.import(&disk, args.repository.as_ref(), &|name| out(name)).await.map_err(not_moved(what))?;
+    let meant = meant_for_new(&args.data)?;
+    // Before a store is made for it.
+    content::Disk::open(&args.source).map_err(|error| Failure::content(what, &error))?;
+    let registry = Registry::open(meant)?;
+    let transfer = Transfer::Import { repository: args.repository.clone() };
+    let moved = registry.transfer(transfer, &args.source, what).await?;
     tell(&format!("{} imported ({} copied)", count(moved.images, "image"), bytes(moved.bytes)));
-    store.close().await;
     Ok(())
 }
 
 pub fn backup(args: &BackupArgs) -> Outcome<()> {
-    let (data, _) = meant(&args.data)?;
+    let Meant { data, .. } = meant(&args.data)?;
     let done = registry::backup(&data, &args.destination, args.copy).map_err(|error| {
         let exit = match error {
             BackupError::Source(_) | BackupError::Foreign(_) => Exit::Usage,

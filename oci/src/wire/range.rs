@@ -38,10 +38,10 @@ pub fn requested(header: &str, size: u64) -> Requested {
         }
     }
     // Parts that overlap could ask for many times the content; whoever wants so much gets it once.
-    let total = parts.iter().fold(0u64, |total, part| total.saturating_add(part.end - part.start));
+    let total: u128 = parts.iter().map(|part| u128::from(part.end - part.start)).sum();
     match parts.is_empty() {
         true => Requested::Unsatisfiable,
-        false if total > size => Requested::Whole,
+        false if total > u128::from(size) => Requested::Whole,
         false => Requested::Parts(parts),
     }
 }

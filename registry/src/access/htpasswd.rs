@@ -65,6 +65,14 @@ impl Htpasswd {
         self.users.current().hashes.contains_key(user)
     }
 
+    /// Something that changes with the user's password, if there is such a user. It says nothing about
+    /// the password: the hash that it is made from has a salt of 128 bits.
+    pub(crate) fn stamp(&self, user: &str) -> Option<String> {
+        let users = self.users.current();
+        let hash = users.hashes.get(user)?;
+        Some(super::hex(&ring::digest::digest(&ring::digest::SHA256, hash.as_bytes()).as_ref()[..16]))
+    }
+
     /// Whether this is the user's password. Takes as long for users that do not exist.
     pub(crate) async fn is_right(&self, user: &str, password: &str) -> bool {
         if password.len() > PASSWORD_LIMIT {

@@ -11,7 +11,6 @@ mod htpasswd;
 mod identity;
 mod jwt;
 mod oidc;
-mod pattern;
 mod policy;
 mod remembered;
 mod robots;
@@ -28,6 +27,7 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use oci::RepoName;
 
+pub use crate::pattern::{InvalidPattern, Pattern};
 use crate::watched::ReadError;
 use htpasswd::Htpasswd;
 pub use identity::Identity;
@@ -35,18 +35,19 @@ use jwt::Unverified;
 pub(crate) use oidc::is_safe;
 use oidc::{Issuer, Untrusted};
 pub use oidc::{IssuerSettings, KeySource};
-pub use pattern::{InvalidPattern, Pattern};
 pub use policy::{InvalidRight, InvalidSubject, Policy, Right, Rule, Subject, Target, Values};
 use robots::Robots;
 pub(crate) use robots::hex;
 pub use robots::{NewRobot, Robot, RobotError, RobotFile};
 pub(crate) use scope::{Action, Scopes};
-use signer::{Holder, OwnToken, Signer};
+use signer::{Holder, OwnToken, RefreshToken, Signer};
 
 /// Shortest life of a token of ours, in seconds: clients take none for shorter.
 pub const SHORTEST_LIFE: Duration = Duration::from_secs(60);
 /// Life of a token of ours if nothing else is said.
 pub const USUAL_LIFE: Duration = Duration::from_secs(300);
+/// Life of a refresh token if nothing else is said.
+pub const USUAL_REFRESH_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Longest user name that is looked at, in bytes.
 const USER_LIMIT: usize = 1024;
 
@@ -66,6 +67,8 @@ pub struct AccessSettings {
     pub issuers: Vec<IssuerSettings>,
     /// How long tokens of the registry's own `/token` live; at least [`SHORTEST_LIFE`].
     pub token_life: Duration,
+    /// How long a login holds that a client keeps in place of a password; none is given if it is zero.
+    pub refresh_life: Duration,
 }
 
 impl AccessSettings {
@@ -79,7 +82,13 @@ impl AccessSettings {
 impl Default for AccessSettings {
     /// Nobody but robots with rights of their own.
     fn default() -> Self {
-        Self { rules: Vec::new(), htpasswd: None, issuers: Vec::new(), token_life: USUAL_LIFE }
+        Self {
+            rules: Vec::new(),
+            htpasswd: None,
+            issuers: Vec::new(),
+            token_life: USUAL_LIFE,
+            refresh_life: USUAL_REFRESH_LIFE,
+        }
     }
 }
 
@@ -220,6 +229,7 @@ pub(crate) struct Access {
     issuers: Vec<Issuer>,
     signer: Signer,
     life: Duration,
+    refresh_life: Duration,
 }
 
 /// A token that was made for a caller.
@@ -241,6 +251,7 @@ impl Access {
             issuers: settings.issuers.into_iter().map(Issuer::open).collect::<Result<_, _>>()?,
             signer: Signer::open(data)?,
             life: settings.token_life.max(SHORTEST_LIFE),
+            refresh_life: settings.refresh_life,
         })
     }
 
@@ -291,9 +302,42 @@ impl Access {
         Ok(Caller { end: Some(end), ..Caller::new(identity) })
     }
 
+    /// A login that the caller may keep in place of its password: for users and robots that showed
+    /// theirs just now, since only those can be ended. Tokens of issuers must not be made to live longer.
+    pub(crate) fn refresh_token(&self, caller: &Caller, now: Timestamp) -> Option<String> {
+        if self.refresh_life.is_zero() || caller.has_token() || caller.end.is_some() {
+            return None;
+        }
+        let (who, stamp) = match &*caller.identity {
+            Identity::User(name) => (Holder::User(name.clone()), Some(self.users.as_ref()?.stamp(name)?)),
+            Identity::Robot { id, .. } => (Holder::Robot(id.clone()), None),
+            _ => return None,
+        };
+        let life = i64::try_from(self.refresh_life.as_secs()).unwrap_or(i64::MAX);
+        let token = RefreshToken { who, stamp, exp: now.as_second().saturating_add(life) };
+        Some(self.signer.sign_refresh(&token, now.as_second()))
+    }
+
+    /// By a refresh token. It ends with its time, with its user or robot, and with the user's password.
+    pub(crate) fn refresh(&self, text: &str, now: Timestamp) -> Result<Caller, BadLogin> {
+        let RefreshToken { who, stamp, exp } = self.signer.check_refresh(text, now.as_second())?;
+        let is_same = match &who {
+            Holder::User(name) => self.users.as_ref().and_then(|users| users.stamp(name)) == stamp,
+            _ => true,
+        };
+        let identity = self.holder(&who, now).filter(|_| is_same).ok_or(BadLogin::Gone)?;
+        Ok(Caller { end: Some(exp), ..Caller::new(identity) })
+    }
+
     /// Who that is now: users and robots may be gone since.
     fn by_own_token(&self, own: Arc<OwnToken>, now: Timestamp) -> Result<Caller, BadLogin> {
-        let identity = match &own.who {
+        let identity = self.holder(&own.who, now);
+        let end = Some(own.exp);
+        Ok(Caller { identity: Arc::new(identity.ok_or(BadLogin::Gone)?), scopes: Some(own), end })
+    }
+
+    fn holder(&self, who: &Holder, now: Timestamp) -> Option<Identity> {
+        match who {
             Holder::Anonymous => Some(Identity::Anonymous),
             Holder::User(name) => {
                 let known = self.users.as_ref().is_some_and(|users| users.knows(name));
@@ -306,9 +350,7 @@ impl Access {
                 let (issuer, subject, claims) = (issuer.clone(), subject.clone(), claims.clone());
                 known.then_some(Identity::Issued { issuer, subject, claims })
             }
-        };
-        let end = Some(own.exp);
-        Ok(Caller { identity: Arc::new(identity.ok_or(BadLogin::Gone)?), scopes: Some(own), end })
+        }
     }
 
     /// Makes a token for a caller, for as much of what it asks for as it may do.
@@ -350,6 +392,27 @@ impl<'a> Credentials<'a> {
         let (user, password) = text.split_once(':')?;
         Some(Self::Basic { user: user.to_owned(), password: password.to_owned() })
     }
+}
+
+/// Reads a text as everything that a stranger may send to be let in: a header, a token, the keys of an
+/// issuer, scopes. Says whether it is any of these. For fuzzing.
+#[doc(hidden)]
+pub fn is_readable(text: &str) -> bool {
+    let header = HeaderValue::from_str(text).ok();
+    let is_header =
+        header.is_some_and(|header| claimed_user(&header).is_some() | Credentials::parse(&header).is_some());
+    let token = Unverified::parse(text.strip_prefix("Bearer ").unwrap_or(text));
+    let is_token = token.is_ok_and(|token| {
+        let keys = jwt::parse_keys(br#"{"keys":[]}"#).unwrap_or_default();
+        token.issuer().is_some() | token.verify(&keys).is_ok()
+    });
+    let scopes = Scopes::parse([text].into_iter());
+    assert_eq!(Scopes::parse([scopes.to_string().as_str()].into_iter()), scopes);
+    is_header
+        | is_token
+        | jwt::parse_keys(text.as_bytes()).is_ok()
+        | robots::looks_like_robot(text)
+        | !scopes.is_empty()
 }
 
 /// The user that a header names, for limits and logs; whether it is true is not known here.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use content::remote::Web;
+use content::remote::{Proxies, Web};
 use serde::Deserialize;
 
 use super::identity::Identity;
@@ -40,6 +40,8 @@ pub struct IssuerSettings {
     pub token: Option<PathBuf>,
     /// How often its server is asked again at most.
     pub pause: Duration,
+    /// Proxies on the way to its server.
+    pub proxies: Proxies,
 }
 
 /// Where the keys of an issuer are.
@@ -114,7 +116,7 @@ impl Issuer {
             KeySource::Discovery | KeySource::Url(_) => {
                 let ca =
                     settings.ca.iter().map(|path| read(path, DOCUMENT_LIMIT as u64)).collect::<Result<Vec<_>, _>>()?;
-                let web = Web::new(&ca, content::remote::Proxies::default()).map_err(|error| ReadError::Content {
+                let web = Web::new(&ca, settings.proxies.clone()).map_err(|error| ReadError::Content {
                     path: settings.ca.clone().unwrap_or_default(),
                     reason: error.to_string(),
                 })?;

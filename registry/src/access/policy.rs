@@ -12,7 +12,7 @@ use oci::{RepoName, Tag};
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
-use super::pattern::Pattern;
+use crate::pattern::Pattern;
 
 /// One thing that may be allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

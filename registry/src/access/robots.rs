@@ -24,8 +24,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
-use super::pattern::Pattern;
 use super::policy::{Right, Rule, Subject};
+use crate::pattern::Pattern;
 use crate::watched::{ReadError, Watched, read};
 
 /// What every token starts with, so that people and scanners of secrets recognise one.

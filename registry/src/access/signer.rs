@@ -25,6 +25,8 @@ use crate::watched::{ReadError, read};
 
 /// Who makes our tokens and whom they are for. A key is of one data directory, so no name is needed.
 const OURSELVES: &str = "lighter-registry";
+/// Whom refresh tokens are for: the token endpoint, and nothing else here takes them.
+const REFRESHING: &str = "lighter-registry-token-endpoint";
 const KEY_LIMIT: u64 = 4 << 10;
 /// How many checked tokens are remembered, at least: checking one costs more than serving a manifest.
 const REMEMBERED: usize = 4096;
@@ -42,6 +44,15 @@ pub(crate) struct Signer {
 pub(crate) struct OwnToken {
     pub(crate) who: Holder,
     pub(crate) access: Scopes,
+    pub(crate) exp: i64,
+}
+
+/// A login that a client keeps in place of a password.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RefreshToken {
+    pub(crate) who: Holder,
+    /// What tells the user's password from the next one.
+    pub(crate) stamp: Option<String>,
     pub(crate) exp: i64,
 }
 
@@ -102,11 +113,29 @@ impl Signer {
 
     /// Makes a token that ends at `token.exp`; `now` in seconds since 1970.
     pub(crate) fn sign(&self, token: &OwnToken, now: i64) -> String {
+        self.seal(&json!({"iss": OURSELVES, "aud": OURSELVES, "iat": now, "exp": token.exp,
+            "who": token.who, "access": token.access}))
+    }
+
+    /// Makes a refresh token.
+    pub(crate) fn sign_refresh(&self, token: &RefreshToken, now: i64) -> String {
+        self.seal(&json!({"iss": OURSELVES, "aud": REFRESHING, "iat": now, "exp": token.exp,
+            "who": token.who, "stamp": token.stamp}))
+    }
+
+    /// Checks a refresh token.
+    pub(crate) fn check_refresh(&self, text: &str, now: i64) -> Result<RefreshToken, InvalidToken> {
+        let token = Unverified::parse(text)?;
+        let claims = token.verify(&self.keys)?;
+        jwt::check_claims(claims, OURSELVES, &[REFRESHING.to_owned()], now)?;
+        let found: RefreshToken = serde_json::from_value(claims.clone().into()).map_err(|_| InvalidToken::Form)?;
+        if now < found.exp { Ok(found) } else { Err(InvalidToken::Expired) } // no skew: the clock is our own
+    }
+
+    fn seal(&self, claims: &serde_json::Value) -> String {
         let header = json!({"alg": "EdDSA", "typ": "JWT", "kid": self.kid});
-        let claims = json!({"iss": OURSELVES, "aud": OURSELVES, "iat": now, "exp": token.exp,
-            "who": token.who, "access": token.access});
         let encode = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let text = format!("{}.{}", encode(&header), encode(&claims));
+        let text = format!("{}.{}", encode(&header), encode(claims));
         let signature = URL_SAFE_NO_PAD.encode(self.pair.sign(text.as_bytes()));
         format!("{text}.{signature}")
     }
@@ -171,6 +200,21 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let foreign = Signer::open(other.path()).unwrap();
         assert_eq!(check(&foreign, &text, 100), Err(InvalidToken::UnknownKey));
+    }
+
+    #[test]
+    fn a_refresh_token_is_for_one_thing_and_for_its_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let signer = Signer::open(dir.path()).unwrap();
+        let refresh = RefreshToken { who: Holder::Robot("r".to_owned()), stamp: None, exp: 400 };
+        let text = signer.sign_refresh(&refresh, 100);
+        assert_eq!(signer.check_refresh(&text, 399), Ok(refresh));
+        assert_eq!(signer.check_refresh(&text, 400), Err(InvalidToken::Expired));
+        assert_eq!(check(&signer, &text, 100), Err(InvalidToken::Audience), "it opens no door by itself");
+        assert_eq!(signer.check_refresh(&signer.sign(&token(400), 100), 100), Err(InvalidToken::Audience));
+        let other = tempfile::tempdir().unwrap();
+        let foreign = Signer::open(other.path()).unwrap().check_refresh(&text, 100);
+        assert_eq!(foreign, Err(InvalidToken::UnknownKey));
     }
 
     #[test]

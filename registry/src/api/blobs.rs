@@ -15,7 +15,9 @@ use super::body;
 use super::conditions::{etag, is_known, must_match};
 use super::failure::Failure;
 use super::{Answer, Api, Call, empty, header};
+use crate::hooks::Pulled;
 use crate::promise::Part;
+use crate::store::Store;
 
 const OCTETS: &str = "application/octet-stream";
 /// Content under a digest never changes.
@@ -50,6 +52,16 @@ pub(super) async fn get(api: &Api, call: &Call<'_>, name: RepoName, digest: Dige
                 .with_header(CONTENT_RANGE, range));
         }
     };
+    if response.status() == StatusCode::OK {
+        api.pulls.tell(&name, || Pulled {
+            digest,
+            tag: None,
+            media_type: OCTETS.to_owned(),
+            size,
+            is_blob: true,
+            by: call.asked(api),
+        });
+    }
     *response.body_mut() = body::of_file(file, parts, call.promises());
     Ok(response)
 }
@@ -120,7 +132,7 @@ pub(super) fn name_content(headers: &mut HeaderMap, digest: &Digest, cache: &'st
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
 }
 
-pub(super) async fn delete(api: &Api, name: RepoName, digest: Digest) -> Answer {
-    api.store.delete_blob(&name, digest).await?;
+pub(super) async fn delete(store: &Store, name: RepoName, digest: Digest) -> Answer {
+    store.delete_blob(&name, digest).await?;
     Ok(empty(StatusCode::ACCEPTED))
 }

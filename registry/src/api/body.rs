@@ -28,7 +28,7 @@ const READ_AHEAD: usize = 2;
 /// reads the answer, with room to spare.
 const DRAIN: usize = 64 << 20;
 /// How long an unwanted body may take.
-const DRAIN_TIME: Duration = Duration::from_secs(10);
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// Why a body ended before its end.
 enum Stop {
@@ -45,10 +45,16 @@ struct Piece {
     end: Option<Result<(), Stop>>,
 }
 
-/// Waits for the next piece: some bytes, or the end.
-async fn gather(body: &mut Body, idle: Duration) -> Piece {
+impl Piece {
+    fn size(&self) -> u64 {
+        self.parts.iter().map(|part| part.len() as u64).sum()
+    }
+}
+
+/// Waits for the next piece: about `most` bytes, or the end.
+async fn gather(body: &mut Body, most: usize, idle: Duration) -> Piece {
     let (mut parts, mut size) = (Vec::new(), 0);
-    while size < WRITE {
+    while size < most {
         let frame = match tokio::time::timeout(idle, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => return Piece { parts, end: Some(Err(Stop::Broken(error))) },
@@ -66,13 +72,16 @@ async fn gather(body: &mut Body, idle: Duration) -> Piece {
 /// Appends a whole body to an upload. While one piece is written and hashed, the next arrives. What
 /// came before a body broke off stays, so that the client can go on from there.
 pub(super) async fn fill(upload: &mut Upload, body: &mut Body, idle: Duration) -> Result<(), Failure> {
-    let mut piece = gather(body, idle).await;
+    let mut left = upload.room();
+    let mut piece = gather(body, beyond(left), idle).await;
     loop {
+        left = left.saturating_sub(piece.size());
         match piece.end {
             None => {
-                let (written, next) = tokio::join!(upload.append(piece.parts), gather(body, idle));
-                written?;
-                piece = next;
+                let write = async { upload.append(piece.parts).await.map_err(Failure::from) };
+                // What cannot be written is not waited for any longer.
+                let next = async { Ok(gather(body, beyond(left), idle).await) };
+                piece = tokio::try_join!(write, next)?.1;
             }
             Some(end) => {
                 upload.append(piece.parts).await?;
@@ -81,6 +90,11 @@ pub(super) async fn fill(upload: &mut Upload, body: &mut Body, idle: Duration) -
             }
         }
     }
+}
+
+/// How much to wait for where so much may come: the first byte too many decides, whether more comes or not.
+fn beyond(left: u64) -> usize {
+    usize::try_from(left).unwrap_or(usize::MAX).saturating_add(1).min(WRITE)
 }
 
 fn stopped(stop: Stop) -> Failure {
@@ -93,11 +107,12 @@ fn stopped(stop: Stop) -> Failure {
     }
 }
 
-/// Reads a whole body into memory; `None` if it is larger than `limit` bytes.
+/// Reads a whole body into memory; `None` as soon as it is larger than `limit` bytes, whether more of it
+/// comes or not.
 pub(super) async fn collect(body: &mut Body, limit: usize, idle: Duration) -> Result<Option<Vec<u8>>, Failure> {
     let mut all = Vec::new();
     loop {
-        let piece = gather(body, idle).await;
+        let piece = gather(body, limit + 1 - all.len(), idle).await;
         for part in piece.parts {
             if all.len() + part.len() > limit {
                 return Ok(None);
@@ -110,19 +125,23 @@ pub(super) async fn collect(body: &mut Body, limit: usize, idle: Duration) -> Re
     }
 }
 
-/// Drops some of a body that nobody wants, while its sender reads why. Then the connection is closed.
-pub(super) async fn drain(mut body: Body) {
+/// Drops some of a body that nobody wants, while its sender reads why. Says whether it came to its end;
+/// else the connection has to be closed.
+pub(super) async fn drain(mut body: Body) -> bool {
     let drop_some = async {
         let mut dropped = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            dropped += frame.data_ref().map_or(0, Bytes::len);
+        loop {
+            match body.frame().await {
+                None => return true,
+                Some(Err(_)) => return false,
+                Some(Ok(frame)) => dropped += frame.data_ref().map_or(0, Bytes::len),
+            }
             if dropped > DRAIN {
-                return;
+                return false;
             }
         }
     };
-    // Whether all of it came does not matter: the answer is the same.
-    let _ = tokio::time::timeout(DRAIN_TIME, drop_some).await;
+    tokio::time::timeout(DRAIN_TIME, drop_some).await.unwrap_or(false)
 }
 
 /// A body made of text and ranges of a file. A file that turns out to be shorter breaks the

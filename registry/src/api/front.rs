@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::request::Parts;
+use tokio::sync::Notify;
 
 use crate::promise::Promises;
 
@@ -36,6 +37,8 @@ pub(crate) struct Peer {
     pub(crate) certificate: Option<Arc<str>>,
     /// What bodies may promise with, where the connection keeps promises.
     pub(crate) promises: Option<Promises>,
+    /// Ends the connection, whatever is under way on it.
+    pub(crate) hang_up: Arc<Notify>,
 }
 
 /// A range of addresses: `10.0.0.0/8`, `192.0.2.1`.
@@ -149,7 +152,7 @@ mod tests {
         }
         let mut parts = request.body(()).unwrap().into_parts().0;
         let addr = SocketAddr::new(peer.parse().unwrap(), 1);
-        parts.extensions.insert(Peer { addr, secure, certificate: None, promises: None });
+        parts.extensions.insert(Peer { addr, secure, certificate: None, promises: None, hang_up: Arc::default() });
         parts
     }
 

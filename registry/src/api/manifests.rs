@@ -13,7 +13,9 @@ use super::conditions::{is_known, must_match, of_push};
 use super::failure::Failure;
 use super::{Answer, Api, Call, empty, guard, header};
 use crate::access::{Right, Target};
+use crate::hooks::Pulled;
 use crate::state::Terms;
+use crate::store::Store;
 
 /// Most tags that one push may set; the specification asks for at least ten.
 const TAGS_LIMIT: usize = 100;
@@ -35,6 +37,16 @@ pub(super) async fn get(api: &Api, call: &Call<'_>, name: RepoName, which: Selec
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, header(&manifest.media_type));
     name_content(headers, &manifest.digest, if matches!(which, Selector::Tag(_)) { ASK_AGAIN } else { FOR_EVER });
+    if !unchanged && !call.is_head() {
+        api.pulls.tell(&name, || Pulled {
+            digest: manifest.digest,
+            tag: if let Selector::Tag(tag) = &which { Some(tag.clone()) } else { None },
+            media_type: manifest.media_type.clone(),
+            size: manifest.size,
+            is_blob: false,
+            by: call.asked(api),
+        });
+    }
     if !unchanged {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(manifest.size));
         *response.body_mut() = Body::from(manifest.bytes);
@@ -52,8 +64,8 @@ pub(super) async fn put(api: &Api, call: &Call<'_>, body: &mut Body, name: RepoN
     let manifest = read(api, call, body, &which).await?;
     let (digest, subject) = (manifest.digest(), manifest.subject().map(|subject| subject.digest));
     let is_foreign = manifest.blobs().any(|blob| media_type::is_foreign_layer(&blob.media_type));
-    let terms = Terms { sparse: api.sparse, condition: of_push(call.headers()), fixed };
-    api.store.put_manifest_on(&name, manifest, tags.clone(), terms).await?;
+    let terms = Terms { sparse: api.store.keeping().sparse.means(&name), condition: of_push(call.headers()), fixed };
+    call.store(api).put_manifest_on(&name, manifest, tags.clone(), terms).await?;
     tracing::info!(repository = %name, %digest, tags = tags.len(), "manifest stored");
     let mut response = empty(StatusCode::CREATED);
     let headers = response.headers_mut();
@@ -131,8 +143,8 @@ fn declared_type(call: &Call<'_>) -> Result<Option<String>, Failure> {
     }
 }
 
-pub(super) async fn delete(api: &Api, name: RepoName, which: Selector) -> Answer {
-    api.store.delete_manifest(&name, &which).await?;
+pub(super) async fn delete(store: &Store, name: RepoName, which: Selector) -> Answer {
+    store.delete_manifest(&name, &which).await?;
     tracing::info!(repository = %name, reference = %which, "manifest or tag deleted");
     Ok(empty(StatusCode::ACCEPTED))
 }

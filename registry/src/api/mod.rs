@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use axum::body::{Body, HttpBody};
 use axum::response::Response;
-use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue};
+use http::header::{ALLOW, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 use oci::wire::{self, ErrorCode, Route};
@@ -33,14 +33,19 @@ use tracing::Instrument;
 
 use crate::Limits;
 use crate::access::{Caller, Gate, Identity};
+use crate::hooks::Pulls;
 use crate::limit::{Limiter, Passage};
 use crate::metrics::{Kind, Metrics};
 use crate::promise::Promises;
+use crate::state::Asked;
 use crate::store::Store;
 use failure::Failure;
 pub(crate) use front::Peer;
 pub use front::{Front, InvalidNetwork, Network};
 use query::Query;
+
+/// Longest name of a client or of the registry that others are told, in characters.
+const TOLD_LIMIT: usize = 256;
 
 /// An answer, or why there is none.
 type Answer = Result<Response, Failure>;
@@ -49,8 +54,6 @@ type Answer = Result<Response, Failure>;
 pub(crate) struct Api {
     pub(crate) store: Store,
     pub(crate) limits: Limits,
-    /// Whether manifests may name content that is not here.
-    pub(crate) sparse: bool,
     pub(crate) gate: Gate,
     pub(crate) front: Front,
     pub(crate) metrics: Arc<Metrics>,
@@ -58,6 +61,8 @@ pub(crate) struct Api {
     pub(crate) pace: Option<Limiter<Asker>>,
     /// How often logins of one user may fail from one address.
     pub(crate) guesses: Limiter<(IpAddr, String)>,
+    /// Those who are told of pulls.
+    pub(crate) pulls: Pulls,
     /// Whether requests should go elsewhere.
     pub(crate) draining: AtomicBool,
     /// Whether this address tells what it counts.
@@ -76,6 +81,8 @@ struct Call<'a> {
     parts: &'a Parts,
     query: Query,
     caller: &'a Caller,
+    /// What the request is called.
+    id: &'a str,
 }
 
 impl Call<'_> {
@@ -103,6 +110,28 @@ impl Call<'_> {
         front::peer(self.parts).filter(|_| is_http_1)?.promises.clone()
     }
 
+    /// The store, changed on behalf of this request.
+    fn store(&self, api: &Api) -> Store {
+        api.store.on_behalf_of(self.asked(api))
+    }
+
+    /// Who asks for what, for those who are told.
+    fn asked(&self, api: &Api) -> Asked {
+        let text = |name: &HeaderName| {
+            let value = self.headers().get(name)?.to_str().ok()?;
+            Some(value.chars().take(TOLD_LIMIT).collect())
+        };
+        Asked {
+            id: self.id.to_owned(),
+            actor: self.caller.identity.to_string(),
+            addr: api.front.client(self.parts),
+            host: text(&HOST).or_else(|| self.parts.uri.authority().map(ToString::to_string)),
+            method: self.parts.method.to_string(),
+            agent: text(&USER_AGENT),
+            mounted: None,
+        }
+    }
+
     fn is_head(&self) -> bool {
         self.parts.method == Method::HEAD
     }
@@ -114,7 +143,7 @@ pub(crate) async fn answer(api: Arc<Api>, request: Request<Body>) -> Response {
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let id = front::request_id(&parts);
-    let asked = Asked::parse(parts.uri.path());
+    let asked = Path::parse(parts.uri.path());
     let kind = asked.kind();
     let under_way = api.metrics.begin(kind);
     let path = parts.uri.path();
@@ -129,7 +158,7 @@ pub(crate) async fn answer(api: Arc<Api>, request: Request<Body>) -> Response {
     async move {
         let mut body = api.metrics.receiving(body);
         let mut caller = Caller::anonymous();
-        let answer = dispatch(&api, &parts, &mut body, asked, &mut caller).await;
+        let answer = dispatch(&api, &parts, &mut body, asked, &mut caller, &name).await;
         audit(&api, &parts, kind, &caller.identity, &answer);
         let mut response = match answer {
             Ok(response) => response,
@@ -138,7 +167,17 @@ pub(crate) async fn answer(api: Arc<Api>, request: Request<Body>) -> Response {
                 // the rest is taken beside the answer. One that waits for `100 Continue` has sent
                 // nothing, and must not be told to.
                 if !parts.headers.contains_key(EXPECT) && !body.is_end_stream() {
-                    tokio::spawn(body::drain(body));
+                    // A connection of HTTP/1 would wait for the rest for ever: nothing wakes it when the
+                    // body is dropped. A stream of HTTP/2 ends by itself.
+                    let hang_up = front::peer(&parts).filter(|_| parts.version <= Version::HTTP_11);
+                    let hang_up = hang_up.map(|peer| peer.hang_up.clone());
+                    tokio::spawn(async move {
+                        if !body::drain(body).await
+                            && let Some(hang_up) = hang_up
+                        {
+                            hang_up.notify_one();
+                        }
+                    });
                 }
                 failure.into_response()
             }
@@ -166,7 +205,7 @@ pub(crate) async fn answer(api: Arc<Api>, request: Request<Body>) -> Response {
 }
 
 /// What a path is about.
-enum Asked {
+enum Path {
     Token,
     Live,
     Ready,
@@ -175,7 +214,7 @@ enum Asked {
     Protocol(Result<Route, wire::InvalidRoute>),
 }
 
-impl Asked {
+impl Path {
     fn parse(path: &str) -> Self {
         match path {
             "/token" => Self::Token,
@@ -197,16 +236,16 @@ impl Asked {
     }
 }
 
-async fn dispatch(api: &Api, parts: &Parts, body: &mut Body, asked: Asked, who: &mut Caller) -> Answer {
+async fn dispatch(api: &Api, parts: &Parts, body: &mut Body, asked: Path, who: &mut Caller, id: &str) -> Answer {
     let route = match asked {
-        Asked::Token => return token::answer(api, parts, body).await,
-        Asked::Live | Asked::Ready | Asked::Metrics if !is_read(parts) => return Err(only_read()),
-        Asked::Live => return Ok(operation::live()),
-        Asked::Ready => return Ok(operation::ready(api)),
-        Asked::Metrics if api.shows_metrics => return Ok(operation::metrics(api)),
-        Asked::Metrics => return Err(wire::InvalidRoute::Unknown.into()),
-        Asked::Usage => None,
-        Asked::Protocol(route) => Some(route?),
+        Path::Token => return token::answer(api, parts, body).await,
+        Path::Live | Path::Ready | Path::Metrics if !is_read(parts) => return Err(only_read()),
+        Path::Live => return Ok(operation::live()),
+        Path::Ready => return Ok(operation::ready(api)),
+        Path::Metrics if api.shows_metrics => return Ok(operation::metrics(api)),
+        Path::Metrics => return Err(wire::InvalidRoute::Unknown.into()),
+        Path::Usage => None,
+        Path::Protocol(route) => Some(route?),
     };
     *who = guard::identify(api, parts).await?;
     pace(api, parts, &who.identity).await?;
@@ -215,7 +254,7 @@ async fn dispatch(api: &Api, parts: &Parts, body: &mut Body, asked: Asked, who: 
     };
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     guard::check(api, parts, &query, &route, who)?;
-    serve(api, &Call { parts, query, caller: who }, body, route).await
+    serve(api, &Call { parts, query, caller: who, id }, body, route).await
 }
 
 /// Pushes are boxed one by one: their states are large, and every answer to a pull would be moved about
@@ -228,9 +267,9 @@ async fn serve(api: &Api, call: &Call<'_>, body: &mut Body, route: Route) -> Ans
         (Route::Referrers(name, subject), "GET" | "HEAD") => Box::pin(lists::referrers(api, call, name, subject)).await,
         (Route::Manifest(name, which), "GET" | "HEAD") => manifests::get(api, call, name, which).await,
         (Route::Manifest(name, which), "PUT") => Box::pin(manifests::put(api, call, body, name, which)).await,
-        (Route::Manifest(name, which), "DELETE") => Box::pin(manifests::delete(api, name, which)).await,
+        (Route::Manifest(name, which), "DELETE") => Box::pin(manifests::delete(&call.store(api), name, which)).await,
         (Route::Blob(name, digest), "GET" | "HEAD") => blobs::get(api, call, name, digest).await,
-        (Route::Blob(name, digest), "DELETE") => Box::pin(blobs::delete(api, name, digest)).await,
+        (Route::Blob(name, digest), "DELETE") => Box::pin(blobs::delete(&call.store(api), name, digest)).await,
         (Route::Uploads(name), "POST") => Box::pin(uploads::start(api, call, body, name)).await,
         (Route::Upload(name, id), "GET" | "HEAD") => Box::pin(uploads::status(api, name, id)).await,
         (Route::Upload(name, id), "PATCH") => Box::pin(uploads::append(api, call, body, name, id)).await,
@@ -243,11 +282,11 @@ async fn serve(api: &Api, call: &Call<'_>, body: &mut Body, route: Route) -> Ans
 /// Answers only what operators ask, for an address of its own.
 pub(crate) async fn answer_operator(api: Arc<Api>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
-    let mut response = match Asked::parse(parts.uri.path()) {
-        Asked::Live | Asked::Ready | Asked::Metrics if !is_read(&parts) => only_read().into_response(),
-        Asked::Live => operation::live(),
-        Asked::Ready => operation::ready(&api),
-        Asked::Metrics => operation::metrics(&api),
+    let mut response = match Path::parse(parts.uri.path()) {
+        Path::Live | Path::Ready | Path::Metrics if !is_read(&parts) => only_read().into_response(),
+        Path::Live => operation::live(),
+        Path::Ready => operation::ready(&api),
+        Path::Metrics => operation::metrics(&api),
         _ => Failure::from(wire::InvalidRoute::Unknown).into_response(),
     };
     if parts.method == Method::HEAD {

@@ -13,6 +13,7 @@ use super::body::fill;
 use super::failure::Failure;
 use super::{Answer, Api, Call, empty, header};
 use crate::access::{Right, Target};
+use crate::state::{Asked, Mounted};
 use crate::store::{StoreError, Upload};
 
 /// `POST`: mounts a blob, takes it in one request, or opens a session.
@@ -52,13 +53,14 @@ async fn mounts(api: &Api, call: &Call<'_>, name: &RepoName, digest: Digest) -> 
             None => return Ok(false),
         },
     };
-    Ok(api.store.mount(name, digest, from).await?)
+    let asked = Asked { mounted: Some(Mounted { from: from.clone() }), ..call.asked(api) };
+    Ok(api.store.on_behalf_of(asked).mount(name, digest, from).await?)
 }
 
 async fn in_one_request(api: &Api, call: &Call<'_>, body: &mut Body, name: RepoName, digest: Digest) -> Answer {
     let id = api.store.open_upload(&name, digest.algorithm()).await?;
     let announced = call.content_length();
-    let upload = api.store.resume_upload(&name, &id, None, announced, api.limits.blob).await;
+    let upload = call.store(api).resume_upload(&name, &id, None, announced, api.limits.blob).await;
     let mut upload = match upload {
         Ok(upload) => upload,
         Err(error) => {
@@ -112,7 +114,7 @@ async fn resume(api: &Api, call: &Call<'_>, name: &RepoName, id: &UploadId) -> R
         None => None,
         Some(value) => Some(parse_chunk(value)?),
     };
-    let resumed = api.store.resume_upload(name, id, chunk, call.content_length(), api.limits.blob).await;
+    let resumed = call.store(api).resume_upload(name, id, chunk, call.content_length(), api.limits.blob).await;
     resumed.map_err(|error| match error {
         // Tell the client where to go on.
         StoreError::OutOfOrder { received, .. } => {

@@ -19,6 +19,8 @@ pub enum Kind {
     Number,
     /// Values with commas between, or a TOML array.
     List,
+    /// `true`, `false`, or values as in a list.
+    FlagOrList,
     /// A TOML array of inline tables: `[{name = "gitlab", …}]`.
     Tables,
     /// Nothing: it stands inside one of a list of tables.
@@ -48,13 +50,18 @@ pub const KEYS: &[Key] = &[
     key("proxies", Kind::List, "networks of proxies that are believed about X-Forwarded-For and -Proto"),
     key("insecure_allow_anonymous", Kind::Flag, "let everybody do everything on an address that others reach"),
     key("allow_anonymous", Kind::Flag, "the same, as it was called before"),
-    key("allow_sparse", Kind::Flag, "take manifests that name content which is not here"),
+    key(
+        "allow_sparse",
+        Kind::FlagOrList,
+        "take manifests that name content which is not here: true, or patterns of repositories",
+    ),
     key("tls.certificate", Kind::Text, "certificate and chain, PEM; read again when it changes"),
     key("tls.key", Kind::Text, "its private key, PEM"),
     key("tls.client_ca", Kind::Text, "authorities of client certificates, PEM"),
     key("tls.client_certificates", Kind::Text, "required, or optional"),
     key("access.htpasswd", Kind::Text, "a file of users made with htpasswd -B; read again when it changes"),
     key("access.token_life", Kind::Text, "how long tokens of /token live, at least 1m"),
+    key("access.refresh_life", Kind::Text, "how long docker login holds without its password; 0s gives no such tokens"),
     key("access.rules", Kind::Tables, "who may do what; what no rule allows is denied"),
     key("access.rules[].subjects", Kind::Inner, "anonymous, user:NAME, robot:NAME, issuer:NAME, certificate:SHA256"),
     key("access.rules[].claims", Kind::Inner, "what a token of an issuer must say"),
@@ -102,6 +109,8 @@ pub const KEYS: &[Key] = &[
     key("webhooks[].format", Kind::Inner, "distribution, or cloudevents"),
     key("webhooks[].secret", Kind::Inner, "signs each event (HMAC-SHA256 in X-Lighter-Signature)"),
     key("webhooks[].repositories", Kind::Inner, "patterns of repositories; all if there are none"),
+    key("webhooks[].events", Kind::Inner, "push, delete, pull, mount; the first two if it is not said"),
+    key("webhooks[].blobs", Kind::Inner, "tell of blobs too"),
 ];
 
 impl Key {
@@ -205,6 +214,10 @@ fn value(kind: Kind, text: &str) -> Result<Value, String> {
     match kind {
         Kind::Text => Ok(Value::String(text.to_owned())),
         Kind::Flag => text.parse().map(Value::Boolean).map_err(|_| format!("{text:?} is neither true nor false")),
+        Kind::FlagOrList => match text.parse() {
+            Ok(flag) => Ok(Value::Boolean(flag)),
+            Err(_) => value(Kind::List, text),
+        },
         Kind::List if !text.trim_start().starts_with('[') => {
             let values = text.split(',').map(str::trim).filter(|value| !value.is_empty());
             Ok(Value::Array(values.map(|value| Value::String(value.to_owned())).collect()))

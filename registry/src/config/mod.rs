@@ -8,13 +8,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use content::remote::Proxies;
 use serde::{Deserialize, Serialize, Serializer};
 use toml::Table;
 
-use crate::access::{self, AccessSettings, IssuerSettings, KeySource, Pattern, Rule, Subject, USUAL_LIFE};
+use crate::access::{self, AccessSettings, IssuerSettings, KeySource, Rule, Subject, USUAL_LIFE, USUAL_REFRESH_LIFE};
 use crate::api::{Front, Network};
-use crate::hooks::{Format, HookSettings};
-use crate::keeping::{GcSettings, Keeping, Period, Retention};
+use crate::hooks::{Action, Format, HookSettings};
+use crate::keeping::{GcSettings, Keeping, Period, RepoGlob, Retention, Sparse};
 use crate::limit::Rate;
 use crate::tls::{ClientAuthority, TlsSettings};
 use crate::{Limits, Settings};
@@ -68,11 +69,14 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<String>,
     proxies: Vec<String>,
+    /// By which the server itself goes out, as the environment says.
+    #[serde(skip)]
+    outward: Proxies,
     /// Whether everybody may do everything.
     #[serde(alias = "allow_anonymous")]
     pub insecure_allow_anonymous: bool,
-    /// Whether manifests may name content that is not here.
-    pub allow_sparse: bool,
+    /// Where manifests may name content that is not here.
+    pub allow_sparse: Sparse,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<TlsPart>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,13 +112,15 @@ struct AccessPart {
     #[serde(skip_serializing_if = "Option::is_none")]
     htpasswd: Option<PathBuf>,
     token_life: Period,
+    refresh_life: Period,
     issuers: Vec<IssuerPart>,
     rules: Vec<Rule>,
 }
 
 impl Default for AccessPart {
     fn default() -> Self {
-        Self { htpasswd: None, token_life: Period::of(USUAL_LIFE), issuers: Vec::new(), rules: Vec::new() }
+        let (token_life, refresh_life) = (Period::of(USUAL_LIFE), Period::of(USUAL_REFRESH_LIFE));
+        Self { htpasswd: None, token_life, refresh_life, issuers: Vec::new(), rules: Vec::new() }
     }
 }
 
@@ -183,7 +189,15 @@ struct Webhook {
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "masked")]
     secret: Option<String>,
     #[serde(default)]
-    repositories: Vec<Pattern>,
+    repositories: Vec<RepoGlob>,
+    #[serde(default = "usual_events")]
+    events: Vec<Action>,
+    #[serde(default)]
+    blobs: bool,
+}
+
+fn usual_events() -> Vec<Action> {
+    HookSettings::USUAL_EVENTS.to_vec()
 }
 
 /// Secrets are never printed.
@@ -195,12 +209,14 @@ impl Config {
     /// Reads a file's text, and what the environment says on top of it.
     pub fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut table: Table = toml::from_str(text)?;
+        let outward = Proxies::from_variables(&variable)
+            .map_err(|error| ConfigError::Variable { name: error.variable.clone(), reason: error.reason.to_owned() })?;
         keys::overlay(&mut table, variable).map_err(|(name, reason)| ConfigError::Variable { name, reason })?;
         keys::check(&table)?;
         if table.contains_key("insecure_allow_anonymous") && table.contains_key("allow_anonymous") {
             return Err(meaning("allow_anonymous", "insecure_allow_anonymous is the same: say one of both"));
         }
-        let config: Self = table.try_into()?;
+        let config = Self { outward, ..table.try_into()? };
         config.check()?;
         Ok(config)
     }
@@ -212,7 +228,7 @@ impl Config {
 
     /// What is kept, and for how long.
     pub fn keeping(&self) -> Keeping {
-        Keeping { gc: self.gc.clone(), retention: self.retention.clone() }
+        Keeping { gc: self.gc.clone(), retention: self.retention.clone(), sparse: self.allow_sparse.clone() }
     }
 
     /// What it says, as a configuration file with everything in it; secrets are masked.
@@ -224,8 +240,7 @@ impl Config {
     pub fn settings(&self, addr: SocketAddr, data: PathBuf) -> Result<Settings, ConfigError> {
         let mut settings = Settings::new(addr, data);
         settings.allow_anonymous = self.insecure_allow_anonymous;
-        settings.allow_sparse = self.allow_sparse;
-        settings.access = self.access.as_ref().map(access_settings);
+        settings.access = self.access.as_ref().map(|part| access_settings(part, &self.outward));
         settings.tls = self.tls.as_ref().map(tls_settings);
         settings.front = self.front()?;
         let LimitsPart { blob, head, idle, drain, requests_per_second, burst } = self.limits;
@@ -236,7 +251,7 @@ impl Config {
         settings.admin = self.metrics.addr;
         settings.public_metrics = self.metrics.public;
         settings.keeping = self.keeping();
-        settings.hooks = self.webhooks.iter().map(hook).collect();
+        settings.hooks = self.webhooks.iter().map(|part| hook(part, &self.outward)).collect();
         Ok(settings)
     }
 
@@ -278,6 +293,12 @@ impl Config {
             let uri: Option<http::Uri> = hook.url.parse().ok();
             if !uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()) {
                 return Err(meaning("webhooks[].url", format!("{:?} is no http or https URL", hook.url)));
+            }
+            if hook.events.is_empty() {
+                return Err(meaning("webhooks[].events", "without any the webhook is told nothing"));
+            }
+            if hook.events.contains(&Action::Mount) && !hook.blobs {
+                return Err(meaning("webhooks[].events", "only blobs are mounted: say blobs = true too"));
             }
         }
         Ok(())
@@ -369,16 +390,17 @@ fn check_access(access: &AccessPart) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn access_settings(part: &AccessPart) -> AccessSettings {
+fn access_settings(part: &AccessPart, proxies: &Proxies) -> AccessSettings {
     AccessSettings {
         rules: part.rules.clone(),
         htpasswd: part.htpasswd.clone(),
-        issuers: part.issuers.iter().map(issuer_settings).collect(),
+        issuers: part.issuers.iter().map(|issuer| issuer_settings(issuer, proxies)).collect(),
         token_life: part.token_life.duration(),
+        refresh_life: part.refresh_life.duration(),
     }
 }
 
-fn issuer_settings(part: &IssuerPart) -> IssuerSettings {
+fn issuer_settings(part: &IssuerPart, proxies: &Proxies) -> IssuerSettings {
     let keys = match (&part.keys_url, &part.keys_file) {
         (_, Some(file)) => KeySource::File(file.clone()),
         (Some(url), None) => KeySource::Url(url.clone()),
@@ -392,6 +414,7 @@ fn issuer_settings(part: &IssuerPart) -> IssuerSettings {
         ca: part.ca.clone(),
         token: part.token_file.clone(),
         pause: part.pause.duration(),
+        proxies: proxies.clone(),
     }
 }
 
@@ -401,13 +424,16 @@ fn tls_settings(part: &TlsPart) -> TlsSettings {
     TlsSettings { certificate: part.certificate.clone(), key: part.key.clone(), clients }
 }
 
-fn hook(part: &Webhook) -> HookSettings {
+fn hook(part: &Webhook, proxies: &Proxies) -> HookSettings {
     HookSettings {
         name: part.name.clone(),
         url: part.url.clone(),
         format: part.format,
         secret: part.secret.clone(),
         repositories: part.repositories.clone(),
+        events: part.events.clone(),
+        blobs: part.blobs,
+        proxies: proxies.clone(),
     }
 }
 

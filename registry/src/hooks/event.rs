@@ -7,7 +7,7 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::state::{Fact, Record};
+use crate::state::{Asked, Fact, Record};
 
 /// How events are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,9 +30,9 @@ impl Format {
     }
 }
 
-/// Something that happened to a manifest or a tag.
+/// Something that happened to a manifest, a tag or a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Event {
+pub(crate) struct Event {
     /// The same each time that it is told.
     pub(super) id: String,
     pub(super) at: jiff::Timestamp,
@@ -42,13 +42,24 @@ pub(super) struct Event {
     pub(super) tag: Option<Tag>,
     /// What the tag named before.
     pub(super) previous: Option<Digest>,
-    /// Media type and size, if the record says them.
-    pub(super) manifest: Option<(String, u64)>,
+    /// Media type and size, if they are known.
+    pub(super) content: Option<(String, u64)>,
+    pub(super) is_blob: bool,
+    /// The request that it was done for. The registry itself deletes what retention does not keep.
+    pub(super) by: Option<Asked>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It was pushed, or a tag names it now.
     Push,
+    /// It was read.
+    Pull,
+    /// A blob was taken from another repository.
+    Mount,
+    /// It can no longer be read, or a tag names it no more.
     Delete,
 }
 
@@ -56,23 +67,37 @@ impl Action {
     fn as_str(self) -> &'static str {
         match self {
             Self::Push => "push",
+            Self::Pull => "pull",
+            Self::Mount => "mount",
             Self::Delete => "delete",
         }
     }
 }
 
-/// The events of a record. Blobs are not told: they mean something once a manifest names them.
+/// Media type of blobs, whatever they hold.
+const BLOB: &str = "application/octet-stream";
+
+/// The events of a record.
 pub(super) fn events(journal: u64, lsn: u64, record: &Record) -> Vec<Event> {
     let stored = |wanted: &Digest| {
         record.facts.iter().find_map(|fact| match fact {
             Fact::ManifestStored { digest, media_type, size, .. } if digest == wanted => {
                 Some((media_type.clone(), *size))
             }
+            Fact::BlobStored { digest, size } if digest == wanted => Some((BLOB.to_owned(), *size)),
             _ => None,
         })
     };
     let tagged = |wanted: &Digest| {
         record.facts.iter().any(|fact| matches!(fact, Fact::TagSet { digest, .. } if digest == wanted))
+    };
+    let by = record.facts.iter().find_map(|fact| match fact {
+        Fact::Asked { by } => Some(Asked::clone(by)),
+        _ => None,
+    });
+    let linked = match &by {
+        Some(by) if by.mounted.is_some() => Action::Mount,
+        _ => Action::Push,
     };
     let mut found = Vec::new();
     for (index, fact) in record.facts.iter().enumerate() {
@@ -81,6 +106,9 @@ pub(super) fn events(journal: u64, lsn: u64, record: &Record) -> Vec<Event> {
             Fact::ManifestStored { repo, digest, .. } if !tagged(digest) => (Action::Push, repo, digest, None, None),
             Fact::TagDeleted { repo, tag, digest } => (Action::Delete, repo, digest, Some(tag), None),
             Fact::ManifestDeleted { repo, digest, .. } => (Action::Delete, repo, digest, None, None),
+            // What the collector moves about is of no interest to others.
+            Fact::BlobLinked { repo, digest } if by.is_some() => (linked, repo, digest, None, None),
+            Fact::BlobUnlinked { repo, digest } if by.is_some() => (Action::Delete, repo, digest, None, None),
             _ => continue,
         };
         found.push(Event {
@@ -91,7 +119,9 @@ pub(super) fn events(journal: u64, lsn: u64, record: &Record) -> Vec<Event> {
             digest: *digest,
             tag: tag.cloned(),
             previous,
-            manifest: stored(digest),
+            content: stored(digest),
+            is_blob: matches!(fact, Fact::BlobLinked { .. } | Fact::BlobUnlinked { .. }),
+            by: by.clone(),
         });
     }
     found
@@ -110,19 +140,31 @@ impl Event {
     fn distribution(&self, source: Option<&str>) -> Value {
         let mut target = json!({"repository": self.repository, "digest": self.digest});
         let fields = target.as_object_mut().expect("this is an object");
-        if let Some((media_type, size)) = &self.manifest {
+        if let Some((media_type, size)) = &self.content {
             fields.extend([("mediaType".to_owned(), json!(media_type)), ("size".to_owned(), json!(size))]);
             fields.insert("length".to_owned(), json!(size));
         }
         if let Some(tag) = &self.tag {
             fields.insert("tag".to_owned(), json!(tag));
         }
-        if self.action == Action::Push {
-            let url = format!("{}/v2/{}/manifests/{}", source.unwrap_or_default(), self.repository, self.digest);
+        if self.action != Action::Delete {
+            let kind = if self.is_blob { "blobs" } else { "manifests" };
+            let url = format!("{}/v2/{}/{kind}/{}", source.unwrap_or_default(), self.repository, self.digest);
             fields.insert("url".to_owned(), json!(url));
         }
+        fields.extend(self.mounted_from().map(|from| ("fromRepository".to_owned(), json!(from))));
+        let (request, actor) = match &self.by {
+            Some(by) => (request(by), json!({"name": by.actor})),
+            None => (json!({}), json!({})),
+        };
+        let journal = self.id.split('-').next().unwrap_or_default();
         json!({"id": self.id, "timestamp": self.at, "action": self.action.as_str(), "target": target,
-            "request": {}, "actor": {}, "source": {"addr": source.unwrap_or_default()}})
+            "request": request, "actor": actor,
+            "source": {"addr": source.unwrap_or_default(), "instanceID": journal}})
+    }
+
+    fn mounted_from(&self) -> Option<&RepoName> {
+        self.by.as_ref().filter(|_| self.is_blob)?.mounted.as_ref()?.from.as_ref()
     }
 
     fn cloud_event(&self, source: Option<&str>) -> Value {
@@ -132,15 +174,35 @@ impl Event {
         };
         let mut data = json!({"repository": self.repository, "digest": self.digest, "tag": self.tag,
             "previous": self.previous});
-        if let (Some((media_type, size)), Some(data)) = (&self.manifest, data.as_object_mut()) {
-            data.extend([("mediaType".to_owned(), json!(media_type)), ("size".to_owned(), json!(size))]);
+        let fields = data.as_object_mut().expect("this is an object");
+        if let Some((media_type, size)) = &self.content {
+            fields.extend([("mediaType".to_owned(), json!(media_type)), ("size".to_owned(), json!(size))]);
+        }
+        if let Some(by) = &self.by {
+            fields.extend([("actor".to_owned(), actor(by)), ("request".to_owned(), request(by))]);
+            fields.extend(self.mounted_from().map(|from| ("fromRepository".to_owned(), json!(from))));
         }
         json!({
             "specversion": "1.0", "id": self.id, "source": source.unwrap_or("lighter-registry"),
-            "type": format!("lighter.registry.{}", self.action.as_str()), "subject": subject, "time": self.at,
+            "type": format!("lighter.registry.{}{}", if self.is_blob { "blob." } else { "" }, self.action.as_str()), "subject": subject, "time": self.at,
             "datacontenttype": "application/json", "data": data,
         })
     }
+}
+
+/// A request, as the distribution project writes it.
+fn request(by: &Asked) -> Value {
+    let mut request = json!({"id": by.id, "method": by.method});
+    let fields = request.as_object_mut().expect("this is an object");
+    fields.extend(by.addr.map(|addr| ("addr".to_owned(), json!(addr))));
+    fields.extend(by.host.iter().map(|host| ("host".to_owned(), json!(host))));
+    fields.extend(by.agent.iter().map(|agent| ("useragent".to_owned(), json!(agent))));
+    request
+}
+
+/// Who asked, with his address.
+fn actor(by: &Asked) -> Value {
+    json!({"name": by.actor, "address": by.addr})
 }
 
 /// Proves to a receiver that a message came from whoever knows the secret.
@@ -174,7 +236,7 @@ mod tests {
         let found = events(1, 5, &record(vec![stored, set("v1"), set("v2")]));
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].id, "0000000000000001-5-1");
-        assert_eq!(found[0].manifest, Some(("application/x".to_owned(), 7)));
+        assert_eq!(found[0].content, Some(("application/x".to_owned(), 7)));
         let message: Value =
             serde_json::from_slice(&found[0].message(Format::Distribution, Some("https://r"))).unwrap();
         let target = &message["events"][0]["target"];

@@ -1,5 +1,6 @@
-//! Webhooks: pushes and deletes are told to others, at least once and in order. The journal is the
-//! outbox: what is committed is told, whatever happens in between.
+//! Webhooks: what happens is told to others. Pushes and deletes are, at least once and in order: the
+//! journal is the outbox, and what is committed is told, whatever happens in between. Pulls are, where
+//! somebody wants them, at most once: they wait in memory, and no pull ever waits for them.
 //!
 //! ```text
 //! data/hooks/NAME.json    up to which record of the journal a receiver knows everything
@@ -10,6 +11,7 @@
 //! the log and not silent.
 
 mod event;
+mod pulls;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,14 +20,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use content::place::replace_file;
-use content::remote::Web;
+use content::remote::{Proxies, Web};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
-use crate::access::Pattern;
+use crate::keeping::RepoGlob;
 use crate::metrics::Metrics;
 use crate::store::{Cursor, Store, StoreError, blocking};
-pub use event::Format;
-use event::{Event, events, signature};
+pub(crate) use event::Event;
+pub use event::{Action, Format};
+use event::{events, signature};
+pub(crate) use pulls::{Pulled, Pulls};
 
 /// How often the journal is looked at for news.
 const LOOK: Duration = Duration::from_millis(250);
@@ -48,7 +53,24 @@ pub struct HookSettings {
     /// Signs them.
     pub secret: Option<String>,
     /// Of which repositories; of all if there are none.
-    pub repositories: Vec<Pattern>,
+    pub repositories: Vec<RepoGlob>,
+    /// Of which actions.
+    pub events: Vec<Action>,
+    /// Whether also of blobs.
+    pub blobs: bool,
+    /// Proxies on the way to it.
+    pub proxies: Proxies,
+}
+
+impl HookSettings {
+    /// What is told if nothing else is said.
+    pub const USUAL_EVENTS: [Action; 2] = [Action::Push, Action::Delete];
+
+    fn wants(&self, event: &Event) -> bool {
+        let is_meant =
+            self.repositories.is_empty() || self.repositories.iter().any(|glob| glob.matches(&event.repository));
+        is_meant && self.events.contains(&event.action) && (self.blobs || !event.is_blob)
+    }
 }
 
 /// Up to where a receiver knows everything.
@@ -87,6 +109,17 @@ impl Hooks {
                     pause = (2 * pause).min(LONGEST_PAUSE);
                 }
             }
+        }
+    }
+
+    /// Tells one receiver of pulls, as they come.
+    pub(crate) async fn run_pulls(self, hook: HookSettings, mut pulls: mpsc::Receiver<Event>) {
+        let web = match Web::new(&[], hook.proxies.clone()) {
+            Ok(web) => web,
+            Err(error) => return tracing::error!(%error, hook = hook.name, "this webhook cannot work"),
+        };
+        while let Some(event) = pulls.recv().await {
+            self.tell(&hook, &web, &event).await;
         }
     }
 
@@ -137,7 +170,7 @@ impl Hooks {
         }
         for (lsn, record) in &feed.records {
             for event in events(place.journal, *lsn, record) {
-                if wants(hook, &event) {
+                if hook.wants(&event) {
                     self.tell(hook, web, &event).await;
                 }
             }
@@ -169,11 +202,6 @@ impl Hooks {
             pause = (2 * pause).min(LONGEST_PAUSE);
         }
     }
-}
-
-fn wants(hook: &HookSettings, event: &Event) -> bool {
-    let name = event.repository.as_str();
-    hook.repositories.is_empty() || hook.repositories.iter().any(|pattern| pattern.matches(name, |_| None))
 }
 
 fn write(directory: &Path, path: &Path, text: &[u8]) -> std::io::Result<()> {

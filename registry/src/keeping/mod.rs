@@ -14,15 +14,19 @@
 mod pattern;
 mod period;
 mod retention;
+mod sparse;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use pattern::{InvalidPattern, RepoGlob, TagPattern};
+pub use pattern::{InvalidTagPattern, TagPattern};
 pub use period::{InvalidPeriod, Patience, Period};
 pub(crate) use retention::{Candidate, Verdict, judge};
 pub use retention::{Immutable, Retention, Rule};
+pub use sparse::Sparse;
+
+pub use crate::pattern::RepoGlob;
 
 /// Everything that an operator decides about what is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -32,6 +36,9 @@ pub struct Keeping {
     pub gc: GcSettings,
     /// Which tags stay.
     pub retention: Retention,
+    /// Where manifests may name content that is not here: images of some platforms only, say. Whoever
+    /// pulls what is missing is told so.
+    pub sparse: Sparse,
 }
 
 /// How garbage is collected.

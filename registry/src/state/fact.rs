@@ -3,6 +3,8 @@
 //! A record is `length of the JSON (u32) | JSON | manifest bytes`, so that it can be read by people
 //! and a manifest stays exactly as it was pushed.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use oci::{Algorithm, Descriptor, Digest, RepoName, Tag};
 use serde::{Deserialize, Serialize};
@@ -67,6 +69,36 @@ pub(crate) enum Fact {
     BlobCondemned { digest: Digest },
     /// Manifests were pulled: what was counted in memory since the last such record.
     Pulled { pulls: Vec<Pull> },
+    /// Who wanted the rest of the record, for those who are told of it. No row follows.
+    Asked { by: Box<Asked> },
+}
+
+/// A request that changed something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    /// What the request is called in logs.
+    pub(crate) id: String,
+    /// Who it came from, as logs name the caller.
+    pub(crate) actor: String,
+    /// The address of whoever asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) addr: Option<IpAddr>,
+    /// What the registry was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) host: Option<String>,
+    pub(crate) method: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) agent: Option<String>,
+    /// Whether a blob was mounted, and from where if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mounted: Option<Mounted>,
+}
+
+/// Where a blob was mounted from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mounted {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) from: Option<RepoName>,
 }
 
 /// The last pull of a manifest.
@@ -208,6 +240,7 @@ impl Record {
                 out.push(Write::remove(item.queue_key(*since)));
                 out.push(Write::remove(item.key()));
             }
+            Fact::Asked { .. } => {}
             Fact::BlobCondemned { digest } => out.push(Write::remove(key::blob(digest))),
             Fact::Pulled { pulls } => {
                 let row = |pull: &Pull| PullRow { pulled_at: pull.at };

@@ -22,7 +22,7 @@ mod usage;
 mod view;
 
 pub(crate) use doubt::{Item, Kind};
-pub(crate) use fact::{Fact, InvalidRecord, Pull, Record, Write};
+pub(crate) use fact::{Asked, Fact, InvalidRecord, Mounted, Pull, Record, Write};
 pub(crate) use review::is_needed;
 pub(crate) use rows::{Changes, Layer, MemoryRows, Overlay, Rows, RowsError, key, prefix_end};
 pub use transaction::Refusal;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use oci::{Algorithm, Digest, Manifest, RepoName, Tag, Verified, media_type};
 
-use super::fact::{Pull, Referrer};
+use super::fact::{Asked, Pull, Referrer};
 use super::{Fact, Item, Record, Rows, RowsError, View, review};
 use crate::keeping::TagPattern;
 
@@ -40,19 +40,29 @@ pub(crate) enum Transaction {
     Suspect { item: Item },
     /// Keep when manifests were pulled.
     CountPulls { pulls: Vec<Pull> },
+    /// Any of the others, with who wants it.
+    Asked { by: Box<Asked>, what: Box<Transaction> },
 }
 
 impl Transaction {
+    /// The same, whoever wants it.
+    fn asked_for(&self) -> &Self {
+        match self {
+            Self::Asked { what, .. } => what.asked_for(),
+            what => what,
+        }
+    }
+
     /// Whether somebody waits for its durability. Upload sessions and pull counts are only remembered:
     /// a crash may lose them.
     pub(crate) fn is_durable(&self) -> bool {
-        !matches!(self, Self::OpenUpload { .. } | Self::CloseUpload { .. } | Self::CountPulls { .. })
+        !matches!(self.asked_for(), Self::OpenUpload { .. } | Self::CloseUpload { .. } | Self::CountPulls { .. })
     }
 
     /// Whether it only takes away: it may use the reserve of a full disk, since it makes room.
     pub(crate) fn makes_room(&self) -> bool {
         matches!(
-            self,
+            self.asked_for(),
             Self::CloseUpload { .. }
                 | Self::UnlinkBlob { .. }
                 | Self::DeleteTag { .. }
@@ -234,6 +244,13 @@ pub(crate) fn decide(rows: &impl Rows, transaction: &Transaction, now: Timestamp
         Transaction::Lose { digest } => lose(&view, digest)?,
         Transaction::Suspect { item } => suspect(&view, item)?,
         Transaction::CountPulls { pulls } => count_pulls(&view, pulls)?,
+        Transaction::Asked { by, what } => {
+            let mut record = decide(rows, what, now)?;
+            if !record.facts.is_empty() {
+                record.facts.push(Fact::Asked { by: by.clone() });
+            }
+            return Ok(record);
+        }
     };
     Ok(Record { at: now, facts, body })
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use oci::{Algorithm, Digest, RepoName};
+use serde::{Deserialize, Serialize};
 
 use super::lease::Taking;
 use super::{Store, StoreError, layout, stripe};
@@ -52,7 +53,7 @@ pub struct GcStatus {
 }
 
 /// What one pass did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pass {
     /// Doubts that were looked at.
     pub reviewed: u64,
@@ -96,7 +97,7 @@ impl Collector {
     /// Starts to collect garbage of a store, which must have no collector of its own.
     pub(super) fn start(store: Store) -> std::io::Result<Self> {
         let (wake, woken) = mpsc::channel();
-        let (interval, collected) = (store.inner.keeping.gc.interval.duration(), store.clone());
+        let (interval, collected) = (store.keeping.gc.interval.duration(), store.clone());
         let work = move || {
             while woken.recv_timeout(interval.max(Duration::from_millis(1))) == Err(RecvTimeoutError::Timeout) {
                 collected.collect_quietly();
@@ -156,7 +157,7 @@ impl Store {
         let (begun, now) = (Instant::now(), Timestamp::now());
         let mut pass = Pass::default();
         self.flush_pulls()?;
-        pass.uploads = self.purge_uploads(self.inner.keeping.gc.uploads.duration())?;
+        pass.uploads = self.purge_uploads(self.keeping.gc.uploads.duration())?;
         pass.tags = self.retain_when_due()?;
         let part = self.inner.progress.part.fetch_add(1, Ordering::Relaxed);
         pass.adopted = self.adopt(part)?;
@@ -191,7 +192,7 @@ impl Store {
 
     /// Doubts of a kind that were raised until then are due; `None` if none ever is, or not yet.
     pub(super) fn due_until(&self, kind: Kind, now: Timestamp) -> Option<Timestamp> {
-        let gc = &self.inner.keeping.gc;
+        let gc = &self.keeping.gc;
         let patience = match kind {
             Kind::Manifest => gc.untagged,
             Kind::Link => Patience::For(gc.blob_grace),
@@ -386,8 +387,8 @@ impl Store {
     }
 
     fn retain_when_due(&self) -> Result<u64, StoreError> {
-        let Patience::For(interval) = self.inner.keeping.retention.interval else { return Ok(0) };
-        if self.inner.keeping.retention.rules.is_empty() {
+        let Patience::For(interval) = self.keeping.retention.interval else { return Ok(0) };
+        if self.keeping.retention.rules.is_empty() {
             return Ok(0);
         }
         let mut last = self.inner.progress.retained.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use oci::{Digest, RepoName, Tag};
+use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
 use crate::keeping::Patience;
@@ -13,7 +14,7 @@ const BATCH: usize = 256;
 const LISTED: usize = 100_000;
 
 /// Something that a pass would take.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Planned {
     /// A manifest would be deleted.
     Manifest {
@@ -46,7 +47,7 @@ pub enum Planned {
 }
 
 /// What is known about a digest.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The size of its file in bytes, if it has one.
     pub stored: Option<u64>,
@@ -59,7 +60,7 @@ pub struct Explanation {
 }
 
 /// A manifest in a repository, and what keeps it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptManifest {
     /// The repository.
     pub repo: RepoName,
@@ -72,7 +73,7 @@ pub struct KeptManifest {
 }
 
 /// Why something may go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
     /// In words.
     pub why: String,
@@ -144,7 +145,7 @@ impl Store {
     }
 
     fn due_at(&self, kind: Kind, since: Timestamp, now: Timestamp) -> Option<Timestamp> {
-        let gc = &self.inner.keeping.gc;
+        let gc = &self.keeping.gc;
         let grace = match kind {
             Kind::Manifest => match gc.untagged {
                 Patience::For(period) => period,

@@ -1,5 +1,9 @@
-//! Checks a store that no server uses: every file against its digest, every row against what it
-//! speaks of, every file against the rows. One damaged thing never stops the rest.
+//! Checks a store: every file against its digest, every row against what it speaks of, every file
+//! against the rows. One damaged thing never stops the rest.
+//!
+//! A server may use the store meanwhile, unless something is to be repaired. What looks wrong is then
+//! looked at again under the lock of its digest, which whoever files, mounts or collects it holds too:
+//! a push or a pass of the collector halfway through is no finding.
 //!
 //! Repairing loses nothing that is good: damaged files go to `quarantine/`, and are forgotten so that
 //! clients send them again; files that no row speaks of are taken in; what was forgotten is doubted,
@@ -11,9 +15,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use oci::{Algorithm, Digest, Manifest, RepoName, Tag, Verifier, media_type};
+use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, layout};
-use crate::state::{Item, Transaction};
+use super::{Store, StoreError, layout, stripe};
+use crate::index::Index;
+use crate::state::{Item, RowsError, Transaction, View};
 
 /// Rows are read in pages of this many.
 const PAGE: usize = 512;
@@ -21,7 +27,7 @@ const PAGE: usize = 512;
 const READ: usize = 1 << 20;
 
 /// Something that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finding {
     /// A row speaks of a file that is not there.
     Missing(Digest),
@@ -59,7 +65,7 @@ impl fmt::Display for Finding {
 }
 
 /// What a check looked at and found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
     /// Files that were hashed.
     pub files: u64,
@@ -78,14 +84,20 @@ struct Check<'a> {
     repair: bool,
     checked: Checked,
     tell: &'a mut dyn FnMut(&Finding),
+    is_stopped: &'a dyn Fn() -> bool,
 }
 
 impl Store {
-    /// Checks everything, telling each finding as it is made; puts right what can be if `repair`. For a
-    /// store that was opened offline. Blocks, so it is for threads that may.
-    pub fn fsck(&self, repair: bool, tell: &mut dyn FnMut(&Finding)) -> Result<Checked, StoreError> {
-        let _nothing_moves = self.hold_files();
-        let mut check = Check { store: self, repair, checked: Checked::default(), tell };
+    /// Checks everything, telling each finding as it is made. With `repair`, which is for a store that
+    /// was opened offline, puts right what can be. Ends early with [`StoreError::Closing`] when
+    /// `is_stopped` says so. Blocks, so it is for threads that may.
+    pub fn fsck(
+        &self,
+        repair: bool,
+        tell: &mut dyn FnMut(&Finding),
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<Checked, StoreError> {
+        let mut check = Check { store: self, repair, checked: Checked::default(), tell, is_stopped };
         check.files()?;
         check.orphans()?;
         check.repositories()?;
@@ -100,26 +112,29 @@ enum Hashed {
     Missing,
     Wrong,
     Unreadable(io::Error),
+    Stopped,
 }
 
-fn hash(path: &Path, digest: &Digest, size: Option<u64>, bytes: &mut u64) -> Hashed {
+fn hash(path: &Path, digest: &Digest, size: Option<u64>, bytes: &mut u64, is_stopped: &dyn Fn() -> bool) -> Hashed {
     let hashed: io::Result<_> = (|| {
         let mut file = File::open(path)?;
         let mut verifier = Verifier::new(digest.algorithm());
         let mut buffer = vec![0; READ];
-        loop {
+        while !is_stopped() {
             match file.read(&mut buffer)? {
-                0 => return Ok(verifier.seal()),
+                0 => return Ok(Some(verifier.seal())),
                 read => {
                     verifier.update(&buffer[..read]);
                     *bytes += read as u64;
                 }
             }
         }
+        Ok(None)
     })();
     match hashed {
-        Ok(found) if found.digest() == *digest && size.is_none_or(|size| size == found.size()) => Hashed::Good,
-        Ok(_) => Hashed::Wrong,
+        Ok(None) => Hashed::Stopped,
+        Ok(Some(found)) if found.digest() == *digest && size.is_none_or(|size| size == found.size()) => Hashed::Good,
+        Ok(Some(_)) => Hashed::Wrong,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Hashed::Missing,
         Err(error) => Hashed::Unreadable(error),
     }
@@ -129,6 +144,23 @@ impl Check<'_> {
     fn found(&mut self, finding: &Finding) {
         self.checked.findings += 1;
         (self.tell)(finding);
+    }
+
+    /// Whether something is so, and still is when nobody files, mounts or collects the digest.
+    fn is_so(
+        &self,
+        digest: &Digest,
+        is_so: impl Fn(View<'_, Index>) -> Result<bool, RowsError>,
+    ) -> Result<bool, StoreError> {
+        if !self.store.read(&is_so)? {
+            return Ok(false);
+        }
+        let _nobody_else = self.store.inner.stripes[stripe(digest)].blocking_write();
+        self.store.read(is_so)
+    }
+
+    fn go_on(&self) -> Result<(), StoreError> {
+        if (self.is_stopped)() { Err(StoreError::Closing) } else { Ok(()) }
     }
 
     /// Puts something right by a transaction.
@@ -149,9 +181,9 @@ impl Check<'_> {
             after = Some(*last);
             for (digest, row) in page {
                 self.file(&digest, Some(row.size), &Finding::Missing(digest))?;
-                let needless = self.store.read(|view| {
-                    let doubted = view.doubted(&Item::Content { digest })?.is_some();
-                    Ok(view.stored_blob(&digest)?.is_some() && !view.is_in_use(&digest)? && !doubted)
+                let needless = self.is_so(&digest, |view| {
+                    let unused = view.stored_blob(&digest)?.is_some() && !view.is_in_use(&digest)?;
+                    Ok(unused && view.doubted(&Item::Content { digest })?.is_none())
                 })?;
                 if needless {
                     self.found(&Finding::Forgotten(digest));
@@ -163,11 +195,19 @@ impl Check<'_> {
 
     /// Hashes a file; says whether it is good.
     fn file(&mut self, digest: &Digest, size: Option<u64>, missing: &Finding) -> Result<bool, StoreError> {
+        self.go_on()?;
         self.checked.files += 1;
         let path = self.store.inner.shelf.path(digest);
-        let hashed = hash(&path, digest, size, &mut self.checked.bytes);
+        let hashed = hash(&path, digest, size, &mut self.checked.bytes, self.is_stopped);
         match hashed {
             Hashed::Good => return Ok(true),
+            Hashed::Stopped => return Err(StoreError::Closing),
+            // It may have been collected since its row was read.
+            Hashed::Missing
+                if !self.is_so(digest, |view| Ok(view.stored_blob(digest)?.is_some() && !path.exists()))? =>
+            {
+                return Ok(false);
+            }
             Hashed::Missing => self.found(missing),
             Hashed::Wrong => {
                 self.found(&Finding::Damaged(*digest));
@@ -199,7 +239,8 @@ impl Check<'_> {
                 let inner = &self.store.inner;
                 let found = inner.shelf.part(algorithm, part).map_err(StoreError::io(&inner.data))?;
                 for digest in found {
-                    if self.store.read(|view| view.stored_blob(&digest))?.is_none() {
+                    // A file has its name a moment before its row.
+                    if self.is_so(&digest, |view| Ok(view.stored_blob(&digest)?.is_none()))? {
                         self.orphan(&digest)?;
                     }
                 }
@@ -209,11 +250,14 @@ impl Check<'_> {
     }
 
     fn orphan(&mut self, digest: &Digest) -> Result<(), StoreError> {
+        self.go_on()?;
         self.checked.files += 1;
-        match hash(&self.store.inner.shelf.path(digest), digest, None, &mut self.checked.bytes) {
+        let path = self.store.inner.shelf.path(digest);
+        match hash(&path, digest, None, &mut self.checked.bytes, self.is_stopped) {
+            Hashed::Stopped => Err(StoreError::Closing),
             Hashed::Good => {
                 self.found(&Finding::Orphan(*digest));
-                let size = std::fs::metadata(self.store.inner.shelf.path(digest)).map(|metadata| metadata.len());
+                let size = std::fs::metadata(&path).map(|metadata| metadata.len());
                 let size = size.map_err(StoreError::io(&self.store.inner.data))?;
                 self.repair(Transaction::Adopt { digest: *digest, size })
             }
@@ -254,6 +298,7 @@ impl Check<'_> {
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(*last);
             for digest in page {
+                self.go_on()?;
                 self.checked.manifests += 1;
                 self.manifest(repo, &digest)?;
             }
@@ -273,15 +318,23 @@ impl Check<'_> {
             return Ok(());
         };
         let named = manifest.blobs().filter(|blob| !media_type::is_foreign_layer(&blob.media_type));
-        for child in named.chain(manifest.children()) {
+        // Where indexes may be sparse, they are not incomplete.
+        let is_whole = !self.store.keeping.sparse.means(repo);
+        for child in named.chain(manifest.children().iter().filter(|_| is_whole)) {
             let child = child.digest;
-            let here = self.store.read(|view| Ok(view.is_linked(repo, &child)? || view.has_manifest(repo, &child)?))?;
-            if !here {
+            let lacks = self.is_so(digest, |view| {
+                let here = view.is_linked(repo, &child)? || view.has_manifest(repo, &child)?;
+                Ok(!here && view.has_manifest(repo, digest)?)
+            })?;
+            if lacks {
                 self.found(&Finding::Incomplete(repo.clone(), *digest, child));
             }
         }
         let item = Item::Manifest { repo: repo.clone(), digest: *digest };
-        let forgotten = self.store.read(|view| Ok(!view.is_kept(repo, digest)? && view.doubted(&item)?.is_none()))?;
+        let forgotten = self.is_so(digest, |view| {
+            let kept = view.is_kept(repo, digest)?;
+            Ok(!kept && view.doubted(&item)?.is_none() && view.has_manifest(repo, digest)?)
+        })?;
         if forgotten {
             self.found(&Finding::Forgotten(*digest));
             self.repair(Transaction::Suspect { item })?;
@@ -297,9 +350,10 @@ impl Check<'_> {
             after = Some(*last);
             for digest in page {
                 let item = Item::Link { repo: repo.clone(), digest };
-                let forgotten = self
-                    .store
-                    .read(|view| Ok(view.a_parent(repo, &digest)?.is_none() && view.doubted(&item)?.is_none()))?;
+                let forgotten = self.is_so(&digest, |view| {
+                    let named = view.a_parent(repo, &digest)?.is_some();
+                    Ok(!named && view.doubted(&item)?.is_none() && view.is_linked(repo, &digest)?)
+                })?;
                 if forgotten {
                     self.found(&Finding::Forgotten(digest));
                     self.repair(Transaction::Suspect { item })?;
@@ -317,7 +371,13 @@ impl Check<'_> {
             for tag in page {
                 let named = self.store.read(|view| view.tag(repo, &tag))?.map(|row| row.digest);
                 let Some(digest) = named else { continue };
-                if !self.store.read(|view| view.has_manifest(repo, &digest))? {
+                let dangling = self.is_so(&digest, |view| {
+                    let names = view.tag(repo, &tag)?.is_some_and(|row| row.digest == digest);
+                    // Tag and manifest go in one record, so a tag that is still there says that it lacks.
+                    let lacks = names && !view.has_manifest(repo, &digest)?;
+                    Ok(lacks && view.tag(repo, &tag)?.is_some_and(|row| row.digest == digest))
+                })?;
+                if dangling {
                     self.found(&Finding::Dangling(repo.clone(), tag.clone(), digest));
                     self.repair(Transaction::ExpireTag { repo: repo.clone(), tag, digest })?;
                 }
@@ -334,9 +394,13 @@ impl Check<'_> {
             let Some(digest) = name.to_str().and_then(|name| name.replacen('-', ":", 1).parse::<Digest>().ok()) else {
                 continue;
             };
-            let size = entry.metadata().map_err(StoreError::io(&trash))?.len();
+            let size = match entry.metadata() {
+                Ok(metadata) => metadata.len(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // removed or brought back
+                Err(error) => return Err(StoreError::io(&trash)(error)),
+            };
             let item = Item::Trash { digest, size };
-            if self.store.read(|view| view.doubted(&item))?.is_none() {
+            if self.is_so(&digest, |view| Ok(view.doubted(&item)?.is_none() && entry.path().exists()))? {
                 self.found(&Finding::Forgotten(digest));
                 self.repair(Transaction::Suspect { item })?;
             }

@@ -74,7 +74,7 @@ async fn check(store: &Store, repair: bool) -> (Vec<String>, Checked) {
     let store = store.clone();
     let checked = tokio::task::spawn_blocking(move || {
         let mut findings = Vec::new();
-        let checked = store.fsck(repair, &mut |finding| findings.push(finding.to_string())).unwrap();
+        let checked = store.fsck(repair, &mut |finding| findings.push(finding.to_string()), &|| false).unwrap();
         (findings, checked)
     });
     checked.await.unwrap()

@@ -11,6 +11,7 @@
 //! ├── hooks/<name>.json           up to where receivers of webhooks know the journal (hooks)
 //! ├── journal/<lsn>.wal           the truth for metadata (journal)
 //! ├── snapshot/<lsn>.snap         all rows, so that the journal stays short
+//! ├── upkeep.sock                 where the process that serves takes requests of its operator (upkeep)
 //! ├── trash/<alg>-<hex>           condemned content, until it is unlinked (collect)
 //! ├── quarantine/<alg>-<hex>      content that was found damaged (fsck)
 //! └── index.sled/, index.state    rows for reading; deletable while stopped (index)
@@ -50,7 +51,7 @@ use crate::index::{Index, Places};
 use crate::journal::Journal;
 use crate::keeping::Keeping;
 pub use crate::state::Refusal;
-use crate::state::{Frozen, MountSource, RowsError, Terms, Transaction, View};
+use crate::state::{Asked, Frozen, MountSource, RowsError, Terms, Transaction, View};
 pub use backup::{BackedUp, BackupError, backup};
 use collect::{Collector, Progress};
 pub use collect::{GcStatus, Pass};
@@ -84,6 +85,9 @@ pub struct Store {
     // First, so that its thread ends before everything else closes. That thread has a store of its own
     // without one.
     collector: Option<Arc<Collector>>,
+    keeping: Arc<Keeping>,
+    /// The request on whose behalf it is changed, if there is one.
+    asked: Option<Arc<Asked>>,
     inner: Arc<Inner>,
 }
 
@@ -95,7 +99,6 @@ struct Inner {
     journal_id: u64,
     readers: Arc<feed::Readers>,
     stripes: Vec<RwLock<()>>,
-    keeping: Keeping,
     leases: Leases,
     pulls: Pulls,
     /// What the collector did and has to do; held while a pass runs.
@@ -179,15 +182,14 @@ impl Store {
             index,
             uploads,
             stripes: (0..STRIPES).map(|_| RwLock::new(())).collect(),
-            keeping,
             leases: Leases::new(lease),
             pulls: Pulls::default(),
             progress: Progress::default(),
             committer,
             _lock: lock,
         };
-        let store = Self { collector: None, inner: Arc::new(inner) };
-        let collector = match store.inner.keeping.gc.enabled {
+        let store = Self { collector: None, keeping: Arc::new(keeping), asked: None, inner: Arc::new(inner) };
+        let collector = match store.keeping.gc.enabled {
             true => Some(Arc::new(Collector::start(store.clone()).map_err(OpenError::io(data))?)),
             false => None,
         };
@@ -241,7 +243,12 @@ impl Store {
 
     /// The policies that it was opened with.
     pub fn keeping(&self) -> &Keeping {
-        &self.inner.keeping
+        &self.keeping
+    }
+
+    /// The same store, looked after by other policies. Whoever has it as it was is not affected.
+    pub(crate) fn under(&self, keeping: Keeping) -> Self {
+        Self { keeping: Arc::new(keeping), ..self.clone() }
     }
 
     /// Reads rows, and has the index made again if it turns out to be damaged.
@@ -252,7 +259,18 @@ impl Store {
         })
     }
 
+    /// The same store, changed on behalf of a request: those who are told of the changes learn whose.
+    pub(crate) fn on_behalf_of(&self, asked: Asked) -> Self {
+        Self { asked: Some(Arc::new(asked)), ..self.clone() }
+    }
+
     async fn commit(&self, transaction: Transaction) -> Result<(), StoreError> {
+        let transaction = match &self.asked {
+            Some(asked) if transaction.is_durable() => {
+                Transaction::Asked { by: Box::new(Asked::clone(asked)), what: Box::new(transaction) }
+            }
+            _ => transaction,
+        };
         self.inner.committer.commit(transaction).await
     }
 
@@ -269,7 +287,7 @@ impl Store {
 
     /// The tags of a repository that must not change.
     fn frozen(&self, repo: &RepoName) -> Frozen {
-        Frozen(self.inner.keeping.retention.frozen(repo))
+        Frozen(self.keeping.retention.frozen(repo))
     }
 
     /// A manifest of a repository.

@@ -6,6 +6,7 @@
 
 use content::{CopyOptions, Disk, copy};
 use oci::{Digest, RepoName, Selector, Tag};
+use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
 
@@ -13,7 +14,7 @@ use super::{Store, StoreError};
 const PAGE: usize = 512;
 
 /// What went over.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
     /// Names that were set.
     pub images: u64,

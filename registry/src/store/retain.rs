@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use oci::{Digest, RepoName, Tag};
+use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
 use crate::keeping::{Candidate, Verdict, judge};
@@ -11,7 +12,7 @@ use crate::state::Transaction;
 const PAGE: usize = 1_000;
 
 /// A tag, whether it stays, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JudgedTag {
     /// The repository.
     pub repo: RepoName,
@@ -42,7 +43,7 @@ impl Store {
     }
 
     fn retain_in(&self, repo: &RepoName, now: Timestamp, dry_run: bool) -> Result<Vec<JudgedTag>, StoreError> {
-        let retention = &self.inner.keeping.retention;
+        let retention = &self.keeping.retention;
         if !retention.rules.iter().any(|rule| rule.repository.matches(repo)) {
             return Ok(Vec::new());
         }

@@ -332,6 +332,11 @@ fn hash_file(file: &File, algorithm: Algorithm) -> io::Result<Verifier> {
 }
 
 impl Upload {
+    /// How many bytes may still come.
+    pub(crate) fn room(&self) -> u64 {
+        self.limit.saturating_sub(self.received())
+    }
+
     /// How many bytes have arrived, with those of this request.
     pub(crate) fn received(&self) -> u64 {
         self.session.received()

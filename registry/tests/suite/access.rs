@@ -180,7 +180,8 @@ async fn tokens_are_given_to_forms_as_containerd_sends_them() {
     let token = As(&registry.http, format!("Bearer {}", answer["access_token"].as_str().unwrap()));
     token.push("public/a", "v1", b"layer").await.expect(201);
     post("grant_type=password&username=bob&password=wrong").await.refuses(401, "UNAUTHORIZED");
-    for form in ["grant_type=refresh_token&refresh_token=x", "", "grant_type=password", "&&&=%zz"] {
+    post("grant_type=refresh_token&refresh_token=x").await.refuses(401, "UNAUTHORIZED");
+    for form in ["", "grant_type=password", "&&&=%zz"] {
         let status = post(form).await.status.as_u16();
         // An empty login is nobody's: a token of nobody is harmless.
         assert!(status == 400 || form == "grant_type=password" && status == 200, "{form} {status}");
@@ -331,4 +332,73 @@ async fn an_address_that_others_reach_needs_rules() {
 
 fn team_without_users() -> AccessSettings {
     rules(json!([{"subjects": ["anonymous"], "repositories": ["**"], "rights": ["pull"]}]))
+}
+
+/// Sends a form to the token endpoint.
+async fn by_form(registry: &Registry, form: &str) -> Reply {
+    let headers = [("content-type", "application/x-www-form-urlencoded")];
+    registry.http.send("POST", "/token", &headers, form.to_owned()).await
+}
+
+#[tokio::test]
+async fn a_login_that_a_client_keeps_ends_with_its_password_its_robot_and_its_time() {
+    let registry = guarded(team()).await;
+    let refresh = |reply: Reply| reply.expect(200).json()["refresh_token"].as_str().map(str::to_owned);
+    let login = basic("bob", &password("bob"));
+    let asked = |query: &str| {
+        let (http, path, login) = (registry.http.clone(), format!("/token?service=x{query}"), login.clone());
+        async move { http.send("GET", &path, &[("authorization", &login)], "").await }
+    };
+    assert_eq!(refresh(asked("").await), None, "only who asks for it gets one");
+    let by_get = refresh(asked("&offline_token=true").await).unwrap();
+    let form = "grant_type=password&username=bob&password=bob&access_type=offline&client_id=x&service=x";
+    let by_post = refresh(by_form(&registry, form).await).unwrap();
+    let (robot, token) = RobotFile::of(&registry.data().join("data"))
+        .create(
+            NewRobot {
+                name: "ci".to_owned(),
+                expires: None,
+                repositories: vec!["bob/*".parse().unwrap()],
+                rights: vec![Right::Pull],
+            },
+            Timestamp::now(),
+        )
+        .unwrap();
+    let form = format!("grant_type=password&username=x&password={token}&access_type=offline");
+    let of_robot = refresh(by_form(&registry, &form).await).unwrap();
+
+    let exchanged = |token: String| {
+        let form = format!(
+            "grant_type=refresh_token&client_id=docker&service=x&scope=repository:bob/a:pull&refresh_token={token}"
+        );
+        let registry = &registry;
+        async move { by_form(registry, &form).await }
+    };
+    for token in [&by_get, &by_post, &of_robot] {
+        let answer = exchanged(token.clone()).await.expect(200).json();
+        assert_eq!(answer["refresh_token"], Value::Null, "it does not renew itself");
+        let bearer = As(&registry.http, format!("Bearer {}", answer["access_token"].as_str().unwrap()));
+        bearer.get("/v2/bob/a/manifests/v1").await.refuses(404, "MANIFEST_UNKNOWN");
+        // By itself it is no login, and neither does a token that it gave make another.
+        As(&registry.http, format!("Bearer {token}")).get("/v2/bob/a/manifests/v1").await.refuses(401, "UNAUTHORIZED");
+        As(&registry.http, basic("bob", token)).get("/v2/bob/a/manifests/v1").await.refuses(401, "UNAUTHORIZED");
+        assert_eq!(refresh(bearer.get("/token?offline_token=true").await), None);
+    }
+    assert_eq!(refresh(registry.http.get("/token?offline_token=true").await), None, "nobody has nothing to keep");
+    for wrong in ["", "x", "eyJ.eyJ.x", &by_get[..by_get.len() - 2]] {
+        exchanged(wrong.to_owned()).await.refuses(401, "UNAUTHORIZED");
+    }
+    RobotFile::of(&registry.data().join("data")).revoke(&robot.id).unwrap();
+    exchanged(of_robot).await.refuses(401, "UNAUTHORIZED");
+    let line = |user: &str, password: &str| format!("{user}:{}\n", bcrypt::hash(password, 4).unwrap());
+    std::fs::write(registry.data().join("users"), line("bob", "changed")).unwrap();
+    exchanged(by_get).await.refuses(401, "UNAUTHORIZED");
+    exchanged(by_post).await.refuses(401, "UNAUTHORIZED");
+}
+
+#[tokio::test]
+async fn no_login_is_kept_where_that_is_not_wanted() {
+    let registry = guarded(AccessSettings { refresh_life: std::time::Duration::ZERO, ..team() }).await;
+    let answer = user(&registry, "bob").get("/token?offline_token=true").await.expect(200).json();
+    assert_eq!(answer["refresh_token"], Value::Null);
 }

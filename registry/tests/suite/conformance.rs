@@ -12,7 +12,7 @@ const CHECKS: u32 = 1028;
 async fn the_official_conformance_program_finds_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = Settings::new("127.0.0.1:0".parse().unwrap(), dir.path());
-    settings.allow_sparse = true;
+    settings.keeping.sparse = registry::keeping::Sparse::Everywhere(true);
     let registry = Registry::start_with(dir, settings).await;
     let address = registry.http.addr;
     for version in ["1.1", "dev"] {

@@ -235,7 +235,7 @@ async fn kill_again_and_again(rounds: u64) {
         store.adopt_all().unwrap();
         while store.collect().unwrap().reviewed > 0 {}
         let mut findings = Vec::new();
-        store.fsck(false, &mut |finding| findings.push(finding.to_string())).unwrap();
+        store.fsck(false, &mut |finding| findings.push(finding.to_string()), &|| false).unwrap();
         assert_eq!(findings, Vec::<String>::new());
         let files = |name: &str| walk(&directory.join(name));
         (files("blobs"), files("trash"))

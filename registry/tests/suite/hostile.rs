@@ -8,6 +8,7 @@ use registry::{BindError, Limits, OpenError, Server, Settings, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::access::{guarded_with, rules};
 use crate::client::{Http, MANIFEST, Registry, image, noise};
 
 /// Sends bytes as they are and reads what comes until the server closes.
@@ -269,6 +270,41 @@ async fn blobs_beyond_the_limit_are_refused_with_and_without_a_length() {
     registry.http.send("PATCH", &location, &[], noise(2, 400)).await.expect(202);
     let digest = Digest::of(&[noise(1, 600), noise(2, 400)].concat());
     registry.http.send("PUT", &format!("{location}?digest={digest}"), &[], "").await.expect(201);
+}
+
+/// Whoever sends too much, or what nobody wants, and then nothing more, is answered at once and hung up on
+/// soon after: none of it waits for as long as a body may pause.
+#[tokio::test]
+async fn a_refusal_does_not_wait_for_the_rest_of_a_body() {
+    let limits = Limits { blob: 1000, idle: Duration::from_secs(24 * 3600), ..Limits::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings::new("127.0.0.1:0".parse().unwrap(), dir.path());
+    settings.limits = limits.clone();
+    let registry = Registry::start_with(dir, settings).await;
+    let guarded = guarded_with(rules(serde_json::json!([])), |settings| settings.limits = limits).await;
+    let location = registry.http.open_upload("a").await;
+    let stalls = |http: &Http, head: String, sent: usize, status: u16| {
+        let addr = http.addr;
+        async move {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            let head_and_chunk = format!("{head} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n4c4b40\r\n");
+            let request = head_and_chunk + &"x".repeat(sent);
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer));
+            let closed = read.await.is_ok_and(|read| read.is_ok());
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(closed, "{head} leaves the connection open after {answer:?}");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {answer}");
+        }
+    };
+    tokio::join!(
+        stalls(&registry.http, format!("PATCH {location}"), 1001, 413),
+        stalls(&registry.http, "PUT /v2/a/manifests/v1".to_owned(), 4_300_000, 413),
+        stalls(&registry.http, "PUT /v2/A/manifests/v1".to_owned(), 10, 400),
+        stalls(&guarded.http, "POST /token".to_owned(), 70_000, 413),
+        stalls(&guarded.http, "PUT /v2/a/manifests/v1".to_owned(), 10, 401),
+    );
 }
 
 #[tokio::test]

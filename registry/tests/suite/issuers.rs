@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use content::remote::Proxies;
 use fixtures::http::Scripted;
 use registry::access::{AccessSettings, IssuerSettings, KeySource};
 use ring::hmac;
@@ -130,6 +131,7 @@ impl Issuer {
             ca: None,
             token: None,
             pause,
+            proxies: Proxies::default(),
         };
         let rules = rules(json!([{"subjects": ["issuer:gitlab"],
             "claims": {"project_id": ["7", "8"], "ref_protected": "true"},

@@ -3,7 +3,8 @@
 use oci::{Algorithm, Digest};
 use serde_json::json;
 
-use registry::Settings;
+use registry::keeping::{Keeping, Sparse};
+use registry::{Settings, Store};
 
 use crate::client::{CONFIG, INDEX, LAYER, MANIFEST, Registry, describe, image, image_with, noise};
 
@@ -112,17 +113,44 @@ async fn of_many_who_move_a_tag_at_once_one_wins() {
 async fn incomplete_images_are_taken_by_option() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = Settings::new("127.0.0.1:0".parse().unwrap(), dir.path());
-    settings.allow_sparse = true;
+    settings.keeping.sparse = Sparse::In(vec!["a".parse().unwrap()]);
     let registry = Registry::start_with(dir, settings).await;
     let (present, missing) = (registry.http.push_image("a", "v1", b"layer").await, image(b"missing"));
     let children = [describe(MANIFEST, &present), describe(MANIFEST, &missing)];
     let index = serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": children})).unwrap();
+    registry.http.push_image("b", "v1", b"layer").await;
+    let refused = registry.http.put_manifest("b", "multi", INDEX, index.clone()).await;
+    refused.refuses(404, "MANIFEST_BLOB_UNKNOWN");
     registry.http.put_manifest("a", "multi", INDEX, index.clone()).await.expect(201);
     assert_eq!(registry.http.get("/v2/a/manifests/multi").await.expect(200).body, index);
     let path = format!("/v2/a/manifests/{}", Digest::of(&missing));
     registry.http.get(&path).await.refuses(404, "MANIFEST_UNKNOWN");
     registry.http.put_manifest("a", &Digest::of(&missing).to_string(), MANIFEST, missing.clone()).await.expect(201);
     assert_eq!(registry.http.get(&path).await.expect(200).body, missing);
+}
+
+#[tokio::test]
+async fn a_check_finds_sparse_indexes_only_where_they_are_not_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings::new("127.0.0.1:0".parse().unwrap(), dir.path());
+    settings.keeping.sparse = Sparse::Everywhere(true);
+    let registry = Registry::start_with(dir, settings).await;
+    let children = [describe(MANIFEST, &image(b"missing"))];
+    let index = serde_json::to_vec(&json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": children})).unwrap();
+    for repository in ["a", "mirror/a"] {
+        registry.http.put_manifest(repository, "multi", INDEX, index.clone()).await.expect(201);
+    }
+    let dir = registry.stop().await;
+    let findings = tokio::task::spawn_blocking(move || {
+        let sparse = Sparse::In(vec!["mirror/*".parse().unwrap()]);
+        let store = Store::open_offline(dir.path(), Keeping { sparse, ..Keeping::default() }).unwrap();
+        let mut findings = Vec::new();
+        store.fsck(false, &mut |finding| findings.push(finding.to_string()), &|| false).unwrap();
+        findings
+    });
+    let findings = findings.await.unwrap();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert!(findings[0].starts_with("incomplete: a@sha256:"), "{findings:?}");
 }
 
 #[tokio::test]

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use content::remote::Proxies;
 use fixtures::http::{Received, Scripted};
 use oci::Digest;
-use registry::{Format, HookSettings, Settings};
+use registry::{Action, Format, HookSettings, Settings};
 use ring::hmac;
 use serde_json::{Value, json};
 
-use crate::access::{As, basic, guarded, rules};
-use crate::client::{Http, Registry, image};
+use crate::access::{As, basic, guarded, guarded_with, rules};
+use crate::client::{Http, MANIFEST, Registry, image};
 
 /// Reads the text format of Prometheus strictly: each sample belongs to a family that was announced.
 fn parse(text: &str) -> HashMap<String, f64> {
@@ -153,6 +154,9 @@ fn hook(server: &Scripted, name: &str, format: Format) -> HookSettings {
         format,
         secret: Some("s3cret".to_owned()),
         repositories: vec!["told/**".parse().unwrap()],
+        events: HookSettings::USUAL_EVENTS.to_vec(),
+        blobs: false,
+        proxies: Proxies::default(),
     }
 }
 
@@ -220,4 +224,56 @@ async fn what_happened_while_a_receiver_was_down_is_told_after_a_restart() {
     let mut seen = tags.clone();
     seen.dedup(); // at least once, in order
     assert_eq!(seen, [json!("v1"), json!("v2"), json!("v3")], "{tags:?}");
+}
+
+#[tokio::test]
+async fn everything_can_be_told_with_who_asked_for_it() {
+    let (server, taken) = receiver(0);
+    let (cloud, clouds) = receiver(0);
+    let everything = |server: &Scripted, name, format| HookSettings {
+        events: vec![Action::Push, Action::Pull, Action::Mount, Action::Delete],
+        blobs: true,
+        ..hook(server, name, format)
+    };
+    let all = json!([{"subjects": ["user:alice"], "repositories": ["**"], "rights": ["pull", "push", "delete"]}]);
+    let registry = guarded_with(rules(all), |settings| {
+        settings.front.url = Some("https://registry.example".to_owned());
+        settings.hooks =
+            vec![everything(&server, "all", Format::Distribution), everything(&cloud, "clouds", Format::CloudEvents)];
+    })
+    .await;
+    let login = basic("alice", "ecila");
+    let alice = As(&registry.http, login.clone());
+    let headers = [("authorization", login.as_str()), ("user-agent", "tester/1"), ("x-request-id", "the-push")];
+    let layer = Digest::of(b"layer");
+    let path = format!("/v2/told/a/blobs/uploads/?digest={layer}");
+    registry.http.send("POST", &path, &headers, b"layer".to_vec()).await.expect(201);
+    alice.push("told/a", "v1", b"layer").await.expect(201);
+    alice.send("POST", &format!("/v2/told/b/blobs/uploads/?mount={layer}&from=told/a"), "").await.expect(201);
+    alice.get("/v2/told/a/manifests/v1").await.expect(200);
+    alice.get(&format!("/v2/told/a/blobs/{layer}")).await.expect(200);
+    alice.send("HEAD", "/v2/told/a/manifests/v1", "").await.expect(200);
+    alice.send("DELETE", &format!("/v2/told/b/blobs/{layer}"), "").await.expect(202);
+    // layer, config, manifest, mount, deletion; and two pulls, which come on a way of their own.
+    wait_for("all events arrive", || bodies(&taken).len() >= 7 && bodies(&clouds).len() >= 7).await;
+    let events: Vec<Value> = bodies(&taken).iter().map(|body| body["events"][0].clone()).collect();
+    let of = |action: &str| events.iter().filter(|event| event["action"] == action).collect::<Vec<_>>();
+    let kinds: Vec<usize> = ["push", "pull", "mount", "delete"].iter().map(|action| of(action).len()).collect();
+    assert_eq!(kinds, [3, 2, 1, 1], "{events:#?}");
+    let first = of("push")[0];
+    assert_eq!(first["actor"], json!({"name": "user:alice"}));
+    let (request, host) = (&first["request"], registry.http.addr.to_string());
+    let said = json!({"id": "the-push", "addr": "127.0.0.1", "host": host, "method": "POST", "useragent": "tester/1"});
+    assert_eq!(*request, said);
+    assert_eq!(first["source"]["addr"], json!("https://registry.example"));
+    let target = &first["target"];
+    assert_eq!((&target["digest"], &target["size"]), (&json!(layer), &json!(5)));
+    assert_eq!(target["url"], json!(format!("https://registry.example/v2/told/a/blobs/{layer}")));
+    assert_eq!(of("mount")[0]["target"]["fromRepository"], json!("told/a"));
+    let manifest = of("pull").into_iter().find(|event| event["target"]["tag"] == "v1").unwrap();
+    assert_eq!((&manifest["target"]["mediaType"], &manifest["request"]["method"]), (&json!(MANIFEST), &json!("GET")));
+    let clouds = bodies(&clouds);
+    let mount = clouds.iter().find(|event| event["type"] == "lighter.registry.blob.mount").unwrap();
+    assert_eq!(mount["data"]["actor"], json!({"name": "user:alice", "address": "127.0.0.1"}));
+    assert_eq!(mount["data"]["fromRepository"], json!("told/a"));
 }

@@ -1,7 +1,14 @@
-//! Patterns over repository names and tags. Pure; what they are for is not known here.
+//! Patterns over names: the one dialect of access rules, robots, webhooks, retention and sparse images.
+//! Pure; what they are for is not known here.
 //!
-//! `*` is any text within one part, `**` is any number of whole parts, `{claim}` is what the caller's
-//! token says under that name: `shop/**`, `**/cache`, `{project_path}/*`.
+//! | written | means |
+//! |---|---|
+//! | `*` | any text within one part |
+//! | `?` | one character, but `/` |
+//! | `**` between slashes or alone | any number of whole parts: `**/cache` means `cache` too |
+//! | `**` at the end, after a slash | whatever is below, but something: `a/**` does not mean `a` |
+//! | `**` beside other text | any text, over slashes too: `a**` means `a`, `ab` and `a/b`; not where rights are given |
+//! | `{claim}` | what the caller's token says under that name; only where rights are given |
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,8 +16,8 @@ use std::str::FromStr;
 use oci::RepoName;
 use serde::{Deserialize, Serialize};
 
-/// Longest pattern, in bytes: no name is longer.
-const PATTERN_LIMIT: usize = 255;
+/// Longest pattern, in bytes; a name has at most 255.
+const PATTERN_LIMIT: usize = 1024;
 
 /// A pattern that a whole name either matches or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,8 +31,12 @@ pub struct Pattern {
 enum Token {
     /// These bytes.
     Text(String),
+    /// One byte but `/`.
+    One,
     /// Any bytes but `/`.
     Star,
+    /// Any bytes.
+    Anything,
     /// `**/`: any number of parts with their slashes.
     Parts,
     /// `**` at the end: whatever is left, but something.
@@ -46,6 +57,19 @@ impl FromStr for Pattern {
     type Err = InvalidPattern;
 
     fn from_str(text: &str) -> Result<Self, InvalidPattern> {
+        let pattern = Self::compile(text)?;
+        // `shop**` would open `shopping/secret` to somebody.
+        if pattern.tokens.contains(&Token::Anything) {
+            let reason = "** stands for whole parts where rights are given, so it must be one between slashes";
+            return Err(InvalidPattern { text: pattern.text, reason });
+        }
+        Ok(pattern)
+    }
+}
+
+impl Pattern {
+    /// Reads everything that the dialect has.
+    fn compile(text: &str) -> Result<Self, InvalidPattern> {
         let wrong = |reason| InvalidPattern { text: text.chars().take(80).collect(), reason };
         if text.is_empty() || text.len() > PATTERN_LIMIT {
             return Err(wrong("it has no or too many characters"));
@@ -55,8 +79,9 @@ impl FromStr for Pattern {
         let mut at_part = true; // whether a part of a name begins here
         while let Some(first) = rest.chars().next() {
             let (token, used) = match first {
-                '*' if rest.starts_with("**") => deep(rest, at_part).map_err(wrong)?,
+                '*' if rest.starts_with("**") => deep(rest, at_part),
                 '*' => (Token::Star, 1),
+                '?' => (Token::One, 1),
                 '{' => claim(rest).map_err(wrong)?,
                 _ => plain(rest).map_err(wrong)?,
             };
@@ -68,11 +93,11 @@ impl FromStr for Pattern {
     }
 }
 
-fn deep(rest: &str, at_part: bool) -> Result<(Token, usize), &'static str> {
+fn deep(rest: &str, at_part: bool) -> (Token, usize) {
     match rest.as_bytes().get(2) {
-        None if at_part => Ok((Token::Rest, 2)),
-        Some(b'/') if at_part => Ok((Token::Parts, 3)),
-        _ => Err("** stands for whole parts, so it must be one between slashes"),
+        None if at_part => (Token::Rest, 2),
+        Some(b'/') if at_part => (Token::Parts, 3),
+        _ => (Token::Anything, 2),
     }
 }
 
@@ -86,7 +111,7 @@ fn claim(rest: &str) -> Result<(Token, usize), &'static str> {
 }
 
 fn plain(rest: &str) -> Result<(Token, usize), &'static str> {
-    let end = rest.find(['*', '{']).unwrap_or(rest.len());
+    let end = rest.find(['*', '?', '{']).unwrap_or(rest.len());
     let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/');
     match rest[..end].bytes().all(is_good) {
         true => Ok((Token::Text(rest[..end].to_owned()), end)),
@@ -107,7 +132,9 @@ impl Pattern {
                     Some(value) => step_text(&reached, name, &value),
                     None => return false,
                 },
+                Token::One => step_one(&reached, name),
                 Token::Star => step(&reached, name, |byte| byte != b'/', |_| true),
+                Token::Anything => step(&reached, name, |_| true, |_| true),
                 Token::Parts => step(&reached, name, |_| true, |last| last == Some(b'/')),
                 Token::Rest => return reached[..name.len()].contains(&true),
             };
@@ -136,6 +163,14 @@ fn step_text(reached: &[bool], name: &str, text: &str) -> Vec<bool> {
         if name.as_bytes()[at..].starts_with(text.as_bytes()) {
             next[at + text.len()] = true;
         }
+    }
+    next
+}
+
+fn step_one(reached: &[bool], name: &str) -> Vec<bool> {
+    let mut next = vec![false; reached.len()];
+    for (at, _) in name.bytes().enumerate().filter(|(_, byte)| *byte != b'/') {
+        next[at + 1] = reached[at];
     }
     next
 }
@@ -170,6 +205,51 @@ impl From<Pattern> for String {
     }
 }
 
+/// Which repositories something is about, whoever calls: without claims and capitals, since a pattern with
+/// them would never match.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RepoGlob(Pattern);
+
+impl RepoGlob {
+    /// Whether this repository is meant.
+    pub fn matches(&self, repo: &RepoName) -> bool {
+        self.0.matches(repo.as_str(), |_| None)
+    }
+}
+
+impl FromStr for RepoGlob {
+    type Err = InvalidPattern;
+    fn from_str(text: &str) -> Result<Self, InvalidPattern> {
+        let pattern = Pattern::compile(text)?;
+        let reason = match &pattern {
+            _ if pattern.claims().next().is_some() => "only access rules know the claims of a caller",
+            _ if pattern.text.bytes().any(|byte| byte.is_ascii_uppercase()) => "no repository has capitals",
+            _ => return Ok(Self(pattern)),
+        };
+        Err(InvalidPattern { text: pattern.text, reason })
+    }
+}
+
+impl TryFrom<String> for RepoGlob {
+    type Error = InvalidPattern;
+    fn try_from(text: String) -> Result<Self, InvalidPattern> {
+        text.parse()
+    }
+}
+
+impl From<RepoGlob> for String {
+    fn from(glob: RepoGlob) -> Self {
+        glob.0.text
+    }
+}
+
+impl fmt::Display for RepoGlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,7 +261,7 @@ mod tests {
             "up" => Some("../x".to_owned()),
             _ => None,
         };
-        pattern.parse::<Pattern>().unwrap().matches(name, claim)
+        Pattern::compile(pattern).unwrap().matches(name, claim)
     }
 
     #[test]
@@ -194,6 +274,13 @@ mod tests {
             ("shop/**", &["shop/api", "shop/api/x"], &["shop", "shops/api"]),
             ("**/cache", &["cache", "a/cache", "a/b/cache"], &["xcache", "a/xcache", "cache/a"]),
             ("a/**/z", &["a/z", "a/b/z", "a/b/c/z"], &["az", "a/zz", "a/bz"]),
+            ("a**", &["a", "ab", "a/b/c"], &["b/a"]),
+            ("**a", &["a", "b/ca"], &["ab"]),
+            ("a/**b", &["a/b", "a/x/cb"], &["a/x", "ab"]),
+            ("a?c", &["abc"], &["ac", "a/c", "abbc"]),
+            ("?/*", &["a/b"], &["ab/c", "a"]),
+            ("*/api", &["shop/api"], &["api", "a/b/api"]),
+            ("a.c", &["a.c"], &["abc"]),
             ("v*.*", &["v1.2", "v."], &["v1", "1.2"]),
             ("*-rc*", &["1-rc1", "-rc"], &["1rc"]),
             ("{project_path}", &["shop/api"], &["shop", "shop/apis"]),
@@ -213,8 +300,14 @@ mod tests {
 
     #[test]
     fn what_is_no_pattern() {
-        for text in ["", "a**", "**a", "a/**b", "{", "{}", "{a{b}}", "a b", "ä", "a?", "[a]", &"a".repeat(256)] {
+        for text in ["", "{", "{}", "{a{b}}", "a b", "ä", "[a]", "a|b", &"a".repeat(PATTERN_LIMIT + 1)] {
             assert!(text.parse::<Pattern>().is_err(), "{text}");
+        }
+        for text in ["a**", "**a", "a/**b"] {
+            assert!(text.parse::<Pattern>().is_err() && text.parse::<RepoGlob>().is_ok(), "{text}");
+        }
+        for text in ["", "A", "{project_path}/**", "a[b]"] {
+            assert!(text.parse::<RepoGlob>().is_err(), "{text}");
         }
     }
 
@@ -230,6 +323,7 @@ mod tests {
 
         #[test]
         fn parsing_never_panics_and_prints_back(text: String, name: String) {
+            let _ = text.parse::<RepoGlob>(); // only whether it returns matters here
             if let Ok(pattern) = text.parse::<Pattern>() {
                 pattern.matches(&name, |_| None);
                 proptest::prop_assert_eq!(pattern.to_string(), text);
