@@ -104,11 +104,40 @@ COPY --from=bad /x /y
     assert!(told.contains("alas") && told.contains("exit code: 7"), "{told}");
     let ends = |word: &str| told.lines().filter(|line| line.starts_with('#') && line.ends_with(word)).count();
     assert_eq!((ends(" ERROR"), ends(" CANCELED") >= 1), (1, true), "{told}");
-    let running = fs::read_dir("/proc").unwrap().flatten().any(|process| {
+    assert!(!is_running(b"86397"), "the slow step still runs");
+    assert_eq!(bench.work(), Vec::<PathBuf>::new());
+}
+
+fn is_running(wanted: &[u8]) -> bool {
+    fs::read_dir("/proc").unwrap().flatten().any(|process| {
         let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        words.split(|byte| *byte == 0).any(|word| word == b"86397")
-    });
-    assert!(!running, "the slow step still runs");
+        words.split(|byte| *byte == 0).any(|word| word == wanted)
+    })
+}
+
+#[test]
+fn ctrl_c_stops_all_stages() {
+    let file = "FROM scratch AS base\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\n\
+                FROM base AS one\nRUN /bin/busybox sleep 86395\n\
+                FROM base AS two\nRUN /bin/busybox sleep 86396\n\
+                FROM scratch\nCOPY --from=one /x /x\nCOPY --from=two /x /y\n";
+    let bench = Bench::new(file);
+    let building = bench.command(&["--jobs=2"]).stderr(Stdio::piped()).spawn().unwrap();
+    let both = || is_running(b"86395") && is_running(b"86396");
+    for _ in 0..600 {
+        if both() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(both(), "the stages do not run at the same time");
+    let process = rustix::process::Pid::from_raw(i32::try_from(building.id()).unwrap()).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
+    let output = building.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{told}");
+    assert_eq!(told.lines().filter(|line| line.ends_with(" CANCELED")).count(), 2, "{told}");
+    assert!(!is_running(b"86395") && !is_running(b"86396"));
     assert_eq!(bench.work(), Vec::<PathBuf>::new());
 }
 

@@ -14,7 +14,7 @@ use super::error::{Error, StepProblem};
 use super::key::Key;
 use super::layers::{Chain, Layers, Link, lock};
 use super::turns::{Turn, Turns};
-use super::{Files, LayerOrigin, Request, Workshop, command, transfer, workdir};
+use super::{Files, LayerOrigin, Request, Workshop, command, survey, transfer, workdir};
 use crate::cache::Record;
 use crate::cache::mounts::Used;
 use crate::config::ImageConfig;
@@ -294,6 +294,10 @@ impl<'a> Builder<'a> {
         }
         for (index, step) in stage.plan.steps.clone().iter().enumerate() {
             let label = label(index + 1 + usize::from(has_image), &step.title, step.span);
+            // Before it begins: waiting is no part of a step.
+            for source in survey::sources(&step.action) {
+                self.stage(source)?;
+            }
             // Set for each step: one that reads from another stage may have built that in between.
             self.fresh = self.request.no_cache_stages.iter().any(|name| name.eq_ignore_ascii_case(&outlined.name));
             let made = self.step(&stage.chain, step, &label).map_err(|problem| self.at(step.span, problem))?;

@@ -168,7 +168,7 @@ fn steps(
 }
 
 /// The stages that a step reads from.
-fn sources(action: &Action) -> Vec<StageId> {
+pub(super) fn sources(action: &Action) -> Vec<StageId> {
     let origins: Vec<&Origin> = match action {
         Action::Copy(copy) => vec![&copy.from],
         Action::Run(run) => run.mounts.iter().filter_map(|(_, origin)| origin.as_ref()).collect(),
