@@ -20,8 +20,9 @@ use crate::state::{Changes, Layer, Rows, RowsError, Write};
 
 /// So many changes are written to sled in one batch. Tests want to see batches.
 const FULL: usize = if cfg!(test) { 16 } else { 16 << 10 };
-/// The same in bytes of keys and values.
-const FULL_BYTES: usize = 8 << 20;
+/// The same in bytes of keys and values: half of sled's buffer. After batches of some megabytes its flush
+/// was seen to wait for ever, so a large row goes there by itself.
+const FULL_BYTES: usize = 256 << 10;
 
 /// Sled below, changes above.
 pub(super) struct Layers {
