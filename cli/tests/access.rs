@@ -110,48 +110,52 @@ impl Show for Docker {
     }
 }
 
-impl Caller for Podman {
+/// A client with how it is told whom to believe.
+struct Trusting<C>(C, String);
+
+impl Caller for Trusting<Podman> {
     fn push(&self, image: &Image, reference: &str, login: Option<&str>) -> Output {
+        let Self(podman, trust) = self;
         let archive = format!("docker-archive:{}", image.archive().display());
-        done(run(&mut self.command(&["pull", "--quiet", &archive])));
-        let mut command = self.command(&["push", "--quiet", "--tls-verify=false"]);
+        done(run(&mut podman.command(&["pull", "--quiet", &archive])));
+        let mut command = podman.command(&["push", "--quiet", trust]);
         command.args(login.iter().flat_map(|login| ["--creds", login]));
         run(command.args([&image.loaded_name(), &format!("docker://{reference}")]))
     }
 
     fn pull(&self, reference: &str, login: Option<&str>) -> Output {
-        let mut command = self.command(&["pull", "--quiet", "--tls-verify=false"]);
+        let mut command = self.0.command(&["pull", "--quiet", &self.1]);
         command.args(login.iter().flat_map(|login| ["--creds", login]));
         run(command.arg(reference))
     }
 }
 
-impl Caller for Skopeo {
+impl Caller for Trusting<Skopeo> {
     fn push(&self, image: &Image, reference: &str, login: Option<&str>) -> Output {
-        let mut command = self.command(&["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
+        let mut command = self.0.command(&["--insecure-policy", "copy", "--quiet", &format!("--dest-{}", self.1)]);
         command.args(login.iter().flat_map(|login| ["--dest-creds", login]));
         run(command.args([format!("oci:{}:v1", image.layout().display()), format!("docker://{reference}")]))
     }
 
     fn pull(&self, reference: &str, login: Option<&str>) -> Output {
         let directory = tempfile::tempdir().unwrap();
-        let mut command = self.command(&["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]);
+        let mut command = self.0.command(&["--insecure-policy", "copy", "--quiet", &format!("--src-{}", self.1)]);
         command.args(login.iter().flat_map(|login| ["--src-creds", login]));
         run(command.args([format!("docker://{reference}"), format!("dir:{}", directory.path().display())]))
     }
 }
 
-impl Caller for Containerd {
+impl Caller for Trusting<Containerd> {
     fn push(&self, image: &Image, reference: &str, login: Option<&str>) -> Output {
-        done(run(self.command(&["images", "import", "--no-unpack"]).arg(image.archive())));
-        done(run(&mut self.command(&["images", "tag", "--force", &image.loaded_name(), reference])));
-        let mut command = self.command(&["images", "push", "--plain-http"]);
+        done(run(self.0.command(&["images", "import", "--no-unpack"]).arg(image.archive())));
+        done(run(&mut self.0.command(&["images", "tag", "--force", &image.loaded_name(), reference])));
+        let mut command = self.0.command(&["images", "push", &self.1]);
         command.args(login.iter().flat_map(|login| ["--user", login]));
         run(command.arg(reference))
     }
 
     fn pull(&self, reference: &str, login: Option<&str>) -> Output {
-        let mut command = self.command(&["images", "pull", "--plain-http"]);
+        let mut command = self.0.command(&["images", "pull", &self.1]);
         command.args(login.iter().flat_map(|login| ["--user", login]));
         run(command.arg(reference))
     }
@@ -185,16 +189,27 @@ impl LoggedIn for Lighter {
     }
 }
 
+/// A client that is to speak plain HTTP.
+fn plain<C>(client: C, option: &str) -> Trusting<C> {
+    Trusting(client, option.to_owned())
+}
+
 /// Everybody pulls what is public, only alice pushes, and nobody else sees what is private.
 fn public_pull_and_authenticated_push(caller: &dyn Caller, seed: u64) {
     let registry = guarded(|_| String::new());
+    registry.send("GET", "/v2/public/a/manifests/v1", &[], b"").expect(404);
+    everybody_pulls_and_alice_pushes(&registry, caller, seed);
+}
+
+fn everybody_pulls_and_alice_pushes(registry: &Registry, caller: &dyn Caller, seed: u64) {
     let image = Image::small(seed);
-    let (public, private) = (registry.reference("public/a:v1"), registry.reference("private/a:v1"));
+    let named = |kind: &str| registry.reference(&format!("{kind}/a{seed}:v1")); // nobody may overwrite
+    let (public, private) = (named("public"), named("private"));
     refused(caller.push(&image, &public, None));
     refused(caller.push(&image, &public, Some("alice:wrong")));
     refused(caller.push(&image, &public, Some("mallory:secret")));
     refused(caller.push(&image, &registry.reference("other/a:v1"), ALICE));
-    registry.send("GET", "/v2/public/a/manifests/v1", &[], b"").expect(404);
+    refused(caller.pull(&registry.reference("other/a:v1"), ALICE));
     done(caller.push(&image, &public, ALICE));
     done(caller.pull(&public, None));
     done(caller.push(&image, &private, ALICE));
@@ -217,17 +232,17 @@ fn privileged_public_pull_and_authenticated_push_by_docker() {
 
 #[test]
 fn privileged_public_pull_and_authenticated_push_by_podman() {
-    public_pull_and_authenticated_push(&Podman::new(), 22);
+    public_pull_and_authenticated_push(&plain(Podman::new(), "--tls-verify=false"), 22);
 }
 
 #[test]
 fn privileged_public_pull_and_authenticated_push_by_skopeo() {
-    public_pull_and_authenticated_push(&Skopeo::new(), 23);
+    public_pull_and_authenticated_push(&plain(Skopeo::new(), "tls-verify=false"), 23);
 }
 
 #[test]
 fn privileged_public_pull_and_authenticated_push_by_ctr() {
-    public_pull_and_authenticated_push(&Containerd::start(), 24);
+    public_pull_and_authenticated_push(&plain(Containerd::start(), "--plain-http"), 24);
 }
 
 #[test]
@@ -262,7 +277,8 @@ fn openssl(arguments: &[&str]) {
     done(output.expect("openssl is missing; install the Debian package openssl"));
 }
 
-/// An authority (`ca.crt`) and a certificate for 127.0.0.1 that it signed.
+/// An authority (`ca.crt`), a certificate for 127.0.0.1 that it signed, and one for a client
+/// (`client.cert`, `client.key`).
 fn certificate(directory: &Path) {
     std::fs::create_dir_all(directory).unwrap();
     let path = |name: &str| directory.join(name).display().to_string();
@@ -275,6 +291,89 @@ fn certificate(directory: &Path) {
     std::fs::write(&names, "subjectAltName=IP:127.0.0.1").unwrap();
     let sign = ["x509", "-req", "-days", "1", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial"];
     openssl(&[&sign[..], &["-extfile", &names, "-out", &path("server.pem")]].concat());
+    let client = ["req", "-subj", "/CN=client", "-keyout", &path("client.key"), "-out", &request];
+    openssl(&[&client[..], &new_key].concat());
+    openssl(&[&sign[..], &["-extfile", &names, "-out", &path("client.cert")]].concat());
+}
+
+/// A guarded registry behind TLS, with more settings of it.
+fn over_tls(more: fn(&Path) -> String) -> Registry {
+    guarded(|den| {
+        let tls = den.join("tls");
+        certificate(&tls);
+        let path = |name: &str| tls.join(name).display().to_string();
+        format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n{}", path("server.pem"), path("key.pem"), more(&tls))
+    })
+}
+
+/// A directory with the files that a client of a registry is to have.
+fn trusted(registry: &Registry, into: &Path, files: &[&str]) {
+    std::fs::create_dir_all(into).unwrap();
+    for file in files {
+        std::fs::copy(registry.directory().join("tls").join(file), into.join(file)).unwrap();
+    }
+}
+
+#[test]
+fn privileged_public_pull_and_authenticated_push_over_tls() {
+    let registry = over_tls(|_| String::new());
+    let host = registry.address().to_string();
+    let trust = registry.directory().join("trust");
+    trusted(&registry, &trust, &["ca.crt"]);
+    let (trust, authority) = (trust.display(), registry.directory().join("tls/ca.crt"));
+    let hosts = registry.directory().join("hosts");
+    std::fs::create_dir_all(hosts.join(&host)).unwrap();
+    let text = format!("server = \"https://{host}\"\n[host.\"https://{host}\"]\nca = \"{}\"\n", authority.display());
+    std::fs::write(hosts.join(&host).join("hosts.toml"), text).unwrap();
+    let callers: [Box<dyn Caller>; 4] = [
+        // On loopback it believes every certificate, and does not look into /etc/docker/certs.d.
+        Box::new(Docker::start()),
+        Box::new(Trusting(Podman::new(), format!("--cert-dir={trust}"))),
+        Box::new(Trusting(Skopeo::new(), format!("cert-dir={trust}"))),
+        Box::new(Trusting(Containerd::start(), format!("--hosts-dir={}", hosts.display()))),
+    ];
+    for (caller, seed) in callers.iter().zip(31..) {
+        everybody_pulls_and_alice_pushes(&registry, &**caller, seed);
+    }
+}
+
+#[test]
+fn privileged_who_shows_no_certificate_gets_no_connection_where_one_is_required() {
+    let registry = over_tls(|tls| {
+        format!("client_ca = \"{}\"\nclient_certificates = \"required\"\n", tls.join("ca.crt").display())
+    });
+    let image = Image::small(36);
+    let (with, without) = (registry.directory().join("with"), registry.directory().join("without"));
+    let all = ["ca.crt", "client.cert", "client.key"];
+    trusted(&registry, &with, &all);
+    trusted(&registry, &without, &all[..1]);
+    let skopeo = |trust: &Path| Trusting(Skopeo::new(), format!("cert-dir={}", trust.display()));
+    let reference = registry.reference("private/a:v1");
+    let failed = skopeo(&without).push(&image, &reference, ALICE);
+    assert!(!failed.status.success(), "{failed:?}");
+    done(skopeo(&with).push(&image, &reference, ALICE));
+    refused(skopeo(&with).pull(&reference, None));
+}
+
+/// Docker asks for a refresh token when it logs in, and forgets the password.
+#[test]
+fn privileged_docker_keeps_a_login_in_place_of_the_password() {
+    let registry = guarded(|_| String::new());
+    let (docker, image) = (Docker::start(), Image::small(37));
+    let reference = registry.reference("private/a:v1");
+    done(docker.push(&image, &reference, ALICE));
+    let command = docker.command(&[]);
+    let config = command.get_envs().find(|(name, _)| *name == "DOCKER_CONFIG").and_then(|(_, value)| value).unwrap();
+    let kept = std::fs::read_to_string(Path::new(config).join("config.json")).unwrap();
+    assert!(kept.contains("identitytoken") && !kept.contains("YWxpY2U6c2VjcmV0"), "{kept}");
+    let again = |arguments: &[&str]| run(docker.command(arguments).arg(&reference));
+    done(again(&["push", "--quiet"]));
+    done(again(&["pull", "--quiet"]));
+    // The password of alice changes, and with it ends what docker keeps.
+    let other = HASH.replace("StoKy", "StoKz").replace("stoKy", "stoKz");
+    std::fs::write(registry.directory().join("users"), format!("alice:{other}\n")).unwrap();
+    refused(again(&["pull", "--quiet"]));
+    refused(again(&["push", "--quiet"]));
 }
 
 #[test]

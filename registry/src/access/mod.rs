@@ -176,8 +176,12 @@ impl Gate {
         let Self::Guarded(access) = self else { return Ok(Caller::anonymous()) };
         match (authorization, certificate) {
             (Some(header), _) => access.by_header(header, Timestamp::now()).await,
-            (None, Some(fingerprint)) => Ok(Caller::new(Identity::Certificate(fingerprint.to_owned()))),
-            (None, None) => Ok(Caller::anonymous()),
+            // One that no rule is about only opens the connection: its holder has yet to log in, and clients
+            // do not if they are let in here.
+            (None, Some(fingerprint)) if access.policy.has_certificate(fingerprint) => {
+                Ok(Caller::new(Identity::Certificate(fingerprint.to_owned())))
+            }
+            (None, _) => Ok(Caller::anonymous()),
         }
     }
 

@@ -219,6 +219,12 @@ impl Policy {
         self.0.iter().chain(who.own_rules()).any(|rule| rule.allows(who, right, repository, target))
     }
 
+    /// Whether any rule is about this client certificate.
+    pub fn has_certificate(&self, fingerprint: &str) -> bool {
+        let is_it = |subject: &Subject| matches!(subject, Subject::Certificate(named) if named == fingerprint);
+        self.0.iter().any(|rule| rule.subjects.iter().any(is_it))
+    }
+
     /// The claims that any rule looks at: all that has to be remembered of a caller.
     pub fn claims(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flat_map(|rule| {

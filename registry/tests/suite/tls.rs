@@ -94,11 +94,17 @@ impl Authority {
 }
 
 async fn start(dir: &tempfile::TempDir, tls: TlsSettings) -> Registry {
+    start_with(dir, tls, json!([])).await
+}
+
+/// The same, with more rules.
+async fn start_with(dir: &tempfile::TempDir, tls: TlsSettings, mut more: serde_json::Value) -> Registry {
     let data = tempfile::tempdir().unwrap();
     let mut settings = Settings::new("127.0.0.1:0".parse().unwrap(), data.path());
     settings.tls = Some(tls);
-    settings.access =
-        Some(rules(json!([{"subjects": ["anonymous"], "repositories": ["public/**"], "rights": ["pull"]}])));
+    let public = json!({"subjects": ["anonymous"], "repositories": ["public/**"], "rights": ["pull"]});
+    more.as_array_mut().unwrap().push(public);
+    settings.access = Some(rules(more));
     assert!(dir.path().exists());
     Registry::start_with(data, settings).await
 }
@@ -166,14 +172,25 @@ async fn client_certificates_are_asked_for_and_are_a_login() {
     let extension = "extendedKeyUsage=clientAuth";
     let (mine, my_key) = ca.sign("node", extension);
     let (foreign, foreign_key) = other.sign("stranger", extension);
-    let required = start(&dir, tls(true)).await;
+    let fingerprint =
+        Command::new("openssl").args(["x509", "-noout", "-fingerprint", "-sha256", "-in", &mine]).output();
+    let fingerprint = String::from_utf8(fingerprint.unwrap().stdout).unwrap();
+    let fingerprint = fingerprint.trim().rsplit('=').next().unwrap().replace(':', "").to_ascii_lowercase();
+    let subject = format!("certificate:{fingerprint}");
+    let rule = json!([{"subjects": [subject], "repositories": ["nodes/**"], "rights": ["pull"]}]);
+    let required = start_with(&dir, tls(true), rule).await;
     let path = "/v2/public/a/tags/list";
     assert!(curl(&required, &["--cacert", &trust], path).await.is_err());
     assert!(curl(&required, &["--cacert", &trust, "--cert", &foreign, "--key", &foreign_key], path).await.is_err());
     let known = ["--cacert", &trust, "--cert", &mine, "--key", &my_key];
     assert!(curl(&required, &known, path).await.unwrap().ends_with("|404"));
     assert!(curl(&required, &known, "/v2/").await.unwrap().ends_with("|200"), "a certificate is a login");
+    assert!(curl(&required, &known, "/v2/nodes/a/tags/list").await.unwrap().ends_with("|404"));
     assert!(curl(&required, &known, "/v2/private/a/tags/list").await.unwrap().ends_with("|403"), "with no rights here");
+    let (unnamed, its_key) = ca.sign("unnamed", extension);
+    let unnamed = ["--cacert", &trust, "--cert", &unnamed, "--key", &its_key];
+    assert!(curl(&required, &unnamed, path).await.unwrap().ends_with("|404"));
+    assert!(curl(&required, &unnamed, "/v2/").await.unwrap().ends_with("|401"), "one that no rule names is none");
     let optional = start(&dir, tls(false)).await;
     assert!(curl(&optional, &["--cacert", &trust], path).await.unwrap().ends_with("|404"));
     assert!(curl(&optional, &["--cacert", &trust], "/v2/").await.unwrap().ends_with("|401"));
