@@ -105,8 +105,11 @@ impl fmt::Debug for Proxies {
 
 fn check(value: &str) -> Result<(), &'static str> {
     let url: Uri = value.parse().map_err(|_| "it does not read as http://HOST:PORT")?;
-    if url.authority().is_none() {
-        return Err("it has no host");
+    let authority = url.authority().ok_or("it has no host")?.as_str();
+    let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+    let port = url.host().and_then(|host| address.strip_prefix(host)).and_then(|rest| rest.strip_prefix(':'));
+    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err("its port is no number");
     }
     match url.scheme_str() {
         None | Some("http" | "https" | "socks5" | "socks5h") => Ok(()),
