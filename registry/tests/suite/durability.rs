@@ -224,8 +224,8 @@ async fn kill_again_and_again(rounds: u64) {
     verify(&victim.http, &acknowledged).await;
     drop(victim);
     let took = begun.elapsed().as_secs();
-    writeln!(std::io::stderr(), "{rounds} kills, {} acknowledged pushes, none lost, {took} s", acknowledged.pushes)
-        .unwrap();
+    let mut log = std::io::stderr().lock();
+    writeln!(log, "{rounds} kills, {} acknowledged pushes, none lost, {took} s", acknowledged.pushes).unwrap();
 
     // Nothing is damaged, and what nothing names is gone: all of it, also what crashes left behind.
     let keeping = restless();
