@@ -1,3 +1,4 @@
+//! libFuzzer's way into the target `manifest`, which stands in `fuzz::targets`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz::run("manifest", input));
