@@ -138,12 +138,15 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Starts a journal with a random identity where there is none yet.
+    /// Starts a journal with a random identity where there is none yet, or only the beginning of one: the
+    /// power may go while it is started.
     pub(crate) fn start(dir: &Path, id: u64) -> Result<(), JournalError> {
-        if segment::list(dir)?.is_empty() {
-            segment::create(dir, id, Lsn(1))?;
+        match &segment::list(dir)?[..] {
+            [] => {}
+            [only] if only.first == Lsn(1) && segment::is_unborn(only)? => {}
+            _ => return Ok(()),
         }
-        Ok(())
+        segment::create(dir, id, Lsn(1)).map(drop)
     }
 
     /// Opens the journal in `dir`. Cuts off a torn tail.

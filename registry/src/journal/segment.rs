@@ -81,6 +81,12 @@ pub(super) fn has_header(segment: &Segment) -> Result<bool, JournalError> {
     Ok(header(&bytes, segment).is_some())
 }
 
+/// Whether a segment was created and never got its header, so that no record can ever have been in it.
+pub(super) fn is_unborn(segment: &Segment) -> Result<bool, JournalError> {
+    let length = std::fs::metadata(&segment.path).map_err(JournalError::io("look at", &segment.path))?.len();
+    Ok(length <= HEADER as u64 && !has_header(segment)?)
+}
+
 /// The identity of the journal in a whole header that belongs to this segment.
 fn header(bytes: &[u8], segment: &Segment) -> Option<u64> {
     let crc = u32::from_le_bytes(word(bytes, 24)?);

@@ -18,6 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use content::place::sync_directory;
 use jiff::Timestamp;
 use oci::{Algorithm, Digest, RepoName};
 use serde::{Deserialize, Serialize};
@@ -232,17 +233,28 @@ impl Store {
         stripes.dedup();
         // In order; everybody else holds one at a time, so nobody waits for us in a circle.
         let _locks: Vec<_> = stripes.iter().map(|&stripe| self.inner.stripes[stripe].blocking_write()).collect();
-        let (mut reviews, mut all_taking) = (Vec::new(), Vec::new());
-        for (since, item) in due {
-            let was_here = self.is_manifest(item)?;
+        let (mut spared, mut all_taking) = (Vec::with_capacity(due.len()), Vec::new());
+        let removed_before = pass.blobs;
+        for (_, item) in due {
             // What is needed is only looked at: were it announced, whoever asks would be told that it is
             // gone. Should it be needed no more a moment later, it is doubted anew.
-            let spared = self.read(|view| is_needed(&view, item))? || {
-                let taking = self.taking(item);
-                let leased = taking.as_ref().is_some_and(|taking| taking.leased);
-                all_taking.push(taking);
-                leased || !self.unlink(item, pass)?
-            };
+            spared.push(
+                self.read(|view| is_needed(&view, item))? || {
+                    let taking = self.taking(item);
+                    let leased = taking.as_ref().is_some_and(|taking| taking.leased);
+                    all_taking.push(taking);
+                    leased || !self.unlink(item, pass)?
+                },
+            );
+        }
+        if pass.blobs > removed_before {
+            // Before it is recorded: the power could bring back what nobody would look for any more.
+            let trash = self.inner.data.join(layout::TRASH);
+            sync_directory(&trash).map_err(self.undurable(&trash))?;
+        }
+        let mut reviews = Vec::with_capacity(due.len());
+        for ((since, item), spared) in due.iter().zip(spared) {
+            let was_here = self.is_manifest(item)?;
             let review = Transaction::Review { item: item.clone(), since: *since, spared };
             reviews.push((item, was_here, self.inner.committer.begin_blocking(review)?));
         }

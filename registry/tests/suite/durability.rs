@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use oci::Digest;
@@ -23,10 +23,13 @@ const MANY_ROUNDS: u64 = 10_000;
 const PINNED: u64 = 3;
 const CLIENTS: u64 = 6;
 const DIRECTORY: &str = "REGISTRY_TEST_DIRECTORY";
+/// How it says that it has started.
+const LISTENS: &str = "listening on ";
 /// Set where the server collects garbage as it does by default.
-const CALM: &str = "REGISTRY_TEST_CALM";
+pub const CALM: &str = "REGISTRY_TEST_CALM";
 
-/// The server process of the test below: this test binary, started again.
+/// The server process of the tests below and of `power`: this test binary, started again. After SIGHUP it
+/// stops in an orderly way and starts again where it was.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "is started by the kill -9 test"]
 async fn server_process() {
@@ -35,11 +38,19 @@ async fn server_process() {
     if std::env::var_os(CALM).is_none() {
         settings.keeping = restless();
     }
-    let server =
-        Server::bind(settings).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
-    // The harness writes its own lines to stdout; the address goes to stderr.
-    writeln!(std::io::stderr(), "listening on {}", server.local_addr()).unwrap();
-    server.serve(std::future::pending()).await;
+    let mut hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
+    loop {
+        let server = Server::bind(settings.clone()).await;
+        let server = server.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+        settings.addr = server.local_addr();
+        // The harness writes its own lines to stdout; the address goes to stderr.
+        writeln!(std::io::stderr(), "{LISTENS}{}", server.local_addr()).unwrap();
+        server
+            .serve(async {
+                hangups.recv().await;
+            })
+            .await;
+    }
 }
 
 /// Collects all the time, and promises next to nothing.
@@ -51,9 +62,11 @@ fn restless() -> Keeping {
     keeping
 }
 
-struct Victim {
-    process: Child,
-    http: Http,
+pub struct Victim {
+    pub process: Child,
+    pub http: Http,
+    /// What it goes on saying.
+    lines: Option<mpsc::Receiver<String>>,
 }
 
 impl Victim {
@@ -61,7 +74,7 @@ impl Victim {
         Self::start_as(directory, &mut Command::new(std::env::current_exe().unwrap()))
     }
 
-    fn start_as(directory: &Path, command: &mut Command) -> Self {
+    pub fn start_as(directory: &Path, command: &mut Command) -> Self {
         let process = command
             .args(["--exact", "durability::server_process", "--ignored", "--nocapture"])
             .env(DIRECTORY, directory)
@@ -70,26 +83,34 @@ impl Victim {
             .spawn()
             .unwrap();
         let nowhere = Http::new(([127, 0, 0, 1], 0).into());
-        let mut victim = Self { process, http: nowhere };
+        let mut victim = Self { process, http: nowhere, lines: None };
         let mut said = Vec::new();
         let mut lines = BufReader::new(victim.process.stderr.take().unwrap()).lines();
         for line in &mut lines {
             let line = line.unwrap();
-            if let Some(addr) = line.strip_prefix("listening on ") {
+            if let Some(addr) = line.strip_prefix(LISTENS) {
                 victim.http = Http::new(addr.parse().unwrap());
-                // Keep reading, so that the process never blocks on a full pipe.
-                std::thread::spawn(move || lines.for_each(drop));
+                let (say, said) = mpsc::channel();
+                victim.lines = Some(said);
+                // Keep reading, so that the process never blocks on a full pipe; also where nobody listens.
+                std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(say.send(line))));
                 return victim;
             }
             said.push(line);
         }
         panic!("the server did not start: {said:#?}");
     }
+
+    /// Waits until it has started again.
+    pub fn listens_again(&self) {
+        let lines = self.lines.as_ref().expect("it has started");
+        while !lines.recv_timeout(Duration::from_secs(60)).expect("it starts again").starts_with(LISTENS) {}
+    }
 }
 
 impl Drop for Victim {
     fn drop(&mut self) {
-        self.process.kill().expect("the server process is ours");
+        let _ = self.process.kill(); // it may have ended
         self.process.wait().expect("a killed process ends");
     }
 }

@@ -12,6 +12,7 @@ mod issuers;
 mod lists;
 mod manifests;
 mod operation;
+mod power;
 mod privileged;
 mod sending;
 mod tls;
