@@ -8,7 +8,9 @@ use std::process::{Command, Output, Stdio};
 use fixtures::clients::{Containerd, Docker, Lighter, Podman, Skopeo};
 use fixtures::den::Den;
 use fixtures::images::Image;
+use fixtures::kubernetes::{Cluster, User};
 use fixtures::registry::Registry;
+use serde_json::json;
 
 /// `secret`, as `htpasswd -B` would write it.
 const HASH: &str = "$2b$04$lighterlighterlightere9LfHf4ipipjCP0BcH.PFYRV5hsstoKy";
@@ -451,4 +453,65 @@ fn only_robots_get_in_where_there_are_robots_and_nothing_else_is_said() {
     let registry = Registry::start_in(den, lighter().to_owned());
     registry.send("GET", "/v2/", &[], b"").expect(401);
     registry.send("GET", "/v2/", &[("authorization", &format!("Bearer {token}"))], b"").expect(200);
+}
+
+/// A real API server signs the tokens and shows its keys; pods of one namespace may pull from one place.
+#[test]
+fn service_accounts_of_a_cluster_log_in_with_the_tokens_that_it_signs() {
+    let cluster = Cluster::shared();
+    let api = cluster.api(User::Admin);
+    let reader = json!({"kind": "ClusterRole", "apiGroup": "rbac.authorization.k8s.io",
+        "name": "system:service-account-issuer-discovery"});
+    let everybody =
+        json!([{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:unauthenticated"}]);
+    let binding = json!({"metadata": {"name": "keys-for-the-registry"}, "roleRef": reader, "subjects": everybody});
+    api.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).expect_ok();
+    let token = |namespace: &str, audience: &str| {
+        let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+        api.post(&accounts, &json!({"metadata": {"name": audience}})).expect_ok();
+        let asked = json!({"spec": {"audiences": [audience], "expirationSeconds": 600}});
+        let made = api.post(&format!("{accounts}/{audience}/token"), &asked).expect_ok();
+        made["status"]["token"].as_str().expect("a token").to_owned()
+    };
+    for namespace in ["issued-shop", "issued-other"] {
+        cluster.namespace(namespace);
+    }
+    let registry = guarded(|home| {
+        let ca = home.join("cluster-ca.pem");
+        std::fs::write(&ca, cluster.authority()).unwrap();
+        format!(
+            r#"
+[[access.issuers]]
+name = "cluster"
+issuer = "{server}"
+audiences = ["registry"]
+keys_url = "{server}/openid/v1/jwks"
+ca = "{ca}"
+
+[[access.rules]]
+subjects = ["issuer:cluster"]
+claims = {{ "/kubernetes.io/namespace" = "issued-shop" }}
+repositories = ["private/shop/**"]
+rights = ["pull"]
+"#,
+            server = cluster.server(),
+            ca = ca.display()
+        )
+    });
+    let (reference, image) = (registry.reference("private/shop/web:v1"), Image::small(91));
+    let home = Lighter::new(lighter());
+    done(home.push(&image, &reference, ALICE));
+    let (shop, other, elsewhere) =
+        (token("issued-shop", "registry"), token("issued-other", "registry"), token("issued-shop", "vault"));
+    // As a password, as kubelets and docker show it, with a user name of no meaning; and as a bearer.
+    done(home.pull(&reference, Some(&format!("serviceaccount:{shop}"))));
+    let manifest = "/v2/private/shop/web/manifests/v1";
+    let bearer = |token: &str| registry.send("GET", manifest, &[("authorization", &format!("Bearer {token}"))], b"");
+    bearer(&shop).expect(200);
+    // Another namespace, and a token that was made for somebody else, are refused.
+    refused(home.pull(&reference, Some(&format!("serviceaccount:{other}"))));
+    bearer(&other).expect(403);
+    refused(home.pull(&reference, Some(&format!("serviceaccount:{elsewhere}"))));
+    bearer(&elsewhere).expect(401);
+    refused(home.push(&image, &reference, Some(&format!("serviceaccount:{shop}"))));
 }
