@@ -264,6 +264,8 @@ impl<'a> Builder<'a> {
 
     fn build_stage(&mut self, id: StageId) -> Result<Finished, Error> {
         let span = self.request.dockerfile.stages[id.0].span;
+        // A stage that failed is asked for again by those that need it, and must not be told of twice.
+        self.layers.check_cancelled().map_err(|problem| self.at(span, problem))?;
         let outlined = self.outline.stage(id).cloned();
         let Some(outlined) = outlined else { return Err(self.at(span, StepProblem::Unsupported("this stage".into()))) };
         let mut stage = match &outlined.base {
