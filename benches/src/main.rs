@@ -71,6 +71,8 @@ enum Program {
     RunSteps,
     /// A RUN that writes 5 000 files, pushed: lighter and buildah
     RunBytes,
+    /// A service in Python on a Debian base, pushed: lighter and buildah
+    RunPython,
     /// An unchanged build on a machine that has built nothing, with a cache in the registry
     CachedRebuild,
     /// All of these
@@ -110,6 +112,9 @@ fn main() {
     }
     if wanted(Program::RunBytes) {
         run::bytes(&lighter, arguments.rounds, arguments.megabytes.unwrap_or(1000));
+    }
+    if wanted(Program::RunPython) {
+        run::python(&lighter, arguments.rounds);
     }
     if wanted(Program::CachedRebuild) {
         run::cached(&lighter, arguments.rounds);

@@ -1,7 +1,8 @@
-//! `run-steps`, `run-bytes` and `cached-rebuild`: RUN and its cache, pushed to a registry, with lighter and with
-//! buildah.
+//! `run-steps`, `run-bytes`, `run-python` and `cached-rebuild`: RUN and its cache, pushed to a registry, with lighter
+//! and with buildah.
 //!
-//! run-steps: twenty small RUNs on busybox. run-bytes: one RUN that writes 5 000 files. cached-rebuild: a multi-stage
+//! run-steps: twenty small RUNs on busybox. run-bytes: one RUN that writes 5 000 files. run-python: a service on a
+//! Debian base from the registry, whose packages pip installs from wheels in the context. cached-rebuild: a multi-stage
 //! file of ten steps on a machine that has built nothing, with the cache that another one has left in the registry.
 
 use std::fs;
@@ -51,6 +52,33 @@ pub fn bytes(lighter: &Path, rounds: usize, megabytes: u64) {
     pushed("run-bytes", lighter, rounds, &context);
 }
 
+/// What the service of run-python needs. Wheels of a fixed version, so that each round installs the same.
+const REQUIREMENTS: &str = "fastapi==0.115.6\nuvicorn==0.34.0\nsqlalchemy==2.0.36\nnumpy==2.2.1\nrequests==2.32.3\n";
+
+/// A service in Python, as people build them.
+pub fn python(lighter: &Path, rounds: usize) {
+    let registry = Registry::start(lighter);
+    let base = Context::new("FROM scratch\nADD base.tar /\n");
+    fs::copy(fixtures::debian::python(), base.path().join("base.tar")).expect("there is room");
+    let name = registry.reference("base/python:3");
+    Ours::new(lighter).build(&base, &name, &[]);
+    let context = Context::new(&format!(
+        "FROM {name}\nENV PYTHONUNBUFFERED=1\nWORKDIR /app\nCOPY requirements.txt ./\nCOPY wheels /wheels\n\
+         RUN pip install --break-system-packages --no-index --find-links=/wheels -r requirements.txt\n\
+         COPY main.py ./\nCMD [\"uvicorn\", \"main:app\"]\n"
+    ));
+    fs::write(context.path().join("requirements.txt"), REQUIREMENTS).expect("make a context");
+    let app = "from fastapi import FastAPI\nimport numpy\n\napp = FastAPI()\n";
+    fs::write(context.path().join("main.py"), app).expect("make a context");
+    let mut download = Command::new("python3");
+    download.args(["-m", "pip", "download", "--quiet", "--only-binary=:all:", "--python-version=3.11"]);
+    download.args(["--platform=manylinux2014_x86_64", "--requirement"]).arg(context.path().join("requirements.txt"));
+    let downloaded = download.arg("--dest").arg(context.path().join("wheels")).status();
+    let downloaded = downloaded.expect("install the Debian packages python3 and python3-pip");
+    assert!(downloaded.success(), "pip could not download wheels: run-python needs a package index");
+    pushed_to("run-python", lighter, rounds, &context, &registry);
+}
+
 /// A rebuild with nothing but a cache in a registry.
 pub fn cached(lighter: &Path, rounds: usize) {
     let runs = |name: &str| (0..4).map(|n| format!("RUN echo {name} {n} > /{name}-{n}\n")).collect::<String>();
@@ -81,7 +109,10 @@ pub fn cached(lighter: &Path, rounds: usize) {
 }
 
 fn pushed(what: &str, lighter: &Path, rounds: usize, context: &Context) {
-    let registry = Registry::start(lighter);
+    pushed_to(what, lighter, rounds, context, &Registry::start(lighter));
+}
+
+fn pushed_to(what: &str, lighter: &Path, rounds: usize, context: &Context, registry: &Registry) {
     let mut count = 0;
     let mut fresh = |who: &str| {
         count += 1;
