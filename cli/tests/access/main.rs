@@ -1,7 +1,10 @@
 //! Logins, as the clients that people use send them: public pull with authenticated push, wrong passwords,
-//! robot tokens, TLS with an authority of one's own; and the commands around them.
+//! robot tokens, tokens of issuers, TLS with an authority of one's own; and the commands around them.
+
+mod tls;
 
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -38,12 +41,16 @@ fn lighter() -> &'static Path {
 
 /// A registry that everybody may pull `public/**` from, and where alice may push.
 fn guarded(more: impl FnOnce(&Path) -> String) -> Registry {
+    guarded_at(Ipv4Addr::LOCALHOST, more)
+}
+
+fn guarded_at(address: Ipv4Addr, more: impl FnOnce(&Path) -> String) -> Registry {
     let den = Den::new("registry");
     let users = den.path().join("users");
     std::fs::write(&users, format!("alice:{HASH}\n")).unwrap();
     let configuration = more(den.path()) + &RULES.replace("@users@", &users.display().to_string());
     std::fs::write(den.path().join("registry.toml"), configuration).unwrap();
-    Registry::start_in(den, lighter().to_owned())
+    Registry::start_at(address, den, lighter().to_owned())
 }
 
 /// A client that shows a login (`user:password`) or none.
@@ -274,89 +281,6 @@ fn privileged_robot_tokens_log_docker_in_until_they_are_revoked() {
     assert_eq!(token(&["revoke", "ci"]).status.code(), Some(66));
 }
 
-fn openssl(arguments: &[&str]) {
-    let output = Command::new("openssl").args(arguments).output();
-    done(output.expect("openssl is missing; install the Debian package openssl"));
-}
-
-/// An authority (`ca.crt`), a certificate for 127.0.0.1 that it signed, and one for a client
-/// (`client.cert`, `client.key`).
-fn certificate(directory: &Path) {
-    std::fs::create_dir_all(directory).unwrap();
-    let path = |name: &str| directory.join(name).display().to_string();
-    let (ca, ca_key, request, names) = (path("ca.crt"), path("ca.key"), path("server.csr"), path("names"));
-    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let authority = ["req", "-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", &ca_key, "-out", &ca];
-    openssl(&[&authority[..], &new_key].concat());
-    let server = ["req", "-subj", "/CN=registry", "-keyout", &path("key.pem"), "-out", &request];
-    openssl(&[&server[..], &new_key].concat());
-    std::fs::write(&names, "subjectAltName=IP:127.0.0.1").unwrap();
-    let sign = ["x509", "-req", "-days", "1", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial"];
-    openssl(&[&sign[..], &["-extfile", &names, "-out", &path("server.pem")]].concat());
-    let client = ["req", "-subj", "/CN=client", "-keyout", &path("client.key"), "-out", &request];
-    openssl(&[&client[..], &new_key].concat());
-    openssl(&[&sign[..], &["-extfile", &names, "-out", &path("client.cert")]].concat());
-}
-
-/// A guarded registry behind TLS, with more settings of it.
-fn over_tls(more: fn(&Path) -> String) -> Registry {
-    guarded(|den| {
-        let tls = den.join("tls");
-        certificate(&tls);
-        let path = |name: &str| tls.join(name).display().to_string();
-        format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n{}", path("server.pem"), path("key.pem"), more(&tls))
-    })
-}
-
-/// A directory with the files that a client of a registry is to have.
-fn trusted(registry: &Registry, into: &Path, files: &[&str]) {
-    std::fs::create_dir_all(into).unwrap();
-    for file in files {
-        std::fs::copy(registry.directory().join("tls").join(file), into.join(file)).unwrap();
-    }
-}
-
-#[test]
-fn privileged_public_pull_and_authenticated_push_over_tls() {
-    let registry = over_tls(|_| String::new());
-    let host = registry.address().to_string();
-    let trust = registry.directory().join("trust");
-    trusted(&registry, &trust, &["ca.crt"]);
-    let (trust, authority) = (trust.display(), registry.directory().join("tls/ca.crt"));
-    let hosts = registry.directory().join("hosts");
-    std::fs::create_dir_all(hosts.join(&host)).unwrap();
-    let text = format!("server = \"https://{host}\"\n[host.\"https://{host}\"]\nca = \"{}\"\n", authority.display());
-    std::fs::write(hosts.join(&host).join("hosts.toml"), text).unwrap();
-    let callers: [Box<dyn Caller>; 4] = [
-        // On loopback it believes every certificate, and does not look into /etc/docker/certs.d.
-        Box::new(Docker::start()),
-        Box::new(Trusting(Podman::new(), format!("--cert-dir={trust}"))),
-        Box::new(Trusting(Skopeo::new(), format!("cert-dir={trust}"))),
-        Box::new(Trusting(Containerd::start(), format!("--hosts-dir={}", hosts.display()))),
-    ];
-    for (caller, seed) in callers.iter().zip(31..) {
-        everybody_pulls_and_alice_pushes(&registry, &**caller, seed);
-    }
-}
-
-#[test]
-fn privileged_who_shows_no_certificate_gets_no_connection_where_one_is_required() {
-    let registry = over_tls(|tls| {
-        format!("client_ca = \"{}\"\nclient_certificates = \"required\"\n", tls.join("ca.crt").display())
-    });
-    let image = Image::small(36);
-    let (with, without) = (registry.directory().join("with"), registry.directory().join("without"));
-    let all = ["ca.crt", "client.cert", "client.key"];
-    trusted(&registry, &with, &all);
-    trusted(&registry, &without, &all[..1]);
-    let skopeo = |trust: &Path| Trusting(Skopeo::new(), format!("cert-dir={}", trust.display()));
-    let reference = registry.reference("private/a:v1");
-    let failed = skopeo(&without).push(&image, &reference, ALICE);
-    assert!(!failed.status.success(), "{failed:?}");
-    done(skopeo(&with).push(&image, &reference, ALICE));
-    refused(skopeo(&with).pull(&reference, None));
-}
-
 /// Docker asks for a refresh token when it logs in, and forgets the password.
 #[test]
 fn privileged_docker_keeps_a_login_in_place_of_the_password() {
@@ -376,47 +300,6 @@ fn privileged_docker_keeps_a_login_in_place_of_the_password() {
     std::fs::write(registry.directory().join("users"), format!("alice:{other}\n")).unwrap();
     refused(again(&["pull", "--quiet"]));
     refused(again(&["push", "--quiet"]));
-}
-
-#[test]
-fn privileged_podman_and_skopeo_speak_tls_with_a_private_authority_through_a_renewal() {
-    let registry = guarded(|den| {
-        certificate(&den.join("tls"));
-        let path = |name: &str| den.join("tls").join(name).display().to_string();
-        format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n", path("server.pem"), path("key.pem"))
-    });
-    let tls = registry.directory().join("tls");
-    let trust = |name: &str| {
-        let directory = registry.directory().join(name);
-        std::fs::create_dir_all(&directory).unwrap();
-        std::fs::copy(tls.join("ca.crt"), directory.join("ca.crt")).unwrap();
-        format!("--cert-dir={}", directory.display())
-    };
-    let old = trust("old");
-    let (podman, skopeo, image) = (Podman::new(), Skopeo::new(), Image::small(27));
-    let reference = registry.reference("public/a:v1");
-    let layout = format!("oci:{}:v1", image.layout().display());
-    let push = |trust: &str| {
-        let trust = trust.replace("--cert-dir", "--dest-cert-dir");
-        let mut command =
-            skopeo.command(&["--insecure-policy", "copy", "--quiet", "--dest-creds=alice:secret", &trust]);
-        run(command.args([&layout, &format!("docker://{reference}")]))
-    };
-    let pull = |trust: &str| run(&mut podman.command(&["pull", "--quiet", trust, &reference]));
-    done(push(&old));
-    done(pull(&old));
-    let new = registry.directory().join("new-tls");
-    certificate(&new);
-    for file in ["ca.crt", "server.pem", "key.pem"] {
-        std::fs::rename(new.join(file), tls.join(file)).unwrap();
-    }
-    assert!(!pull(&old).status.success(), "the old authority did not sign the new certificate");
-    let new = trust("new");
-    done(push(&new));
-    done(pull(&new));
-    let authority = tls.join("ca.crt").display().to_string();
-    let home = Lighter::new(lighter());
-    done(run(&mut home.command(&["pull", "--registry-ca", &authority, &reference])));
 }
 
 #[test]
