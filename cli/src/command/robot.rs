@@ -84,7 +84,7 @@ fn data(args: &TokenFileArgs) -> Outcome<PathBuf> {
 
 pub fn failed(error: &RobotError) -> Failure {
     let exit = match error {
-        RobotError::Name(_) => Exit::Usage,
+        RobotError::Name(_) | RobotError::Claims(_) => Exit::Usage,
         RobotError::Unknown(_) => Exit::NoInput,
         RobotError::Read(_) | RobotError::Write { .. } => Exit::Disk,
     };

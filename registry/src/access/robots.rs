@@ -109,6 +109,9 @@ pub enum RobotError {
     /// The name is none.
     #[error("{0:?} is no name for a robot: use up to 64 letters, digits and . _ -")]
     Name(String),
+    /// A pattern speaks of claims.
+    #[error("the pattern {0} would never match: a robot's token has no claims; write what the claim stands for")]
+    Claims(Pattern),
     /// No token has this id or name.
     #[error("there is no robot token {0:?}")]
     Unknown(String),
@@ -140,6 +143,9 @@ impl RobotFile {
         let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         if new.name.is_empty() || new.name.len() > 64 || !new.name.bytes().all(is_good) {
             return Err(RobotError::Name(new.name));
+        }
+        if let Some(pattern) = new.repositories.iter().find(|pattern| pattern.claims().next().is_some()) {
+            return Err(RobotError::Claims(pattern.clone()));
         }
         let (mut id, mut secret) = ([0; 8], [0; 32]);
         let random = SystemRandom::new();
@@ -327,6 +333,8 @@ mod tests {
         for name in ["", "a b", "a:b", "ä", "*", &"a".repeat(65)] {
             assert!(matches!(RobotFile::of(dir.path()).create(new(name, None), at(0)), Err(RobotError::Name(_))));
         }
+        let claiming = NewRobot { repositories: vec!["{project_path}/**".parse().unwrap()], ..new("ci", None) };
+        assert!(matches!(RobotFile::of(dir.path()).create(claiming, at(0)), Err(RobotError::Claims(_))));
     }
 
     proptest::proptest! {
