@@ -15,11 +15,12 @@ use crate::require::Require;
 use crate::soak::Soak;
 use crate::ticket::Ticket;
 use crate::verdict::{self, Verdict, Waiting, classify};
-use crate::workload;
+use crate::workload::{self, text};
 use crate::world::World;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 use stream::{Change, Source};
@@ -31,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const CHANGES_AT_ONCE: usize = 256;
 /// Most containers whose logs are shown.
 const LOGS_AT_MOST: usize = 3;
+/// Longest wait for a controller to see a note; one that is alive takes milliseconds.
+const OBSERVED_WITHIN: Duration = Duration::from_secs(10);
 /// Longest wait for one log.
 const LOG_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -356,6 +359,29 @@ async fn log(api: &Api, ticket: &Ticket, pod: &str, container: &str, lines: usiz
         }
     }
     None
+}
+
+/// Waits until the controller has seen the generation of an object that we wrote. A controller that does not within
+/// a few seconds, or a watch that breaks, changes nothing of what was written.
+pub(crate) async fn until_observed(api: &Api, object: &ObjectName, written: &Value) {
+    if verdict::is_observed(written) {
+        return;
+    }
+    let seen = async {
+        let mut changes = stream::since(api, object, text(&written["metadata"]["resourceVersion"])).await?;
+        while let Some(change) = changes.next().await {
+            let is_gone = |live: &Value| live["metadata"]["uid"] != written["metadata"]["uid"];
+            if change?.is_none_or(|live| is_gone(&live) || verdict::is_observed(&live)) {
+                return Ok(());
+            }
+        }
+        Ok::<(), kube::Error>(())
+    };
+    match tokio::time::timeout(OBSERVED_WITHIN, seen).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, %object, "nobody knows whether the controller saw our note"),
+        Err(_) => tracing::debug!(%object, "the controller has not seen our note yet"),
+    }
 }
 
 /// Pods are a core kind, `v1` since ever.
