@@ -84,7 +84,7 @@ fn run(command: Command) -> Outcome<()> {
         #[cfg(feature = "serve")]
         Command::Registry(command) => registry(command),
         #[cfg(feature = "deploy")]
-        Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(&args)),
+        Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(*args)),
         #[cfg(feature = "deploy")]
         Command::Set(args::SetCommand::Image(args)) => runtime()?.block_on(command::deploy::set_image(*args)),
         #[cfg(feature = "deploy")]

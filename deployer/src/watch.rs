@@ -14,7 +14,7 @@ use crate::redact::redact;
 use crate::require::Require;
 use crate::soak::Soak;
 use crate::ticket::Ticket;
-use crate::verdict::{self, Verdict, Waiting, classify};
+use crate::verdict::{self, Evidence, Verdict, Waiting, classify};
 use crate::workload::{self, text};
 use crate::world::World;
 use futures_util::StreamExt;
@@ -56,6 +56,8 @@ pub struct Policy {
     pub require: Require,
     /// How long they must run on, without a restart, before it counts.
     pub soak: Duration,
+    /// Whether a DaemonSet that no node fits counts as done.
+    pub allow_zero: bool,
 }
 
 impl Default for Policy {
@@ -69,6 +71,7 @@ impl Default for Policy {
             log_lines: 20,
             require: Require::Full,
             soak: Duration::ZERO,
+            allow_zero: true,
         }
     }
 }
@@ -269,6 +272,7 @@ impl<'a, F: FnMut(Event)> Watch<'a, F> {
                     let troubles = if waiting == Waiting::Observed { Vec::new() } else { troubles };
                     self.tell(index, waiting, troubles);
                 }
+                Verdict::Done(Evidence::NoNodes) if !self.policy.allow_zero => self.end(index, End::NoNodes),
                 Verdict::Done(evidence) => self.end(index, End::Done { evidence }),
                 Verdict::Superseded(by) => self.end(index, End::Superseded { by }),
                 Verdict::Paused => self.end(index, End::Paused),
