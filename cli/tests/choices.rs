@@ -23,7 +23,7 @@ const WIDGETS: &str = "/apis/choices.test/v1/widgets";
 struct Images {
     good: [String; 2],
     bad: String,
-    _registry: Registry,
+    registry: Registry,
 }
 
 impl Images {
@@ -38,7 +38,7 @@ impl Images {
                 format!("{name}@{}", image.manifest.digest)
             };
             let good = [push(31, "web:1"), push(32, "web:2")];
-            Images { good, bad: push(33, "web:bad"), _registry: registry }
+            Images { good, bad: push(33, "web:bad"), registry }
         })
     }
 }
@@ -245,6 +245,47 @@ fn waves_can_be_named_for_manifests() {
     ] {
         assert!(apply(&waves, 64).contains(words), "{words}");
     }
+}
+
+#[test]
+fn what_a_cluster_uses_is_listed_and_kept() {
+    let scene = Scene::new("choices-inventory");
+    let Images { good: [old, new], registry, .. } = Images::shared();
+    let mut deployment = workload("Deployment", "web", "web", new);
+    deployment["metadata"]["annotations"] = json!({"lighter.dev/verified": json!({"web": old}).to_string()});
+    scene.create(DEPLOYMENTS, &deployment);
+    scene.create(DAEMON_SETS, &workload("DaemonSet", "agent", "web", "registry.elsewhere.test/agent:1"));
+    scene.lighter(&["rollout", "wait", "deployment/web", "--timeout", "60s", "--on-failure", "keep"], 0);
+    // Waiting has noted that the new one runs well.
+    let note = json!({"metadata": {"annotations": {"lighter.dev/verified": json!({"web": old}).to_string()}}});
+    scene.admin.patch(&scene.path(DEPLOYMENTS, "web"), &note).expect_ok();
+
+    let (data, _) = scene.lighter(&["inventory"], 0);
+    let web = |image: &str, why: &str| format!("{image}\t{why}\tdeployment/web in namespace choices-inventory\tweb");
+    for line in [web(new, "wanted"), web(old, "last good")] {
+        assert!(data.lines().any(|one| one == line), "{line}\n{data}");
+    }
+    assert!(data.lines().any(|line| line.starts_with(&format!("{new}\truns\tpod/web-"))), "{data}");
+    assert!(data.contains("registry.elsewhere.test/agent:1\twanted\tdaemonset/agent"), "{data}");
+
+    let host = registry.address().to_string();
+    let pin = ["inventory", "--pin", "--registry", &host, "-o", "json"];
+    for _ in 0..2 {
+        let (data, told) = scene.lighter(&pin, 0);
+        let document: Value = serde_json::from_str(&data).unwrap();
+        assert!(document["uses"].as_array().unwrap().len() >= 4);
+        let kept = told.lines().filter(|line| line.contains("kept as in-use-"));
+        assert_eq!(kept.count(), 2, "{told}");
+    }
+    let tags = registry.send("GET", "/v2/web/tags/list", &[], &[]).expect(200);
+    let tags: Value = serde_json::from_slice(&tags.body).unwrap();
+    let tags: Vec<&str> = tags["tags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    for image in [old, new] {
+        let digits = &image.split("sha256:").nth(1).unwrap()[..12];
+        let is_it = |tag: &&&str| tag.starts_with("in-use-") && tag.contains(&format!("-{digits}-"));
+        assert_eq!(tags.iter().filter(is_it).count(), 1, "{tags:?}");
+    }
+    scene.lighter(&["inventory", "--registry", &host], 64);
 }
 
 fn definition() -> Value {

@@ -134,6 +134,37 @@ pub struct UndoArgs {
     pub registry: RegistryArgs,
 }
 
+/// List the images that a cluster runs or would go back to, and keep them in their registries
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lighter inventory -n shop
+  lighter inventory --all-namespaces -o json
+  lighter inventory --all-namespaces --pin --registry vm2:5000
+
+stdout carries one line per use, with tabs between: image, why, object, container; or with -o JSON.
+
+--pin gives each image, by its digest, a tag in its own repository (in-use-…), so that no retention and no garbage
+collection takes it. There is a new tag each week: let the registry keep those of the last two (docs/operations.md).")]
+pub struct InventoryArgs {
+    /// Look through all namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// Set a tag on each image that is in use
+    #[arg(long)]
+    pub pin: bool,
+    /// Pin only what is in these registries [repeatable]
+    #[arg(long, value_name = "HOST[:PORT]", requires = "pin", value_delimiter = ',')]
+    pub registry: Vec<oci::Host>,
+    /// How stdout says it
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub registries: RegistryArgs,
+}
+
 /// Record changes of a deployment without replacing pods
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  lighter rollout pause deployment/api -n shop")]
