@@ -2,7 +2,7 @@
 //! real one does with the bytes is in `rollout.rs` and `apply.rs`.
 
 use deployer::{
-    Class, Cluster, ConnectOptions, End, Error, Event, Evidence, Image, Outcome, Policy, Provenance, Request,
+    Class, Cluster, ConnectOptions, End, Error, Event, Evidence, Image, Manifest, Outcome, Policy, Provenance, Request,
     TargetOutcome, Ticket, What,
 };
 use oci::{Digest, Reference};
@@ -469,5 +469,35 @@ async fn a_note_is_over_when_the_controller_has_seen_it() {
         for url in watches {
             assert!(url.contains("fieldSelector=metadata.name%3Dweb") && url.contains("resourceVersion=32"), "{url}");
         }
+    }
+}
+
+/// The controller numbers a version a moment after it was written: an apply just then is none that changes anything.
+#[tokio::test]
+async fn what_a_controller_writes_meanwhile_is_no_difference() {
+    for (answered, changes) in [("registry.test/shop/web:1", false), ("registry.test/shop/web:2", true)] {
+        let state = |image: &str, version: &str, numbered: bool| {
+            let mut object = deployment(image, 1, 1);
+            object["metadata"]["resourceVersion"] = json!(version);
+            if numbered {
+                object["metadata"]["annotations"] = json!({"deployment.kubernetes.io/revision": "1"});
+            }
+            object
+        };
+        let server = Server::start(move |asked, times| {
+            let is_it = kind(&asked.url).0.ends_with("/deployments/web");
+            match asked.method.as_str() {
+                "GET" if is_it && times == 1 => Reply::Json(200, state("registry.test/shop/web:1", "11", false)),
+                "GET" if is_it => Reply::Json(200, state("registry.test/shop/web:1", "12", true)),
+                "PATCH" => Reply::Json(200, state(answered, "12", true)),
+                _ => quiet(asked).unwrap_or_else(|| list(&[])),
+            }
+        });
+        let cluster = server.cluster().await.unwrap();
+        let mut manifest = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}});
+        manifest["spec"] = deployment(answered, 1, 1)["spec"].clone();
+        let manifests = Manifest::parse_all("file", &manifest.to_string()).unwrap();
+        let plan = cluster.plan(&Request::new(None, What::Manifests(manifests))).await.unwrap();
+        assert_eq!(plan.changes_anything(), changes, "{plan}");
     }
 }
