@@ -81,6 +81,8 @@ pub enum Command {
     #[cfg(feature = "deploy")]
     Diff(Box<DiffArgs>),
     #[cfg(feature = "deploy")]
+    Inventory(Box<InventoryArgs>),
+    #[cfg(feature = "deploy")]
     #[command(subcommand)]
     PullSecret(PullSecretCommand),
     #[cfg(feature = "deploy")]

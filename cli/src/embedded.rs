@@ -12,7 +12,7 @@ use registry::{BindError, OpenError, Server, Settings};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::command::serve::{DEFAULT_ADDR, not_started};
+use crate::command::serve::{DEFAULT_ADDR, address_file, not_started, remember};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 
@@ -94,17 +94,6 @@ fn host(addr: SocketAddr) -> Outcome<Host> {
     addr.to_string()
         .parse()
         .map_err(|error| Failure::because(Exit::Bug, "the registry has an address that is none", &error))
-}
-
-fn address_file(data: &Path) -> PathBuf {
-    data.with_extension("addr")
-}
-
-/// Keeps the address of the registry that serves this data.
-pub fn remember(data: &Path, addr: SocketAddr) -> Outcome<()> {
-    let path = address_file(data);
-    content::place::replace_file(&path, addr.to_string().as_bytes())
-        .map_err(|error| Failure::io(format!("cannot write {}", path.display()), &error))
 }
 
 fn remembered(data: &Path) -> Option<SocketAddr> {

@@ -6,7 +6,7 @@
 mod args;
 mod command;
 mod config;
-#[cfg(feature = "serve")]
+#[cfg(all(feature = "build", feature = "serve", feature = "deploy"))]
 mod embedded;
 #[cfg(feature = "build")]
 mod exchange;
@@ -17,6 +17,7 @@ mod identity;
 mod images;
 mod interrupt;
 mod location;
+#[cfg(feature = "serve")]
 mod log;
 mod place;
 #[cfg(feature = "build")]
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
     };
     start_logging(&cli);
     let outcome = run(cli.command);
+    #[cfg(feature = "serve")]
     log::flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -84,11 +86,13 @@ fn run(command: Command) -> Outcome<()> {
         #[cfg(feature = "serve")]
         Command::Registry(command) => registry(command),
         #[cfg(feature = "deploy")]
-        Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(&args)),
+        Command::Deploy(args) => runtime()?.block_on(command::deploy::deploy(*args)),
         #[cfg(feature = "deploy")]
         Command::Set(args::SetCommand::Image(args)) => runtime()?.block_on(command::deploy::set_image(*args)),
         #[cfg(feature = "deploy")]
         Command::Diff(args) => runtime()?.block_on(command::diff::diff(&args)),
+        #[cfg(feature = "deploy")]
+        Command::Inventory(args) => waiting(command::inventory::inventory(&args)),
         #[cfg(feature = "deploy")]
         Command::PullSecret(args::PullSecretCommand::Ensure(args)) => waiting(command::pull_secret::ensure(&args)),
         #[cfg(feature = "deploy")]

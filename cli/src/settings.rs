@@ -40,6 +40,7 @@ pub fn data_directory(args: &StoreArgs) -> Outcome<PathBuf> {
 }
 
 /// The directory for what lighter can do without, and asks for anew when it is gone; `None` if there is no home.
+#[cfg(feature = "deploy")]
 pub fn cache_directory() -> Option<PathBuf> {
     let xdg = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || variable("HOME").map(|home| PathBuf::from(home).join(".cache"));

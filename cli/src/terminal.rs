@@ -38,6 +38,7 @@ pub fn bytes(size: u64) -> String {
 }
 
 /// A span of time for people.
+#[cfg(feature = "build")]
 pub fn seconds(time: std::time::Duration) -> String {
     format!("{:.1}s", time.as_secs_f64())
 }

@@ -134,7 +134,7 @@ fn every_command_in_the_guides_runs() {
             followed.push(guide.file_stem().unwrap().to_string_lossy().into_owned());
         }
     }
-    for wanted in ["start", "install"] {
+    for wanted in ["start", "install", "ci", "formats"] {
         assert!(followed.iter().any(|name| name == wanted), "docs/{wanted}.md has nothing to run: {followed:?}");
     }
 }

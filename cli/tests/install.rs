@@ -149,6 +149,18 @@ fn a_new_registry_gets_certificates_that_hold_and_files_for_its_clients() {
     let (_, told) = ends(&mut home.command(&arguments), "", 64);
     assert!(told.contains("is not overwritten"), "{told}");
     assert_eq!(text("authority/ca.crt"), before);
+    let old = text("tls/server.crt");
+    let safe = home.home().join("safe");
+    fs::rename(out.join("authority"), &safe).unwrap();
+    let renew = ["registry", "init", "out", "--renew"];
+    let (_, told) = ends(&mut home.command(&renew), "", 66);
+    assert!(told.contains("--authority DIR"), "{told}");
+    ends(home.command(&renew).arg("--authority").arg(&safe), "", 0);
+    fs::rename(&safe, out.join("authority")).unwrap();
+    assert!(text("tls/server.crt") != old && text("authority/ca.crt") == before);
+    assert!(verify(&["-verify_hostname", "vm2"]) && verify(&["-verify_ip", "fd00::2"]), "the hosts are those before");
+    ends(home.command(&renew).args(["--host", "vm3"]), "", 0);
+    assert!(verify(&["-verify_hostname", "vm3"]) && !verify(&["-verify_hostname", "vm2"]));
     for wrong in ["vm2:5000", "https://vm2", "a b", ""] {
         let (_, told) = ends(&mut home.command(&["registry", "init", "other", "--host", wrong]), "", 64);
         assert!(told.contains("--port 5000"), "{wrong}: {told}");
@@ -188,6 +200,19 @@ fn privileged_podman_and_containerd_pull_from_a_registry_that_was_set_up_by_init
     ends(&mut lighter(&["login", &host, "-u", "ci", "--password-stdin"]), token.trim(), 0);
     ends(&mut lighter(&["push", &source, &name]), "", 0);
     ends(&mut lighter(&["logout", &host]), "", 0);
+    ends(&mut lighter(&["pull", &name]), "", 0);
+
+    // A new certificate, in time: who trusts the authority notices nothing, and nothing is started anew.
+    let serial = || {
+        let mut ask = Command::new("sh");
+        let served = "openssl s_client -connect \"$1\" -CAfile \"$2\" -verify_return_error </dev/null 2>/dev/null | openssl x509 -noout -serial";
+        ends(ask.args(["-c", served, "sh", &host]).arg(out.join("authority/ca.crt")), "", 0).0
+    };
+    let before = serial();
+    let (renewed, told) = ends(home.command(&["registry", "init", "--renew"]).arg(&out), "", 0);
+    assert!(renewed.trim() == out.join("tls/server.crt").to_str().unwrap() && told.contains("127.0.0.1"), "{told}");
+    assert_eq!(mode(&out.join("tls/server.key")), 0o600);
+    den.wait("registry", Duration::from_secs(60), |_| (serial() != before).then_some(()));
     ends(&mut lighter(&["pull", &name]), "", 0);
 
     // podman looks for docker's form of these files below its own directory too.

@@ -11,6 +11,7 @@ use fixtures::den::Den;
 use fixtures::http::Scripted;
 use fixtures::images::Image;
 use fixtures::issuer::Issuer;
+use fixtures::kubernetes::{Cluster, User};
 use fixtures::registry::Registry;
 use rcgen::{CertificateParams, KeyPair, SanType, date_time_ymd};
 use serde_json::json;
@@ -325,6 +326,55 @@ hint: HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names this proxy; NO_PROXY=0.0.0.0:PO
   caused by: the environment variable HTTPS_PROXY is no URL of a proxy: proxies are spoken to by http, https, socks5 or socks5h
 hint: as in HTTPS_PROXY=http://proxy:3128",
     );
+}
+
+/// An API server is spoken to through the same proxies, and through the one that its kubeconfig names.
+#[test]
+fn between_us_and_the_cluster_stands_a_proxy() {
+    let cluster = Cluster::shared();
+    cluster.namespace("proxied");
+    let home = home();
+    let kubeconfig = cluster.kubeconfig(User::Admin, "proxied");
+    let text = fs::read_to_string(&kubeconfig).unwrap();
+    let far = format!("0.0.0.0:{}", cluster.server().rsplit_once(':').unwrap().1);
+    let write = |proxy: Option<String>| {
+        let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let there = &mut document["clusters"][0]["cluster"];
+        there["server"] = format!("https://{far}").into();
+        there["tls-server-name"] = "127.0.0.1".into();
+        if let Some(proxy) = proxy {
+            there["proxy-url"] = proxy.into();
+        }
+        let path = home.home().join("kubeconfig");
+        fs::write(&path, document.to_string()).unwrap();
+        path
+    };
+    // The namespace has no deployments: to learn that, one has to get there.
+    let ask = |proxy: Option<String>, variables: &[(&str, &str)], code: i32, words: &str| {
+        let ask = ["rollout", "status", "deployment/nobody", "--kubeconfig", write(proxy).to_str().unwrap()]
+            .map(str::to_owned);
+        let ask: Vec<&str> = ask.iter().map(String::as_str).collect();
+        let output = home.command(&ask).envs(variables.iter().copied()).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(code) && told.contains(words), "{variables:?} {told}");
+        assert!(!told.contains("s3cret"), "{told}");
+    };
+    let (mut http, socks) = (Proxy::http(), Proxy::socks());
+    let (through_http, through_socks) = (http.url("http"), socks.url("socks5h"));
+    let gets_there = "does not exist";
+    ask(None, &[("HTTPS_PROXY", &through_http)], 10, gets_there);
+    http.notes(&format!("CONNECT {far}"), 1);
+    ask(None, &[("ALL_PROXY", &through_socks)], 10, gets_there);
+    ask(Some(through_http.clone()), &[], 10, gets_there);
+    http.notes(&format!("CONNECT {far}"), 2);
+    // Nothing listens on port 1.
+    let nowhere = "http://me:s3cret@127.0.0.1:1";
+    ask(None, &[("HTTPS_PROXY", nowhere), ("NO_PROXY", &far)], 10, gets_there);
+    ask(Some(through_socks), &[("HTTPS_PROXY", nowhere)], 10, gets_there);
+    ask(None, &[("HTTPS_PROXY", nowhere)], 69, "through the proxy http://127.0.0.1:1: Connection refused");
+    let stranger = through_http.replace("s3cret", "other");
+    ask(None, &[("HTTPS_PROXY", &stranger)], 69, ": it refuses this connection: the user, the host or the port");
+    ask(Some("ftp://me:s3cret@proxy".into()), &[], 77, "proxies are spoken to by http, https, socks5 or socks5h");
 }
 
 fn registry_host(registry: &Registry) -> String {

@@ -248,25 +248,6 @@ impl Fleet {
         (data, told)
     }
 
-    /// `rollout status` looks once; on a busy machine the controller may still be writing its own.
-    fn once_settled(&self, arguments: &[&str]) {
-        let settled = || {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_lighter"));
-            command.args(arguments).env_clear().env("HOME", self.den.path()).env("KUBECONFIG", &self.kubeconfig);
-            let output = command.output().expect("lighter starts");
-            let is_under_way = output.status.code() == Some(23);
-            (!is_under_way).then(|| (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
-        };
-        let ended = (0..60).find_map(|_| {
-            settled().or_else(|| {
-                std::thread::sleep(std::time::Duration::from_secs(1));
-                None
-            })
-        });
-        let (code, told) = ended.expect("it settles within a minute");
-        assert_eq!(code, Some(0), "{arguments:?}: {told}");
-    }
-
     fn deploy(&self, more: &[&str], code: i32) -> (String, String) {
         self.lighter(&[&["deploy", "--timeout", "60s"], more].concat(), code)
     }
@@ -404,7 +385,7 @@ fn one_may_act_as_another_where_the_login_may() {
     fleet.admin.post(&kind("rolebindings"), &binding).expect_ok();
     let looks = ["rollout", "status", "deployment/a", "--as", "nobody", "--as-group"];
     fleet.lighter(&[&looks[..], &["others"]].concat(), 77);
-    fleet.once_settled(&[&looks[..], &["lookers"]].concat());
+    fleet.lighter(&[&looks[..], &["lookers"]].concat(), 0);
     fleet.lighter(&["rollout", "status", "deployment/a", "--as-group", "lookers"], 64);
 
     let restricted = Cluster::shared().kubeconfig(User::Restricted, fleet.namespace);

@@ -115,15 +115,19 @@ fn lighter_builds_the_toolchain_image() {
     let program = lighter.home().join("program");
     fs::create_dir(&program).unwrap();
     fs::copy(LIGHTER, program.join("lighter")).unwrap();
-    let context = |name: &str, directory: &Path| format!("{name}={}", directory.display());
-    let mut build = lighter.command(&["build", "-o", "type=local,dest=out"]);
-    for (name, directory) in
-        [("lighter", program.as_path()), ("system", Path::new("/usr")), ("certificates", Path::new("/etc/ssl/certs"))]
-    {
-        build.arg("--build-context").arg(context(name, directory));
-    }
-    let output = build.arg(project("fixtures/toolchain")).output().expect("lighter starts");
+    // As the guide has it, with a registry that is there and the program of this test.
+    let registry = Registry::start(LIGHTER);
+    let guide = fs::read_to_string(project("docs/ci.md")).unwrap().replace("\\\n", " ");
+    let typed =
+        guide.lines().find_map(|line| line.strip_prefix("lighter build fixtures/toolchain ")).expect("a command");
+    let typed = typed.replace("target/dist", program.to_str().unwrap());
+    let typed = typed.replace("registry.example.com:5000", &registry.address().to_string());
+    let mut build = lighter.command(&["build"]);
+    build.args(typed.split_whitespace()).args(["-o", "type=local,dest=out"]).arg(project("fixtures/toolchain"));
+    let output = build.output().expect("lighter starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let pinned = String::from_utf8(output.stdout).unwrap();
+    assert!(pinned.starts_with(&registry.reference("lighter/ci:1@sha256:")), "{pinned}");
     let out = lighter.home().join("out");
     assert_eq!(fs::read(out.join("bin/lighter")).unwrap(), fs::read(LIGHTER).unwrap());
     for applet in ["sh", "tr", "head", "printf", "date"] {

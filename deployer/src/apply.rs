@@ -232,7 +232,7 @@ mod tests {
             "spec": {"template": {"spec": {"containers": [{"name": "side", "image": "side"}, {"name": "web", "image": image}]}}}});
         (
             ObjectName::new(resource("apps", "Deployment"), "demo", "web"),
-            Manifest { origin: ("f".into(), 1), object },
+            Manifest { origin: ("f".into(), 1), object, turn: None },
             live,
         )
     }

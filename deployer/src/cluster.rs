@@ -256,7 +256,7 @@ impl Cluster {
         if let Some(live) = live
             && adopt.is_none()
             && !*force
-            && !apply::differs(live, &answer)
+            && self.is_unchanged(&action.object, live, &answer).await?
         {
             action.change = Change::Nothing;
             action.step = Step::Nothing;
@@ -267,6 +267,19 @@ impl Cluster {
             )));
         }
         Ok(finding)
+    }
+
+    /// Whether a dry run would leave an object as it is. Controllers write annotations of their own at any moment, and
+    /// what was read before may be older than what the server was shown.
+    async fn is_unchanged(&self, object: &ObjectName, live: &Value, answer: &Value) -> Result<bool, Error> {
+        if !apply::differs(live, answer) {
+            return Ok(true);
+        }
+        let version = |object: &Value| workload::text(&object["metadata"]["resourceVersion"]).to_owned();
+        if version(live) == version(answer) || version(answer).is_empty() {
+            return Ok(false);
+        }
+        Ok(self.api.get(object).await?.is_some_and(|now| !apply::differs(&now, answer)))
     }
 
     async fn check_nodes(

@@ -1,6 +1,7 @@
 //! From kubeconfigs (or the pod that we run in) to a client. Which files there are is the caller's
 //! business; nothing here looks for them.
 
+use crate::dial::{self, Proxies};
 use crate::error::Error;
 use crate::kinds::ImagePath;
 use crate::object::segment;
@@ -42,6 +43,8 @@ pub struct ConnectOptions {
     pub impersonate: Impersonate,
     /// Where to remember which kinds a server has; `None` to ask it in each run.
     pub discovery: Option<PathBuf>,
+    /// Which servers are reached through which proxy; `None` to reach all directly.
+    pub proxies: Option<Proxies>,
 }
 
 /// Somebody else in whose name to act, where the login may.
@@ -62,11 +65,12 @@ pub(crate) struct Connection {
 
 /// Makes a client; nothing is sent yet.
 pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection, Error> {
-    let mut config = match named_server(options).map_or_else(|| kubeconfig(options), |named| Ok(Some(named)))? {
-        Some(kubeconfig) => from_kubeconfig(kubeconfig, options).await?,
-        None if options.in_cluster => Config::incluster().map_err(|error| Error::Login(error.to_string()))?,
-        None => return Err(Error::NoCluster),
-    };
+    let (mut config, named_proxy) =
+        match named_server(options).map_or_else(|| kubeconfig(options), |named| Ok(Some(named)))? {
+            Some(kubeconfig) => from_kubeconfig(kubeconfig, options).await?,
+            None if options.in_cluster => (Config::incluster().map_err(|error| Error::Login(error.to_string()))?, None),
+            None => return Err(Error::NoCluster),
+        };
     config.connect_timeout = Some(CONNECT_LIMIT);
     config.default_retry = false; // it would pause up to 1000 s; `api` and the watches have limits of their own
     let impersonation = impersonation(&config.auth_info, &options.impersonate)?;
@@ -74,7 +78,11 @@ pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection, Erro
     config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("lighter/", env!("CARGO_PKG_VERSION")))));
     let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-    let client = Client::try_from(config).map_err(|error| Error::Login(redact(&error.to_string())))?;
+    let proxy = match &options.proxies {
+        Some(proxies) => proxies(&config.cluster_url, named_proxy.as_deref()).map_err(Error::Login)?,
+        None => None,
+    };
+    let client = dial::client(&config, proxy).map_err(|error| Error::Login(redact(&error.to_string())))?;
     Ok(Connection { client, server, namespace })
 }
 
@@ -157,7 +165,8 @@ fn reason(error: &KubeconfigError, path: &Path) -> String {
     redact(first.trim_end_matches(':'))
 }
 
-async fn from_kubeconfig(kubeconfig: Kubeconfig, options: &ConnectOptions) -> Result<Config, Error> {
+/// The configuration, and the proxy that the kubeconfig names.
+async fn from_kubeconfig(kubeconfig: Kubeconfig, options: &ConnectOptions) -> Result<(Config, Option<String>), Error> {
     let path = options.kubeconfig.first().cloned().unwrap_or_default();
     let known: Vec<String> = kubeconfig.contexts.iter().map(|context| context.name.clone()).collect();
     let wanted = options.context.clone().or_else(|| kubeconfig.current_context.clone()).filter(|name| !name.is_empty());
@@ -167,15 +176,8 @@ async fn from_kubeconfig(kubeconfig: Kubeconfig, options: &ConnectOptions) -> Re
     let proxy = proxy_of(&kubeconfig, context);
     let choice = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
     let loaded = Config::from_custom_kubeconfig(kubeconfig, &choice).await;
-    let mut config = loaded.map_err(|error| Error::Kubeconfig { reason: reason(&error, &path), path: path.clone() })?;
-    // kube also takes $HTTPS_PROXY, and holds the proxy's own address against $NO_PROXY instead of the server's.
-    config.proxy_url = match proxy {
-        Some(proxy) => {
-            Some(proxy.parse().map_err(|_| Error::Kubeconfig { path, reason: "its `proxy-url` is no URL".into() })?)
-        }
-        None => None,
-    };
-    Ok(config)
+    let config = loaded.map_err(|error| Error::Kubeconfig { reason: reason(&error, &path), path })?;
+    Ok((config, proxy))
 }
 
 fn proxy_of(kubeconfig: &Kubeconfig, context: &str) -> Option<String> {

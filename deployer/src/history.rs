@@ -6,16 +6,16 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::image::{CHANGE_CAUSE, OUR_ANNOTATIONS};
 use crate::object::{ObjectName, Resource};
-use crate::plan::{Action, Change, ImageChange};
+use crate::plan::{Action, Change, ImageChange, Live, images_body};
 use crate::ticket::{Ticket, VERIFIED, verified};
 use crate::undo::{ATTEMPT_PAUSE, ATTEMPTS};
-use crate::workload::{template_containers, text};
+use crate::workload::{Container, template_containers, text};
 use crate::world::is_owned;
 use crate::{Target, workload};
 use jiff::Timestamp;
 use oci::Digest;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -170,6 +170,42 @@ fn of_controller_revision(kept: &Value, workload: &Value) -> Revision {
     revision(kept["revision"].as_i64().unwrap_or_default(), template, &kept["metadata"]["annotations"], current)
 }
 
+/// Nobody keeps versions of a custom kind. What is known is what we noted on it: the images that were seen to run well.
+fn of_custom(resource: &Resource, live: &Value) -> Vec<Revision> {
+    let containers = workload::containers(resource, live).into_iter();
+    let running: BTreeMap<String, String> = containers.map(|container| (container.name, container.image)).collect();
+    let well = verified(live);
+    let mut current = revision(1, Value::Null, &live["metadata"]["annotations"], true);
+    let is_known = |(name, image): (&String, &String)| running.get(name).is_some_and(|now| now != image);
+    let before = well.iter().any(is_known).then(|| {
+        let images = running.keys().filter_map(|name| Some((name.clone(), well.get(name)?.clone()))).collect();
+        let none = revision(1, Value::Null, &Value::Null, false);
+        Revision { images, verified: true, ..none }
+    });
+    current.number += i64::from(before.is_some());
+    (current.verified, current.images) = (well == running, running);
+    before.into_iter().chain([current]).collect()
+}
+
+/// Its controller has the rest of the object from somebody else: only images go back.
+fn custom_body(object: &ObjectName, live: &Value, revision: &Revision) -> Value {
+    let live = Live { name: object.clone(), object: live.clone() };
+    let containers = workload::containers(&object.resource, &live.object);
+    let images: Vec<(&Container, &str)> = containers
+        .iter()
+        .filter_map(|container| Some((container, revision.images.get(&container.name)?.as_str())))
+        .collect();
+    let mut body = images_body(&live, &images);
+    let there = live.object["metadata"]["annotations"].as_object().into_iter().flatten().map(|(key, _)| key);
+    let mut annotations: Map<String, Value> = there
+        .filter(|key| key.starts_with(OUR_ANNOTATIONS) && *key != VERIFIED)
+        .map(|key| (key.clone(), Value::Null))
+        .collect();
+    annotations.insert(CHANGE_CAUSE.to_owned(), json!(format!("back to revision {}", revision.number)));
+    body["metadata"]["annotations"] = Value::Object(annotations);
+    body
+}
+
 fn revision(number: i64, template: Value, annotations: &Value, current: bool) -> Revision {
     let images =
         template_containers(&template).into_iter().map(|container| (container.name, container.image)).collect();
@@ -223,6 +259,10 @@ impl Cluster {
         let kept = match (resource.group.as_str(), resource.kind.as_str()) {
             ("apps", "Deployment") => ("ReplicaSet", "replicasets"),
             ("apps", "StatefulSet" | "DaemonSet") => ("ControllerRevision", "controllerrevisions"),
+            _ if workload::is_custom(resource) && !workload::containers(resource, &live).is_empty() => {
+                let revisions = of_custom(resource, &live);
+                return Ok(History { uid: text(&live["metadata"]["uid"]).to_owned(), object, revisions });
+            }
             _ => return Err(Error::Unfit { object: Box::new(object), what: "keeps no versions".into() }),
         };
         let kept = Resource { kind: kept.0.into(), plural: kept.1.into(), ..resource.clone() };
@@ -253,7 +293,11 @@ impl Cluster {
             if revision.current {
                 return ticket(&live, false);
             }
-            match self.api.patch(object, Patch::Json, &body(&live, revision), false).await {
+            let (kind, body) = match workload::is_custom(&object.resource) {
+                true => (Patch::Plain, custom_body(object, &live, revision)),
+                false => (Patch::Json, body(&live, revision)),
+            };
+            match self.api.patch(object, kind, &body, false).await {
                 Err(Error::Changed { .. }) if attempts < ATTEMPTS => {
                     attempts += 1;
                     tokio::time::sleep(ATTEMPT_PAUSE).await;

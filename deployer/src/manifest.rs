@@ -1,7 +1,7 @@
 //! Manifests: YAML or JSON text with any number of documents, read into objects and put in the order in
 //! which they can be created. What they mean to the cluster is not known here.
 
-use crate::yaml;
+use crate::{Target, builtin, yaml};
 use serde_json::Value;
 
 /// Longest text that is read, in bytes; etcd takes 1.5 MB per object.
@@ -34,6 +34,8 @@ pub struct Manifest {
     pub origin: (String, usize),
     /// The object, without what only the server writes.
     pub object: Value,
+    /// When its turn is, if somebody else than the manifest says so.
+    pub turn: Option<i32>,
 }
 
 impl Manifest {
@@ -56,7 +58,7 @@ impl Manifest {
             flatten(value, LIST_DEPTH, &mut objects).map_err(|reason| wrong(index + 1, reason))?;
             for object in objects {
                 let object = checked(object).map_err(|reason| wrong(index + 1, reason))?;
-                manifests.push(Manifest { origin: (source_name.to_owned(), index + 1), object });
+                manifests.push(Manifest { origin: (source_name.to_owned(), index + 1), object, turn: None });
             }
         }
         if manifests.is_empty() {
@@ -93,6 +95,9 @@ impl Manifest {
     ///
     /// Fails if that is no number.
     pub fn wave(&self) -> Result<i32, InvalidManifest> {
+        if let Some(turn) = self.turn {
+            return Ok(turn);
+        }
         let wave = &self.object["metadata"]["annotations"][WAVE];
         let number = wave.as_str().map_or_else(|| wave.is_null().then_some(0), |text| text.parse().ok());
         number.ok_or_else(|| InvalidManifest {
@@ -100,6 +105,24 @@ impl Manifest {
             document: self.origin.1,
             reason: format!("the annotation {WAVE} is {wave}, which is no whole number in quotes"),
         })
+    }
+
+    /// Whether it is the object that somebody names: `deployment/web`, `deploy/web`, `deployments.apps/web`.
+    pub fn is_called(&self, target: &Target) -> bool {
+        let group = self.api_version().rsplit_once('/').map_or("", |(group, _)| group);
+        let kind = self.kind().to_lowercase();
+        let is_kind = || match builtin::presumed(&target.kind).filter(|resource| resource.kind != resource.plural) {
+            Some(resource) => resource.kind == self.kind() && resource.group == group,
+            None => {
+                let (word, of) =
+                    target.kind.split_once('.').map_or((target.kind.as_str(), None), |(word, of)| (word, Some(of)));
+                let is_word = word == kind
+                    || word.strip_suffix("es").or(word.strip_suffix('s')).is_some_and(|one| one == kind)
+                    || word.strip_suffix('s') == Some(&kind);
+                is_word && of.is_none_or(|of| of == group)
+            }
+        };
+        target.name == self.name() && is_kind()
     }
 
     /// The namespace that it names itself, if it does.

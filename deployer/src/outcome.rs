@@ -46,6 +46,8 @@ pub enum End {
     },
     /// It is paused.
     Paused,
+    /// A DaemonSet that no node fits, where that was not allowed.
+    NoNodes,
     /// It was deleted.
     Gone,
     /// The time was over first, or another target failed.
@@ -104,7 +106,7 @@ impl End {
             End::Done { .. } => Class::Success,
             End::Failed { .. } | End::Gone => Class::Failed,
             End::Superseded { .. } => Class::Superseded,
-            End::Paused | End::Undecided { .. } => Class::Undecided,
+            End::Paused | End::NoNodes | End::Undecided { .. } => Class::Undecided,
         }
     }
 }
@@ -120,6 +122,7 @@ impl TargetOutcome {
         match &self.end {
             End::Done { .. } => None,
             End::Failed { .. } | End::Undecided { .. } => Some(left),
+            End::NoNodes => Some("If that is meant, --allow-zero takes it as done.".to_owned()),
             End::Superseded { .. } => Some("Whoever changed it decides now; nothing is put back.".to_owned()),
             End::Paused => Some(format!("To go on: {}", self.ticket.command("resume"))),
             End::Gone => Some("Somebody deleted it; deploy its manifest again.".to_owned()),
@@ -148,6 +151,7 @@ impl fmt::Display for End {
             }
             End::Superseded { by } => write!(f, "overtaken by another change: {by}"),
             End::Paused => f.write_str("written down, but it is paused: no pod is replaced until it is resumed"),
+            End::NoNodes => write!(f, "{}", Evidence::NoNodes),
             End::Gone => f.write_str("it does not exist any more"),
             End::Undecided { why, waiting, troubles } => {
                 f.write_str(why)?;

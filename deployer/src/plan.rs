@@ -6,6 +6,7 @@ use crate::assign::{self, Assignment, Taken};
 use crate::guard::Guard;
 use crate::image::{Image, PIPELINE_IID, Provenance};
 use crate::object::{ObjectName, Resource};
+use crate::once;
 use crate::ownership::Force;
 use crate::preflight::Pull;
 use crate::workload::{self, Container, List, text};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroUsize;
 
 /// What will happen, in this order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -150,6 +152,11 @@ impl Finding {
 }
 
 impl Action {
+    /// Whether it is about a CronJob, whose pods start at another time.
+    pub fn runs_by_the_clock(&self) -> bool {
+        once::is_cron_job(&self.object.resource)
+    }
+
     /// An action that only says what was written, of which a ticket can be made.
     pub(crate) fn written(object: ObjectName, change: Change, images: Vec<ImageChange>) -> Action {
         Action {
@@ -177,6 +184,29 @@ impl Plan {
             force: self.force.clone(),
         };
         numbers.iter().map(part).collect()
+    }
+
+    /// The plan in parts, so that not more than so many rollouts are under way at the same time.
+    pub fn at_most(self, rollouts: NonZeroUsize) -> Vec<Plan> {
+        let (guard, force) = (self.guard, self.force);
+        let mut findings = self.findings;
+        let mut parts: Vec<Plan> = Vec::new();
+        let mut count = 0;
+        for action in self.actions {
+            let rolls = action.change != Change::Nothing
+                && action.change != Change::Delete
+                && workload::is_watched(&action.object.resource);
+            if parts.is_empty() || (rolls && count == rollouts.get()) {
+                let findings = std::mem::take(&mut findings); // said once, before the first
+                parts.push(Plan { actions: Vec::new(), findings, guard: guard.clone(), force: force.clone() });
+                count = 0;
+            }
+            count += usize::from(rolls);
+            if let Some(part) = parts.last_mut() {
+                part.actions.push(action);
+            }
+        }
+        parts
     }
 
     /// Whether anything would be written.

@@ -92,6 +92,8 @@ pub struct Checks<'a> {
     pub registry: Option<&'a dyn Registry>,
     /// Whether nodes have logins of their own, so that a refusal of the pods' logins says little.
     pub nodes_log_in: bool,
+    /// Whether CronJobs are also run once.
+    pub run_once: bool,
 }
 
 impl Cluster {
@@ -108,7 +110,7 @@ impl Cluster {
         checks: Checks<'_>,
     ) -> Result<Vec<Finding>, Error> {
         let mut findings = Vec::new();
-        match rights::missing(&self.api, &rights::of_plan(plan)).await {
+        match rights::missing(&self.api, &rights::of_plan(plan, checks.run_once)).await {
             Ok(rules) if rules.is_empty() => {}
             Ok(rules) => return Err(Error::MissingRights { rules }),
             Err(error @ (Error::Forbidden { .. } | Error::Rejected { .. })) => {

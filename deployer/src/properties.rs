@@ -163,7 +163,7 @@ proptest! {
         let group = if kind == "Service" { "" } else if kind == "CronJob" { "batch" } else { "apps" };
         let mut body = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "web"}});
         body["spec"] = object.clone();
-        let manifest = Manifest { origin: ("any".into(), 1), object: body };
+        let manifest = Manifest { origin: ("any".into(), 1), object: body, turn: None };
         let live = Some(object);
         let name = ObjectName::new(resource(group, kind), "demo", "web");
         let provenance = Provenance { change_cause: Some("x".into()), ..Provenance::default() };

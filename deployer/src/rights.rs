@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::object::{ObjectName, Resource};
 use crate::plan::{Plan, Step, is_job};
 use crate::workload::{self, text};
-use crate::{Target, builtin};
+use crate::{Target, builtin, once};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -81,13 +81,21 @@ impl Line<'_> {
     }
 }
 
-/// The rules that deploying to targets needs, going back included; with `optional`, also those that only make
-/// checks before a deploy and explanations of failures better.
+/// Which rules are named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Also those that only make checks before a deploy and explanations of failures better.
+    pub optional: bool,
+    /// Also those for running CronJobs once.
+    pub run_once: bool,
+}
+
+/// The rules that deploying to targets needs, going back included.
 ///
 /// # Errors
 ///
 /// Fails if a kind is none that everybody has, and is not written as `PLURAL.GROUP`.
-pub fn rules(targets: &[Target], namespace: &str, optional: bool) -> Result<Vec<RoleRule>, Error> {
+pub fn rules(targets: &[Target], namespace: &str, extent: Extent) -> Result<Vec<RoleRule>, Error> {
     let mut rules = BTreeSet::new();
     let mut has_custom = false;
     for target in targets {
@@ -95,6 +103,9 @@ pub fn rules(targets: &[Target], namespace: &str, optional: bool) -> Result<Vec<
         let object = ObjectName::new(resource, namespace, &target.name);
         rules.extend(of_workload(&object, For::All));
         has_custom |= workload::is_custom(&object.resource);
+        if extent.run_once && once::is_cron_job(&object.resource) {
+            rules.extend(of_run_once(&object));
+        }
         if is_job(&object.resource) {
             rules.extend([
                 rule(&object, &object.resource, Some(&object.name), "delete"),
@@ -102,7 +113,7 @@ pub fn rules(targets: &[Target], namespace: &str, optional: bool) -> Result<Vec<
             ]);
         }
     }
-    if optional {
+    if extent.optional {
         rules.extend(helpful(Some(namespace)));
         if has_custom {
             rules.extend(pods_of_custom(namespace));
@@ -157,6 +168,18 @@ pub(crate) fn of_workload(object: &ObjectName, what: For) -> Vec<RoleRule> {
     rules
 }
 
+/// What running a CronJob once, as a Job of its own, needs.
+pub(crate) fn of_run_once(cron_job: &ObjectName) -> Vec<RoleRule> {
+    let all =
+        |group: &str, plural: &str, verb: &str| rule(cron_job, &Resource::new(group, "v1", "", plural), None, verb);
+    let mut rules =
+        vec![rule(cron_job, &cron_job.resource, Some(&cron_job.name), "get"), all("batch", "jobs", "create")];
+    for verb in ["list", "watch"] {
+        rules.extend([all("batch", "jobs", verb), all("", "pods", verb)]);
+    }
+    rules
+}
+
 /// What makes failures better explained, and is no must: events, logs, and what the checks before a deploy read.
 pub(crate) fn helpful(namespace: Option<&str>) -> Vec<RoleRule> {
     let rule = |resource: &str, verb: &str| RoleRule {
@@ -195,7 +218,7 @@ fn rule(object: &ObjectName, resource: &Resource, name: Option<&str>, verb: &str
 }
 
 /// What the writes and watches of a plan need.
-pub(crate) fn of_plan(plan: &Plan) -> Vec<RoleRule> {
+pub(crate) fn of_plan(plan: &Plan, run_once: bool) -> Vec<RoleRule> {
     let mut rules = BTreeSet::new();
     for action in &plan.actions {
         let object = &action.object;
@@ -214,6 +237,9 @@ pub(crate) fn of_plan(plan: &Plan) -> Vec<RoleRule> {
                     rules.insert(create);
                 }
             }
+        }
+        if run_once && once::is_cron_job(&object.resource) && action.step != Step::Delete {
+            rules.extend(of_run_once(object));
         }
         if workload::is_watched(&object.resource) && action.step != Step::Delete {
             let watched = of_workload(object, For::Rest);
@@ -309,7 +335,10 @@ rules:
     #[test]
     fn rules_come_from_targets_alone() {
         let targets = |words: &[&str]| words.iter().map(|word| word.parse().unwrap()).collect::<Vec<Target>>();
-        let text = role("x", &rules(&targets(&["deploy/a", "deployments.apps/b", "job/c"]), "demo", false).unwrap());
+        let text = role(
+            "x",
+            &rules(&targets(&["deploy/a", "deployments.apps/b", "job/c"]), "demo", Extent::default()).unwrap(),
+        );
         for line in [
             "resources: [\"deployments\", \"replicasets\"], verbs: [\"list\", \"watch\"]",
             "resources: [\"deployments\"], resourceNames: [\"a\"], verbs: [\"get\", \"patch\"]",
@@ -318,7 +347,9 @@ rules:
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
-        let custom = rules(&targets(&["rollouts.argoproj.io/web"]), "demo", true).unwrap();
+        let custom =
+            rules(&targets(&["rollouts.argoproj.io/web"]), "demo", Extent { optional: true, ..Extent::default() })
+                .unwrap();
         for verb in ["get", "list", "patch", "watch"] {
             let is_it =
                 |rule: &&RoleRule| rule.group == "argoproj.io" && rule.resource == "rollouts" && rule.verb == verb;
@@ -328,9 +359,13 @@ rules:
             rules.iter().filter(|rule| ["pods", "replicasets"].contains(&rule.resource.as_str())).count()
         };
         assert_eq!(pods(&custom), 4);
-        assert_eq!(pods(&rules(&targets(&["rollouts.argoproj.io/web"]), "demo", false).unwrap()), 0, "no must");
+        assert_eq!(
+            pods(&rules(&targets(&["rollouts.argoproj.io/web"]), "demo", Extent::default()).unwrap()),
+            0,
+            "no must"
+        );
         assert!(custom.iter().any(|rule| rule.resource == "nodes" && rule.namespace.is_none()));
-        assert!(rules(&targets(&["rollout/web"]), "demo", true).is_err());
+        assert!(rules(&targets(&["rollout/web"]), "demo", Extent { optional: true, ..Extent::default() }).is_err());
     }
 
     #[test]

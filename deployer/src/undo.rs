@@ -10,8 +10,9 @@ use crate::outcome::{End, Outcome, TargetOutcome};
 use crate::plan::{self, Action, Change, ImageChange, Live, images_body};
 use crate::preflight::{Pullable, Registry};
 use crate::ticket::{Ticket, VERIFIED};
-use crate::watch::{Event, Policy};
+use crate::watch::{self, Event, Policy};
 use crate::workload::{self, Container};
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use oci::Pinned;
 use serde::{Deserialize, Serialize};
@@ -255,12 +256,14 @@ impl Cluster {
     }
 
     /// Writes on each workload that came true which images were seen to run well: where an undo goes
-    /// back to. No write where it says so already.
+    /// back to. No write where it says so already. Who looks next finds a rollout that is done: to a Deployment, every
+    /// annotation is a new generation, so this ends when the controller has seen that one, too.
     ///
     /// # Errors
     ///
     /// Fails if the server does not take it. The rollout itself is done all the same.
     pub async fn remember(&self, outcome: &Outcome) -> Result<(), Error> {
+        let mut noted = Vec::new();
         for TargetOutcome { ticket, end } in &outcome.targets {
             let ran = matches!(end, End::Done { evidence } if evidence.has_pods());
             if !ran || ticket.running == ticket.verified {
@@ -270,8 +273,9 @@ impl Cluster {
             let note = Patch::Note { custom };
             let images = json!(ticket.running).to_string();
             let body = json!({"metadata": {"uid": ticket.uid, "annotations": {VERIFIED: images}}});
-            self.api.patch(&ticket.object, note, &body, false).await?;
+            noted.push((&ticket.object, self.api.patch(&ticket.object, note, &body, false).await?));
         }
+        join_all(noted.iter().map(|(object, answer)| watch::until_observed(&self.api, object, answer))).await;
         Ok(())
     }
 }

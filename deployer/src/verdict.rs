@@ -257,6 +257,12 @@ pub(crate) fn was_well(resource: &Resource, answer: &Value) -> bool {
     is_current && Rollout::of(resource, answer).is_some_and(is_well)
 }
 
+/// Whether the controller has seen everything that an object is to be; true of what has no controller that says so.
+pub(crate) fn is_observed(object: &Value) -> bool {
+    let observed = &object["status"]["observedGeneration"];
+    observed.is_null() || number(observed) >= generation(object)
+}
+
 /// Another object of that name, or other images, or (where no image was given) another template.
 fn superseded(workload: &Value, ticket: &Ticket) -> Option<String> {
     if workload["metadata"]["uid"] != ticket.uid.as_str() {

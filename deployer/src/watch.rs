@@ -14,12 +14,13 @@ use crate::redact::redact;
 use crate::require::Require;
 use crate::soak::Soak;
 use crate::ticket::Ticket;
-use crate::verdict::{self, Verdict, Waiting, classify};
-use crate::workload;
+use crate::verdict::{self, Evidence, Verdict, Waiting, classify};
+use crate::workload::{self, text};
 use crate::world::World;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 use stream::{Change, Source};
@@ -31,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const CHANGES_AT_ONCE: usize = 256;
 /// Most containers whose logs are shown.
 const LOGS_AT_MOST: usize = 3;
+/// Longest wait for a controller to see a note; one that is alive takes milliseconds.
+const OBSERVED_WITHIN: Duration = Duration::from_secs(10);
 /// Longest wait for one log.
 const LOG_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -53,6 +56,8 @@ pub struct Policy {
     pub require: Require,
     /// How long they must run on, without a restart, before it counts.
     pub soak: Duration,
+    /// Whether a DaemonSet that no node fits counts as done.
+    pub allow_zero: bool,
 }
 
 impl Default for Policy {
@@ -66,6 +71,7 @@ impl Default for Policy {
             log_lines: 20,
             require: Require::Full,
             soak: Duration::ZERO,
+            allow_zero: true,
         }
     }
 }
@@ -266,6 +272,7 @@ impl<'a, F: FnMut(Event)> Watch<'a, F> {
                     let troubles = if waiting == Waiting::Observed { Vec::new() } else { troubles };
                     self.tell(index, waiting, troubles);
                 }
+                Verdict::Done(Evidence::NoNodes) if !self.policy.allow_zero => self.end(index, End::NoNodes),
                 Verdict::Done(evidence) => self.end(index, End::Done { evidence }),
                 Verdict::Superseded(by) => self.end(index, End::Superseded { by }),
                 Verdict::Paused => self.end(index, End::Paused),
@@ -356,6 +363,29 @@ async fn log(api: &Api, ticket: &Ticket, pod: &str, container: &str, lines: usiz
         }
     }
     None
+}
+
+/// Waits until the controller has seen the generation of an object that we wrote. A controller that does not within
+/// a few seconds, or a watch that breaks, changes nothing of what was written.
+pub(crate) async fn until_observed(api: &Api, object: &ObjectName, written: &Value) {
+    if verdict::is_observed(written) {
+        return;
+    }
+    let seen = async {
+        let mut changes = stream::since(api, object, text(&written["metadata"]["resourceVersion"])).await?;
+        while let Some(change) = changes.next().await {
+            let is_gone = |live: &Value| live["metadata"]["uid"] != written["metadata"]["uid"];
+            if change?.is_none_or(|live| is_gone(&live) || verdict::is_observed(&live)) {
+                return Ok(());
+            }
+        }
+        Ok::<(), kube::Error>(())
+    };
+    match tokio::time::timeout(OBSERVED_WITHIN, seen).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, %object, "nobody knows whether the controller saw our note"),
+        Err(_) => tracing::debug!(%object, "the controller has not seen our note yet"),
+    }
 }
 
 /// Pods are a core kind, `v1` since ever.

@@ -138,9 +138,10 @@ async fn what_is_remembered_is_written_once_and_outlives_the_next_apply() {
     let stage = Stage::with_deployment("remember", |_| Fate::Runs).await;
     let (_, outcome) = deploy(&stage, &["deployment/web"], 2).await;
     stage.cluster.remember(&outcome).await.unwrap();
+    let noted = stage.object(DEPLOYMENTS, "web");
+    let settled = noted["metadata"]["generation"].clone();
+    assert_eq!(noted["status"]["observedGeneration"], settled, "the controller has seen the note, too");
     let (_, outcome) = deploy(&stage, &["deployment/web"], 2).await;
-    stage.settle("web").await; // the controller observes the annotation, too
-    let settled = stage.object(DEPLOYMENTS, "web")["metadata"]["generation"].clone();
     stage.cluster.remember(&outcome).await.unwrap();
     assert_eq!(stage.object(DEPLOYMENTS, "web")["metadata"]["generation"], settled);
 

@@ -2,7 +2,8 @@
 //! real one does with the bytes is in `rollout.rs` and `apply.rs`.
 
 use deployer::{
-    Class, Cluster, ConnectOptions, End, Error, Event, Evidence, Image, Policy, Provenance, Request, Ticket, What,
+    Class, Cluster, ConnectOptions, End, Error, Event, Evidence, Image, Manifest, Outcome, Policy, Provenance, Request,
+    TargetOutcome, Ticket, What,
 };
 use oci::{Digest, Reference};
 use serde_json::{Value, json};
@@ -440,4 +441,63 @@ async fn pods_that_may_not_be_watched_are_an_error_with_the_missing_rule() {
     let error = cluster.watch(&[ticket], &policy(20), |_| {}).await.unwrap_err();
     let Error::Forbidden { rule, .. } = &error else { panic!("{error:?}") };
     assert_eq!((rule.verb.as_str(), rule.resource.as_str(), rule.namespace.as_deref()), ("list", "pods", Some("demo")));
+}
+
+/// A note on a Deployment is a new generation of it: whoever looks right after the note is to find a rollout that is done.
+#[tokio::test]
+async fn a_note_is_over_when_the_controller_has_seen_it() {
+    for (generation, watched) in [(3, true), (2, false)] {
+        let pinned = image().pinned().to_string();
+        let server = Server::start(move |asked, times| {
+            let state = |observed| deployment(&pinned, generation, observed);
+            let event = |observed| json!({"type": "MODIFIED", "object": state(observed)});
+            match (asked.method.as_str(), kind(&asked.url).1) {
+                ("PATCH", _) if times == 1 => Reply::Json(200, deployment(&pinned, 2, 1)),
+                ("PATCH", _) => Reply::Json(200, state(2)),
+                // It is not waited for until this stream ends.
+                (_, true) => Reply::Lines(vec![event(2), event(3)], Duration::from_secs(600)),
+                _ => quiet(asked).unwrap_or(Reply::Nothing),
+            }
+        });
+        let cluster = server.cluster().await.unwrap();
+        let ticket = ticket(&server, &cluster).await;
+        let end = End::Done { evidence: Evidence::Verified { pods: 1 } };
+        cluster.remember(&Outcome { targets: vec![TargetOutcome { ticket, end }] }).await.unwrap();
+        let watches: Vec<String> = server.asked("GET").into_iter().map(|asked| asked.url).collect();
+        let watches: Vec<&String> = watches.iter().filter(|url| url.contains("watch=true")).collect();
+        assert_eq!(watches.len(), usize::from(watched), "{watches:?}");
+        for url in watches {
+            assert!(url.contains("fieldSelector=metadata.name%3Dweb") && url.contains("resourceVersion=32"), "{url}");
+        }
+    }
+}
+
+/// The controller numbers a version a moment after it was written: an apply just then is none that changes anything.
+#[tokio::test]
+async fn what_a_controller_writes_meanwhile_is_no_difference() {
+    for (answered, changes) in [("registry.test/shop/web:1", false), ("registry.test/shop/web:2", true)] {
+        let state = |image: &str, version: &str, numbered: bool| {
+            let mut object = deployment(image, 1, 1);
+            object["metadata"]["resourceVersion"] = json!(version);
+            if numbered {
+                object["metadata"]["annotations"] = json!({"deployment.kubernetes.io/revision": "1"});
+            }
+            object
+        };
+        let server = Server::start(move |asked, times| {
+            let is_it = kind(&asked.url).0.ends_with("/deployments/web");
+            match asked.method.as_str() {
+                "GET" if is_it && times == 1 => Reply::Json(200, state("registry.test/shop/web:1", "11", false)),
+                "GET" if is_it => Reply::Json(200, state("registry.test/shop/web:1", "12", true)),
+                "PATCH" => Reply::Json(200, state(answered, "12", true)),
+                _ => quiet(asked).unwrap_or_else(|| list(&[])),
+            }
+        });
+        let cluster = server.cluster().await.unwrap();
+        let mut manifest = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}});
+        manifest["spec"] = deployment(answered, 1, 1)["spec"].clone();
+        let manifests = Manifest::parse_all("file", &manifest.to_string()).unwrap();
+        let plan = cluster.plan(&Request::new(None, What::Manifests(manifests))).await.unwrap();
+        assert_eq!(plan.changes_anything(), changes, "{plan}");
+    }
 }

@@ -1,9 +1,10 @@
 //! What can be typed about deploying and looking after rollouts.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use deployer::{ImagePath, Require};
+use deployer::{ImagePath, Policy, Require};
 
 use super::RegistryArgs;
 
@@ -50,7 +51,47 @@ pub struct DeployArgs {
 /// What belongs to deploying and is no deploy.
 #[derive(Debug, Subcommand)]
 pub enum DeployCommand {
+    Check(Box<CheckArgs>),
     Rbac(RbacArgs),
+}
+
+/// Check all that can be known before a deploy, and write nothing
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lighter deploy check --image vm2:5000/shop/api:v2 --target deployment/api -n shop
+  lighter deploy check --image vm2:5000/shop/api:v2 -f deployment.yaml
+
+Rights, the image and its layers with the logins of the pods, platforms of nodes, and whether the server takes
+the manifests. Exits with 0 if a deploy may begin, 10 if not.")]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub subject: SubjectArgs,
+    #[command(flatten)]
+    pub how: HowArgs,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub report: ReportArgs,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+impl From<CheckArgs> for DeployArgs {
+    fn from(check: CheckArgs) -> Self {
+        Self {
+            command: None,
+            subject: check.subject,
+            how: check.how,
+            cluster: check.cluster,
+            wait: WaitArgs::default(),
+            dry_run: Some(DryRun::Server),
+            diff: false,
+            write: false,
+            report: check.report,
+            registry: check.registry,
+        }
+    }
 }
 
 /// Print the smallest Role that lets somebody deploy to targets
@@ -70,6 +111,9 @@ pub struct RbacArgs {
     /// The name of the Role
     #[arg(long, value_name = "NAME", default_value = "lighter-deployer")]
     pub name: String,
+    /// Also what --run-once needs
+    #[arg(long)]
+    pub run_once: bool,
     /// Leave out what only makes checks and explanations better: events, logs, nodes, pull secrets
     #[arg(long)]
     pub minimal: bool,
@@ -166,8 +210,9 @@ pub struct SubjectArgs {
     /// The kinds to look through for --selector [default: deployment,statefulset,daemonset]
     #[arg(long, value_name = "KIND,…", value_delimiter = ',', requires = "selector")]
     pub kind: Vec<String>,
-    /// Targets that are to run well before those of the next --wave are written [repeatable]
-    #[arg(long, value_name = "KIND/NAME[/CONTAINER],…", conflicts_with = "file")]
+    /// Targets, or objects of -f, that are to run well before those of the next --wave are written; what else is in -f
+    /// goes with the first [repeatable]
+    #[arg(long, value_name = "KIND/NAME[/CONTAINER],…")]
     pub wave: Vec<String>,
     /// Manifests to apply with the images put in: a file, a directory or - for stdin [repeatable]
     #[arg(short, long, value_name = "FILE|DIR|-")]
@@ -202,6 +247,9 @@ pub struct HowArgs {
     /// Delete, with --prune, also namespaces, volume claims, volumes and definitions of kinds
     #[arg(long, requires = "prune")]
     pub prune_precious: bool,
+    /// Roll out at most so many workloads at a time: the next ones are written when these run well
+    #[arg(long, value_name = "N")]
+    pub parallel: Option<NonZeroUsize>,
     /// Nodes have registry logins of their own: a refusal of the pods' logins is only warned of
     #[arg(long)]
     pub nodes_log_in: bool,
@@ -283,6 +331,12 @@ pub struct WaitArgs {
     /// What to do with the new version if it does not come to run in time
     #[arg(long, value_enum, value_name = "WHAT", default_value = "rollback")]
     pub on_failure: OnFailure,
+    /// Run each CronJob once now, with the new image, and wait until that Job has done its work
+    #[arg(long)]
+    pub run_once: bool,
+    /// A DaemonSet that no node fits is done, although nothing runs
+    #[arg(long)]
+    pub allow_zero: bool,
     /// Keep in a file what is waited for; `lighter rollout wait --ticket FILE` goes on after an interruption
     #[arg(long, value_name = "FILE")]
     pub ticket: Option<PathBuf>,
@@ -295,6 +349,23 @@ pub struct WaitArgs {
     /// How many lines of a failed container's log to show
     #[arg(long, value_name = "LINES", default_value = "20")]
     pub logs: usize,
+}
+
+impl Default for WaitArgs {
+    /// What is meant where nothing can be typed.
+    fn default() -> Self {
+        let usual = Policy::default();
+        Self {
+            timeout: usual.timeout,
+            on_failure: OnFailure::Keep,
+            run_once: false,
+            allow_zero: usual.allow_zero,
+            ticket: None,
+            require: usual.require,
+            soak: usual.soak,
+            logs: usual.log_lines,
+        }
+    }
 }
 
 /// What becomes of a version that failed.

@@ -58,16 +58,19 @@ pub struct CredentialProviderArgs {
 Examples:
   lighter registry init --host vm2
   lighter registry init out --host registry.example.com --host 10.0.0.2 --install-in /etc/lighter
+  lighter registry init /etc/lighter --renew --authority /media/safe/authority
 
 Makes a private certificate authority and a certificate for the hosts; a configuration that serves TLS;
 the settings by which containerd, docker, podman and kubelets trust it; and the lines for .gitlab-ci.yml.
-README in DIR says where each belongs. Nothing that exists is overwritten. Keys are readable by their owner only.")]
+README in DIR says where each belongs. Nothing that exists is overwritten. Keys are readable by their owner only.
+With --renew, only DIR/tls gets a new key and certificate, from the authority that clients know already; a registry
+that runs takes them by itself. A certificate is good for 825 days.")]
 pub struct InitArgs {
     /// Where to write
     #[arg(value_name = "DIR", default_value = "lighter-registry")]
     pub directory: PathBuf,
     /// A name or IP address by which clients reach the registry; the first is the one in examples [repeatable]
-    #[arg(long, value_name = "NAME|IP", required = true)]
+    #[arg(long, value_name = "NAME|IP", required_unless_present = "renew")]
     pub host: Vec<String>,
     /// The port
     #[arg(long, value_name = "PORT", default_value_t = 5000)]
@@ -78,6 +81,12 @@ pub struct InitArgs {
     /// Where the configuration and the certificate will lie on the registry's machine [default: where they are written]
     #[arg(long, value_name = "DIR")]
     pub install_in: Option<PathBuf>,
+    /// Make a new certificate in DIR/tls, for the hosts of the old one unless --host names others
+    #[arg(long, conflicts_with_all = ["port", "data", "install_in", "gitlab"])]
+    pub renew: bool,
+    /// Where ca.key and ca.crt are kept [default: DIR/authority]
+    #[arg(long, value_name = "DIR", requires = "renew")]
+    pub authority: Option<PathBuf>,
     /// A GitLab whose jobs may push to the repositories of their own projects
     #[arg(long, value_name = "URL")]
     pub gitlab: Option<String>,

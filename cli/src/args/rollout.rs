@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use deployer::ImagePath;
 
 use super::RegistryArgs;
 use super::deploy::{ClusterArgs, OnFailure, OutputFormat, ReportArgs, duration};
@@ -78,7 +79,8 @@ pub struct RolloutWaitArgs {
 Example:
   lighter rollout history deployment/api -n shop
 
-stdout carries one line per version, with tabs between: number, marks, images, cause; or with -o JSON.")]
+stdout carries one line per version, with tabs between: number, marks, images, cause; or with -o JSON.
+Of custom kinds, nobody keeps versions: the present one is known, and the last that lighter saw run well.")]
 pub struct HistoryArgs {
     /// The workload
     #[arg(value_name = "KIND/NAME")]
@@ -86,6 +88,9 @@ pub struct HistoryArgs {
     /// How stdout says it
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
+    /// Where a custom kind has its pod spec, or its image: argoproj.io/Rollout=.spec.template.spec [repeatable]
+    #[arg(long, value_name = "GROUP/KIND=PATH")]
+    pub image_path: Vec<ImagePath>,
     #[command(flatten)]
     pub cluster: ClusterArgs,
 }
@@ -97,12 +102,21 @@ Examples:
   lighter rollout undo deployment/api -n shop
   lighter rollout undo deployment/api --to 3
   lighter rollout undo deployment/api --to sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+  lighter rollout undo --ticket deploy.json
 
-The whole pod template goes back, not the image alone. A version that does not run is not taken back again.")]
+The whole pod template goes back, not the image alone; of custom kinds, the images. A version that does not run is
+not taken back again. With the ticket of a deploy, the images that it wrote go back to those before, in all targets,
+where they are still what it wrote.")]
 pub struct UndoArgs {
     /// The workload
-    #[arg(value_name = "KIND/NAME")]
-    pub target: String,
+    #[arg(value_name = "KIND/NAME", required_unless_present = "ticket")]
+    pub target: Option<String>,
+    /// What a deploy wrote, kept by its --ticket
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "to", "image_path"])]
+    pub ticket: Option<PathBuf>,
+    /// Where a custom kind has its pod spec, or its image: argoproj.io/Rollout=.spec.template.spec [repeatable]
+    #[arg(long, value_name = "GROUP/KIND=PATH")]
+    pub image_path: Vec<ImagePath>,
     /// The version: last-good (the newest other one that was seen to run well), a number of `history`, or a digest
     #[arg(long, value_name = "last-good|REVISION|DIGEST", default_value = "last-good")]
     pub to: deployer::Goal,
@@ -116,6 +130,39 @@ pub struct UndoArgs {
     pub report: ReportArgs,
     #[command(flatten)]
     pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// List the images that a cluster runs or would go back to, and keep them in their registries
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lighter inventory -n shop
+  lighter inventory --all-namespaces -o json
+  lighter inventory --all-namespaces --pin --registry vm2:5000
+
+stdout carries one line per use, with tabs between: image, why, object, container; or with -o JSON.
+
+--pin gives each image, by its digest, a tag in its own repository (in-use-…), so that no retention and no garbage
+collection takes it. There is a new tag each week: let the registry keep those of the last two (docs/operations.md).")]
+pub struct InventoryArgs {
+    /// Look through all namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// Set a tag on each image that is in use
+    #[arg(long)]
+    pub pin: bool,
+    /// Pin only what is in these registries [repeatable]
+    #[arg(long, value_name = "HOST[:PORT]", requires = "pin", value_delimiter = ',')]
+    pub registry: Vec<oci::Host>,
+    /// How stdout says it
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub registries: RegistryArgs,
 }
 
 /// Record changes of a deployment without replacing pods

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use content::remote::Client;
+use content::remote::{Client, Through};
 use content::{Source, collect};
 use deployer::{
-    Assignment, Change, Checks, Class, Cluster, ConnectOptions, Error, Force, Guard, Image, Impersonate, Manifest,
-    Plan, Provenance, Request, Set, Target, What, Which,
+    Action, Assignment, Change, Checks, Class, Cluster, ConnectOptions, Error, Extent, Force, Guard, Image,
+    Impersonate, Manifest, Plan, Provenance, Proxy, Request, Set, Target, What, Which,
 };
 use oci::{ManifestKind, Pinned, Platform, Reference};
 
@@ -30,12 +31,14 @@ const CONFIG_LIMIT: usize = 8 << 20;
 /// Largest manifest file that is read, in bytes; etcd takes 1.5 MB per object.
 const MANIFEST_LIMIT: u64 = 16 << 20;
 
-pub async fn deploy(args: &DeployArgs) -> Outcome<()> {
-    if let Some(DeployCommand::Rbac(args)) = &args.command {
-        return rbac(args);
+pub async fn deploy(mut args: DeployArgs) -> Outcome<()> {
+    match args.command.take() {
+        Some(DeployCommand::Rbac(args)) => return rbac(&args),
+        Some(DeployCommand::Check(check)) => args = DeployArgs::from(*check),
+        None => {}
     }
     let report = Report::new(&args.report)?;
-    let outcome = deploy_and_report(args, &report).await;
+    let outcome = deploy_and_report(&args, &report).await;
     report.finish(outcome)
 }
 
@@ -52,7 +55,7 @@ pub async fn set_image(args: SetImageArgs) -> Outcome<()> {
     if args.subject.target.is_empty() {
         return Err(missing("workload"));
     }
-    deploy(&args).await
+    deploy(args).await
 }
 
 async fn deploy_and_report(args: &DeployArgs, report: &Report) -> Outcome<()> {
@@ -109,7 +112,13 @@ pub async fn plan(
             tell(&format!("nothing to do: {error}"));
             Vec::new()
         }
-        plan => plan.map_err(|error| told(&error))?.waves(),
+        plan => {
+            let waves = plan.map_err(|error| told(&error))?.waves().into_iter();
+            match how.parallel {
+                Some(rollouts) => waves.flat_map(|wave| wave.at_most(rollouts)).collect(),
+                None => waves.collect(),
+            }
+        }
     };
     Ok(Planned { cluster, plans, images })
 }
@@ -140,7 +149,12 @@ fn request(how: &HowArgs, what: What) -> Outcome<Request> {
 /// Everything that can be known before the first write.
 async fn check(planned: &Planned, args: &DeployArgs, report: &Report) -> Outcome<()> {
     let prober = Prober::new(&args.registry)?;
-    let checks = Checks { registry: Some(&prober), nodes_log_in: args.how.nodes_log_in };
+    let run_once = args.wait.run_once;
+    let is_cron_job = |action: &Action| action.runs_by_the_clock();
+    if run_once && !planned.plans.iter().flat_map(|plan| &plan.actions).any(is_cron_job) {
+        return Err(Failure::new(Exit::Usage, "--run-once: there is no CronJob among what is deployed"));
+    }
+    let checks = Checks { registry: Some(&prober), nodes_log_in: args.how.nodes_log_in, run_once };
     for plan in &planned.plans {
         let findings = planned.cluster.preflight(plan, &planned.images, checks).await.map_err(|error| told(&error))?;
         report.found(&findings);
@@ -197,7 +211,8 @@ fn write(args: &DeployArgs, planned: &Planned) -> Outcome<()> {
 
 fn rbac(args: &RbacArgs) -> Outcome<()> {
     let targets = args.target.iter().map(|text| target(text)).collect::<Outcome<Vec<_>>>()?;
-    let rules = deployer::rules(&targets, &args.namespace, !args.minimal).map_err(|error| {
+    let extent = Extent { optional: !args.minimal, run_once: args.run_once };
+    let rules = deployer::rules(&targets, &args.namespace, extent).map_err(|error| {
         failed("cannot name the rules", &error)
             .hint("write kinds beyond Kubernetes' own as PLURAL.GROUP: rollouts.argoproj.io/api")
     })?;
@@ -247,6 +262,7 @@ fn what(args: &SubjectArgs, images: usize) -> Outcome<What> {
         for path in &args.file {
             manifests.extend(read_manifests(path)?);
         }
+        place(&mut manifests, &args.wave)?;
         Manifest::sort(&mut manifests); // over all files
         return Ok(What::Manifests(manifests));
     }
@@ -269,6 +285,29 @@ fn what(args: &SubjectArgs, images: usize) -> Outcome<What> {
         }
     }
     Ok(What::Targets(targets))
+}
+
+/// Puts manifests into the waves that name them; what none names keeps its own, which is the first unless it says so.
+fn place(manifests: &mut [Manifest], waves: &[String]) -> Outcome<()> {
+    for (turn, wave) in (0..).zip(waves) {
+        for text in wave.split(',') {
+            let target = target(text)?;
+            if target.which != Which::Fitting {
+                let what = format!("--wave `{text}` names a container; of manifests, name the object: KIND/NAME");
+                return Err(Failure::new(Exit::Usage, what));
+            }
+            let mut named = manifests.iter_mut().filter(|manifest| manifest.is_called(&target)).peekable();
+            if named.peek().is_none() {
+                return Err(Failure::new(Exit::Usage, format!("--wave `{text}`: no manifest of -f is called so")));
+            }
+            for manifest in named {
+                if manifest.turn.replace(turn).is_some_and(|other| other != turn) {
+                    return Err(Failure::new(Exit::Usage, format!("--wave: `{text}` stands in two waves")));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn target(text: &str) -> Outcome<Target> {
@@ -379,7 +418,23 @@ pub fn connect_options(args: &ClusterArgs) -> Outcome<ConnectOptions> {
         impersonate: Impersonate { user: args.as_user.clone(), groups: args.as_group.clone() },
         image_paths: Vec::new(),
         discovery: settings::cache_directory().map(|cache| cache.join("discovery")),
+        proxies: Some(proxies()?),
     })
+}
+
+/// The proxy that a kubeconfig names counts for its server, wherever that is; else the environment decides.
+fn proxies() -> Outcome<deployer::Proxies> {
+    let environment = settings::proxies()?;
+    Ok(Arc::new(move |server, named| {
+        let through = match named {
+            Some(named) => Some(
+                Through::named(named)
+                    .map_err(|reason| format!("the `proxy-url` of the kubeconfig is no URL of a proxy: {reason}"))?,
+            ),
+            None => environment.through(server),
+        };
+        Ok(through.map(|Through { url, authorization, login }| Proxy { url, authorization, login }))
+    }))
 }
 
 /// Which commit and pipeline a deploy comes from, where CI says so.

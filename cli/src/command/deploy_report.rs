@@ -82,6 +82,7 @@ impl Report {
     }
 
     /// Tells people on stderr, and nothing else to anybody.
+    #[cfg(all(feature = "build", feature = "serve"))]
     pub fn quiet() -> Self {
         let table = std::io::stderr().is_terminal().then(Table::default);
         Self {

@@ -24,6 +24,8 @@ pub mod index;
 #[cfg(feature = "serve")]
 pub mod init;
 pub mod inspect;
+#[cfg(feature = "deploy")]
+pub mod inventory;
 #[cfg(feature = "build")]
 mod kaniko;
 pub mod login;

@@ -3,16 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use deployer::{Class, Cluster, Error, Policy, Steer, Target, Ticket, Which};
+use deployer::{Class, Cluster, ConnectOptions, Error, ImagePath, Policy, Steer, Target, Ticket, Which};
 use serde_json::json;
 
-use super::deploy::{connect_options, failed};
+use super::deploy::{connect_options, exit, failed};
 use super::deploy_report::Report;
 use super::probe::Prober;
 use super::wait::{self, TicketFile};
 use crate::args::{
-    ClusterArgs, HistoryArgs, OnFailure, OutputFormat, RolloutCommand, RolloutWaitArgs, StatusArgs, SteerArgs,
-    UndoArgs, WaitArgs,
+    ClusterArgs, HistoryArgs, OutputFormat, RolloutCommand, RolloutWaitArgs, StatusArgs, SteerArgs, UndoArgs, WaitArgs,
 };
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -91,7 +90,7 @@ fn of_file(path: &Path, cluster: &Cluster) -> Outcome<Vec<Ticket>> {
 }
 
 async fn history(args: &HistoryArgs) -> Outcome<()> {
-    let cluster = connect(&args.cluster).await?;
+    let cluster = connect_with(&args.cluster, &args.image_path).await?;
     let history = cluster.history(&target(&args.target)?).await;
     let history = history.map_err(|error| failed("cannot list the versions", &error))?;
     match args.output {
@@ -107,10 +106,13 @@ async fn history(args: &HistoryArgs) -> Outcome<()> {
 
 async fn undo(args: &UndoArgs, report: &Report) -> Outcome<()> {
     let told = |error: Error| failed("cannot go back", &error);
+    if let Some(path) = &args.ticket {
+        return undo_all(path, args, report).await;
+    }
     let mut signals = Signals::listen();
     let (cluster, history) = until_signal(async {
-        let cluster = connect(&args.cluster).await?;
-        let history = cluster.history(&target(&args.target)?).await.map_err(told)?;
+        let cluster = connect_with(&args.cluster, &args.image_path).await?;
+        let history = cluster.history(&target(args.target.as_deref().unwrap_or_default())?).await.map_err(told)?;
         Ok((cluster, history))
     })
     .await?;
@@ -126,6 +128,33 @@ async fn undo(args: &UndoArgs, report: &Report) -> Outcome<()> {
     }
     let ticket = cluster.go_to(&history, revision).await.map_err(told)?;
     wait::wait(&cluster, &[ticket], &patient(args.timeout), None, &mut signals, report).await
+}
+
+/// Goes back from everything that one deploy wrote, to what was there before.
+async fn undo_all(path: &Path, args: &UndoArgs, report: &Report) -> Outcome<()> {
+    let registry = Prober::new(&args.registry)?;
+    let policy = Policy { timeout: args.timeout, ..Policy::default() };
+    let undone = until_signal(async {
+        let cluster = connect(&args.cluster).await?;
+        let tickets = of_file(path, &cluster)?;
+        if args.dry_run {
+            for ticket in tickets.iter().rev().filter(|ticket| ticket.changed) {
+                let images = ticket.before.iter().map(|(name, image)| format!("\n  {name}: {image}"));
+                tell(&format!("{} goes back{}", ticket.object, images.collect::<String>()));
+            }
+            return Ok(None);
+        }
+        Ok(Some(cluster.undo(&tickets, &policy, Some(&registry), |event| report.show(&event)).await))
+    })
+    .await?;
+    let Some(undone) = undone else { return Ok(()) };
+    report.undone(&undone);
+    let causes: Vec<String> = undone.targets.iter().map(ToString::to_string).collect();
+    if undone.class() == Class::RolledBack {
+        causes.iter().for_each(|line| tell(line));
+        return Ok(());
+    }
+    Err(Failure { causes, ..Failure::new(exit(undone.class()), "not all of it went back") })
 }
 
 async fn pause(args: &ClusterArgs, targets: &[String]) -> Outcome<()> {
@@ -157,13 +186,16 @@ async fn steer_and_wait(args: &SteerArgs, steer: Steer, report: &Report) -> Outc
 
 /// Somebody decided by hand what is to run: nothing decides otherwise.
 fn patient(timeout: Duration) -> WaitArgs {
-    let usual = Policy::default();
-    let (require, soak, logs) = (usual.require, usual.soak, usual.log_lines);
-    WaitArgs { timeout, on_failure: OnFailure::Keep, ticket: None, require, soak, logs }
+    WaitArgs { timeout, ..WaitArgs::default() }
 }
 
 async fn connect(args: &ClusterArgs) -> Outcome<Cluster> {
-    let connected = Cluster::connect(&connect_options(args)?).await;
+    connect_with(args, &[]).await
+}
+
+async fn connect_with(args: &ClusterArgs, image_paths: &[ImagePath]) -> Outcome<Cluster> {
+    let options = ConnectOptions { image_paths: image_paths.to_vec(), ..connect_options(args)? };
+    let connected = Cluster::connect(&options).await;
     connected.map_err(|error| failed("cannot talk to the cluster", &error))
 }
 

@@ -25,7 +25,7 @@ pub async fn serve(args: &ServeArgs) -> Outcome<()> {
     // Heard from here on: whoever reads that we serve may ask us to stop at once.
     let mut signals = interrupt::Signals::listen();
     let server = Server::bind(settings).await.map_err(|error| not_started(&error))?;
-    crate::embedded::remember(&data, server.local_addr())?; // so that `ship` finds us
+    remember(&data, server.local_addr())?; // so that `ship` finds us
     if let Some(addr) = server.admin_addr() {
         tell(&format!("metrics on http://{addr}/metrics"));
     }
@@ -139,4 +139,16 @@ pub fn not_started(error: &BindError) -> Failure {
         }
         _ => failure,
     }
+}
+
+/// Where the address of a registry is kept, beside its data.
+pub fn address_file(data: &Path) -> PathBuf {
+    data.with_extension("addr")
+}
+
+/// Keeps the address of the registry that serves this data.
+pub fn remember(data: &Path, addr: SocketAddr) -> Outcome<()> {
+    let path = address_file(data);
+    content::place::replace_file(&path, addr.to_string().as_bytes())
+        .map_err(|error| Failure::io(format!("cannot write {}", path.display()), &error))
 }

@@ -108,6 +108,7 @@ async fn transfer(
 }
 
 /// Pushes to the destination of that name, drawing what happens.
+#[cfg(feature = "build")]
 pub async fn run(opened: &Opened, target: &Target, name: &str, options: &CopyOptions) -> Outcome<Copied> {
     moved(opened, target, &format!("push to `{name}`"), options).await
 }

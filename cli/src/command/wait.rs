@@ -81,7 +81,14 @@ pub async fn roll_out(
             }
         };
         match done {
-            Ok(executed) => run.tickets.extend(executed.tickets),
+            Ok(executed) => {
+                run.tickets.extend(executed.tickets);
+                if args.run_once
+                    && let Err(error) = run.once(written).await
+                {
+                    return Err(run.halfway(&error, told(&error)).await);
+                }
+            }
             Err(Error::Halfway { executed, source }) => {
                 run.tickets.extend(executed.tickets.iter().cloned());
                 let told_as = Error::Halfway { executed, source };
@@ -135,8 +142,22 @@ impl Run<'_> {
             require: self.args.require,
             soak: self.args.soak,
             log_lines: self.args.logs,
+            allow_zero: self.args.allow_zero,
             ..Policy::default()
         }
+    }
+
+    /// Runs the CronJobs among the tickets from number `first` on, each as a Job of its own.
+    async fn once(&mut self, first: usize) -> Result<(), Error> {
+        let mut jobs = Vec::new();
+        for ticket in &self.tickets[first..] {
+            if let Some(job) = self.cluster.run_once(ticket).await? {
+                tell(&format!("{}: runs once, as {}", ticket.object, job.object));
+                jobs.push(job);
+            }
+        }
+        self.tickets.extend(jobs);
+        Ok(())
     }
 
     /// Waits for the tickets from number `first` on, for what is left of the time.
@@ -196,7 +217,7 @@ impl Run<'_> {
     async fn go_back(&mut self, mut causes: Vec<String>) -> Failure {
         tell("the rollout did not succeed; going back to what ran before");
         // What ran before is to be well again as a whole, and need not prove itself for long.
-        let policy = Policy { soak: std::time::Duration::ZERO, ..self.policy() };
+        let policy = Policy { soak: std::time::Duration::ZERO, allow_zero: true, ..self.policy() };
         let registry = self.registry.map(|prober| prober as &dyn deployer::Registry);
         let undone = tokio::select! {
             undone = self.cluster.undo(&self.tickets, &policy, registry, |event| self.report.show(&event)) => undone,

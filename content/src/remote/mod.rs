@@ -22,7 +22,7 @@ pub use client::{Client, Settings};
 pub use distrust::Distrust;
 pub use download::{Download, Version};
 pub use map::{InvalidMapping, Mapping, Mappings};
-pub use proxy::{InvalidProxy, Proxies};
+pub use proxy::{InvalidProxy, Proxies, Through};
 pub use repository::Repository;
 pub use transport::ClientCertificate;
 pub use web::Web;

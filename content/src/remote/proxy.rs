@@ -89,10 +89,45 @@ impl Proxies {
         rules.matcher.intercept(server)
     }
 
+    /// The proxy for a server that is none of ours to speak to; none if it is spoken to directly.
+    pub fn through(&self, server: &Uri) -> Option<Through> {
+        self.of(server).as_ref().map(Through::of)
+    }
+
     /// What a request says of itself to a proxy that stands in the server's place.
     pub(super) fn authorization(&self, server: &Uri) -> Option<HeaderValue> {
         let proxy = self.of(server).filter(|_| server.scheme_str() == Some("http"))?;
         proxy.basic_auth().cloned()
+    }
+}
+
+/// A proxy, and what it is told of who comes. Never printed.
+#[derive(Clone)]
+pub struct Through {
+    /// Its URL, without a password.
+    pub url: Uri,
+    /// What `Proxy-Authorization` says to a proxy of HTTP.
+    pub authorization: Option<HeaderValue>,
+    /// User and password for SOCKS.
+    pub login: Option<(String, String)>,
+}
+
+impl Through {
+    /// Reads the URL of a proxy that is gone through whatever the server.
+    ///
+    /// # Errors
+    ///
+    /// Fails with what is wrong with it; the URL itself, which may hold a password, is not repeated.
+    pub fn named(url: &str) -> Result<Self, &'static str> {
+        check(url)?;
+        let any = Uri::from_static("https://server.invalid/");
+        let proxy = Matcher::builder().all(url.to_owned()).build().intercept(&any);
+        proxy.as_ref().map(Self::of).ok_or("it does not read as http://HOST:PORT")
+    }
+
+    fn of(proxy: &Intercept) -> Self {
+        let login = proxy.raw_auth().map(|(user, password)| (user.to_owned(), password.to_owned()));
+        Self { url: proxy.uri().clone(), authorization: proxy.basic_auth().cloned(), login }
     }
 }
 

@@ -3,13 +3,13 @@
 
 use super::pods;
 use crate::api::Api;
-use crate::object::Resource;
+use crate::object::{ObjectName, Resource};
 use crate::ticket::Ticket;
 use crate::workload;
 use crate::world::{Kind, World};
 use futures_util::stream::{BoxStream, SelectAll, select_all};
 use futures_util::{StreamExt, future};
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, WatchEvent, WatchParams};
 use kube::core::ApiResource;
 use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -90,8 +90,26 @@ pub(super) fn open(api: &Api, sources: &[Source]) -> SelectAll<BoxStream<'static
     )
 }
 
-fn one(api: &Api, source: &Source) -> BoxStream<'static, Change> {
-    let resource = &source.resource;
+/// The states of one object after a version of it; `None` when it was deleted.
+pub(super) async fn since(
+    api: &Api,
+    object: &ObjectName,
+    version: &str,
+) -> kube::Result<BoxStream<'static, kube::Result<Option<Value>>>> {
+    let objects = objects(api, &object.resource, object.namespace.as_deref().unwrap_or_default());
+    let one = WatchParams::default().fields(&format!("metadata.name={}", object.name));
+    let events = objects.watch(&one, version).await?;
+    let state = |event| match event {
+        Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => plain(&object).map(|state| Ok(Some(state))),
+        Ok(WatchEvent::Deleted(_)) => Some(Ok(None)),
+        Ok(WatchEvent::Bookmark(_)) => None,
+        Ok(WatchEvent::Error(status)) => Some(Err(kube::Error::Api(status))),
+        Err(error) => Some(Err(error)),
+    };
+    Ok(events.filter_map(move |event| future::ready(state(event))).boxed())
+}
+
+fn objects(api: &Api, resource: &Resource, namespace: &str) -> kube::Api<DynamicObject> {
     let kind = ApiResource {
         group: resource.group.clone(),
         version: resource.version.clone(),
@@ -99,7 +117,11 @@ fn one(api: &Api, source: &Source) -> BoxStream<'static, Change> {
         kind: resource.kind.clone(),
         plural: resource.plural.clone(),
     };
-    let objects = kube::Api::<DynamicObject>::namespaced_with(api.client(), &source.namespace, &kind);
+    kube::Api::namespaced_with(api.client(), namespace, &kind)
+}
+
+fn one(api: &Api, source: &Source) -> BoxStream<'static, Change> {
+    let objects = objects(api, &source.resource, &source.namespace);
     let config = watcher::Config { field_selector: source.fields.clone(), ..watcher::Config::default() };
     let mut listed = Vec::new();
     watcher(objects, config)

@@ -11,7 +11,7 @@ use oci::Platform;
 use serde_json::{Value, json};
 use std::sync::Mutex;
 
-const NOTHING: Checks<'static> = Checks { registry: None, nodes_log_in: false };
+const NOTHING: Checks<'static> = Checks { registry: None, nodes_log_in: false, run_once: false };
 const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/roles";
 
 /// A registry that answers as the test says, and keeps what it was asked.
@@ -41,7 +41,7 @@ impl Registry for Answers {
 }
 
 fn checks(registry: &Answers) -> Checks<'_> {
-    Checks { registry: Some(registry), nodes_log_in: false }
+    Checks { registry: Some(registry), nodes_log_in: false, run_once: false }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +72,7 @@ async fn an_image_that_the_pods_cannot_pull_is_refused_before_anything_is_writte
     let denied = Answers::new(Pullable::Denied("401".into()));
     let error = stage.cluster.preflight(&plan, &wanted, checks(&denied)).await.unwrap_err();
     assert!(error.to_string().contains("with the imagePullSecrets of-account"), "{error}");
-    let lenient = Checks { registry: Some(&denied), nodes_log_in: true };
+    let lenient = Checks { registry: Some(&denied), nodes_log_in: true, run_once: false };
     let findings = stage.cluster.preflight(&plan, &wanted, lenient).await.unwrap();
     assert!(findings.iter().any(|finding| finding.text.contains("refuses the image")), "{findings:?}");
 
@@ -128,7 +128,7 @@ async fn until_missing(cluster: &deployer::Cluster, plan: &deployer::Plan, expec
 async fn the_printed_role_is_enough_and_each_rule_of_it_is_needed() {
     let stage = Stage::with_deployment("role", |_| Fate::Runs).await;
     let targets = ["deployment/web".parse().unwrap()];
-    let needed = deployer::rules(&targets, "role", false).unwrap();
+    let needed = deployer::rules(&targets, "role", deployer::Extent::default()).unwrap();
     let path = stage.path(ROLES, "lighter");
     stage.grant(&rules(&needed));
     let restricted = stage.connect(User::Restricted).await.unwrap();
@@ -199,4 +199,28 @@ async fn a_pull_secret_is_made_once_and_brought_up_to_date() {
     let error =
         stage.cluster.ensure_pull_secret(&WantedPullSecret { name: "other".into(), ..wanted("a") }).await.unwrap_err();
     assert!(error.to_string().contains("choose another name"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_printed_role_lets_a_cron_job_run_once() {
+    let stage = Stage::new("once", |_| Fate::Succeeds).await;
+    let template = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "task", "image": pinned(1)}]}});
+    let spec = json!({"schedule": "0 3 1 1 *", "jobTemplate": {"spec": {"template": template}}});
+    stage.create("/apis/batch/v1beta1/cronjobs", &json!({"metadata": {"name": "report"}, "spec": spec}));
+    let targets = ["cronjob/report".parse().unwrap()];
+    let needed =
+        deployer::rules(&targets, "once", deployer::Extent { run_once: true, ..deployer::Extent::default() }).unwrap();
+    stage.grant(&rules(&needed));
+    let restricted = stage.connect(User::Restricted).await.unwrap();
+    let plan = stage.plan_image("cronjob/report", image(2)).await.unwrap();
+    let checks = Checks { run_once: true, ..NOTHING };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !told(&restricted.preflight(&plan, &[], checks).await).is_empty() {
+        assert!(std::time::Instant::now() < deadline, "the role is not enough");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let executed = restricted.execute(&plan).await.unwrap();
+    let job = restricted.run_once(&executed.tickets[0]).await.unwrap().unwrap();
+    let outcome = restricted.watch(&[job], &patient(), |_| {}).await.unwrap();
+    assert_eq!(outcome.targets[0].end, End::Done { evidence: Evidence::Completed });
 }

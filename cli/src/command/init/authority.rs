@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::renew;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType, date_time_ymd,
@@ -10,7 +11,7 @@ use rcgen::{
 /// How long the authority is good, in years. To replace it, every client has to be told.
 const AUTHORITY_YEARS: i16 = 10;
 /// How long a server's certificate is good, in days: the most that clients of Apple take.
-const SERVER_DAYS: i64 = 825;
+pub const SERVER_DAYS: i64 = 825;
 /// By how much the clocks of clients may be behind when a certificate is new, in days.
 const SKEW_DAYS: i64 = 1;
 
@@ -37,9 +38,42 @@ pub fn certificates(hosts: &[String], today: jiff::civil::Date) -> Result<Certif
     Ok(Certificates { authority: pair, server: Pair { key: server_key.serialize_pem(), certificate } })
 }
 
+/// Why an authority signs nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// The files hold something else.
+    #[error("ca.crt is no certificate of an authority that `lighter registry init` made")]
+    Foreign,
+    /// They do not belong together.
+    #[error("ca.key is not the key of ca.crt")]
+    Key,
+    /// The certificate cannot be made.
+    #[error(transparent)]
+    Signing(#[from] rcgen::Error),
+}
+
+/// A new key for these hosts, and a certificate from an authority that was made before.
+pub fn renewed(authority: &Pair, hosts: &[String], today: jiff::civil::Date) -> Result<Pair, Unfit> {
+    let certificate = renew::der(&authority.certificate).ok_or(Unfit::Foreign)?;
+    let common = renew::common_name(&certificate).ok_or(Unfit::Foreign)?;
+    let authority_key = KeyPair::from_pem(&authority.key)?;
+    let public = authority_key.public_key_raw();
+    if !certificate.windows(public.len()).any(|window| window == public) {
+        return Err(Unfit::Key);
+    }
+    let issuer = Issuer::new(named(&common, today), authority_key);
+    let server_key = KeyPair::generate()?;
+    let certificate = server(hosts, today)?.signed_by(&server_key, &issuer)?.pem();
+    Ok(Pair { key: server_key.serialize_pem(), certificate })
+}
+
 fn authority(host: &str, today: jiff::civil::Date) -> CertificateParams {
+    named(&format!("Lighter registry authority of {host}"), today)
+}
+
+fn named(common: &str, today: jiff::civil::Date) -> CertificateParams {
     let mut parameters = CertificateParams::default();
-    parameters.distinguished_name = name(&format!("Lighter registry authority of {host}"));
+    parameters.distinguished_name = name(common);
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)); // it signs servers, and no further authorities
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let last = jiff::civil::date(today.year() + AUTHORITY_YEARS, today.month(), 1);

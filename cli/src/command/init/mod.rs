@@ -16,6 +16,7 @@
 //! ```
 
 mod authority;
+mod renew;
 mod texts;
 
 use std::fs::{self, File};
@@ -61,6 +62,9 @@ impl Piece {
 }
 
 pub fn init(args: &InitArgs) -> Outcome<()> {
+    if args.renew {
+        return renew::renew(args);
+    }
     let directory = absolute(&args.directory)?;
     let plan = plan(args, &directory)?;
     let today = jiff::Zoned::now().date();
@@ -82,20 +86,8 @@ fn absolute(path: &Path) -> Outcome<PathBuf> {
 }
 
 fn plan(args: &InitArgs, directory: &Path) -> Outcome<Plan> {
-    let mut hosts = Vec::new();
-    let mut names = Vec::new();
-    for name in &args.host {
-        let bracketed = if name.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{name}]") } else { name.clone() };
-        let wrong = |error: oci::InvalidReference| {
-            Failure::because(Exit::Usage, format!("--host `{name}` is no name and no IP address"), &error)
-                .hint("name the host alone; the port has an option of its own: --host vm2 --port 5000")
-        };
-        let host: Host = format!("{bracketed}:{}", args.port).parse().map_err(wrong)?;
-        if !hosts.contains(&host) {
-            names.push(host.name().to_owned());
-            hosts.push(host);
-        }
-    }
+    let hosts = hosts(args)?;
+    let names = hosts.iter().map(|host| host.name().to_owned()).collect();
     let home = args.install_in.clone().unwrap_or_else(|| directory.to_owned());
     for path in [&home, &args.data] {
         if !path.is_absolute() {
@@ -104,6 +96,28 @@ fn plan(args: &InitArgs, directory: &Path) -> Outcome<Plan> {
         }
     }
     Ok(Plan { names, hosts, port: args.port, data: args.data.clone(), home, gitlab: gitlab(args)? })
+}
+
+/// The names and addresses, as they stand in a certificate.
+fn names(args: &InitArgs) -> Outcome<Vec<String>> {
+    Ok(hosts(args)?.iter().map(|host| host.name().to_owned()).collect())
+}
+
+/// What is named, with the port; each once.
+fn hosts(args: &InitArgs) -> Outcome<Vec<Host>> {
+    let mut hosts = Vec::new();
+    for name in &args.host {
+        let bracketed = if name.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{name}]") } else { name.clone() };
+        let wrong = |error: oci::InvalidReference| {
+            Failure::because(Exit::Usage, format!("--host `{name}` is no name and no IP address"), &error)
+                .hint("name the host alone; the port has an option of its own: --host vm2 --port 5000")
+        };
+        let host: Host = format!("{bracketed}:{}", args.port).parse().map_err(wrong)?;
+        if !hosts.contains(&host) {
+            hosts.push(host);
+        }
+    }
+    Ok(hosts)
 }
 
 /// The issuer of a GitLab's tokens is its URL without a slash at the end.

@@ -1,0 +1,341 @@
+//! What a deploy can be asked for beyond an image and a target, on a real cluster: a bound on how much happens at once,
+//! CronJobs that run once, nothing that runs at all, checks alone, manifests in waves, and the way back by ticket.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use fixtures::clients::{Client, Lighter};
+use fixtures::den::Den;
+use fixtures::images::Image;
+use fixtures::kubernetes::kubelet::{Fate, Kubelet};
+use fixtures::kubernetes::{Api, Cluster, User};
+use fixtures::registry::Registry;
+use serde_json::{Value, json};
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
+const DAEMON_SETS: &str = "/apis/apps/v1/daemonsets";
+const CRON_JOBS: &str = "/apis/batch/v1beta1/cronjobs";
+const JOBS: &str = "/apis/batch/v1/jobs";
+const WIDGETS: &str = "/apis/choices.test/v1/widgets";
+
+/// Two versions that run and one that does not, in a registry.
+struct Images {
+    good: [String; 2],
+    bad: String,
+    registry: Registry,
+}
+
+impl Images {
+    fn shared() -> &'static Images {
+        static SHARED: OnceLock<Images> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let lighter = Path::new(env!("CARGO_BIN_EXE_lighter"));
+            let (registry, client) = (Registry::start(lighter), Lighter::new(lighter));
+            let push = |seed: u64, name: &str| {
+                let (image, name) = (Image::small(seed), registry.reference(name));
+                client.push(&image, &name);
+                format!("{name}@{}", image.manifest.digest)
+            };
+            let good = [push(31, "web:1"), push(32, "web:2")];
+            Images { good, bad: push(33, "web:bad"), registry }
+        })
+    }
+}
+
+/// A namespace, in which pods of the bad image end with an error, and those called `task` when they are done.
+struct Scene {
+    namespace: &'static str,
+    admin: Api,
+    kubeconfig: PathBuf,
+    den: Den,
+    _kubelet: Kubelet,
+}
+
+impl Scene {
+    fn new(namespace: &'static str) -> Self {
+        let (cluster, images) = (Cluster::shared(), Images::shared());
+        cluster.namespace(namespace);
+        let kubelet = Kubelet::start(cluster, namespace, |pod| {
+            let (image, name) = (&pod["spec"]["containers"][0]["image"], &pod["spec"]["containers"][0]["name"]);
+            match (*image == images.bad, name == "task") {
+                (true, true) => Fate::Fails(3, "there is no table `orders`".into()),
+                (true, false) => Fate::Crashes(3, "there is no table `orders`".into()),
+                (false, true) => Fate::Succeeds,
+                (false, false) => Fate::Runs,
+            }
+        });
+        let kubeconfig = cluster.kubeconfig(User::Admin, namespace);
+        Self { namespace, admin: cluster.api(User::Admin), kubeconfig, den: Den::new("choices"), _kubelet: kubelet }
+    }
+
+    fn path(&self, kind: &str, name: &str) -> String {
+        let (root, plural) = kind.rsplit_once('/').expect("a path of a kind");
+        format!("{root}/namespaces/{}/{plural}/{name}", self.namespace)
+    }
+
+    fn create(&self, kind: &str, object: &Value) {
+        self.admin.post(self.path(kind, "").trim_end_matches('/'), object).expect_ok();
+    }
+
+    fn object(&self, kind: &str, name: &str) -> Value {
+        self.admin.object(&self.path(kind, name))
+    }
+
+    /// The image of the first container.
+    fn image(&self, kind: &str, name: &str) -> String {
+        let object = self.object(kind, name);
+        let places =
+            ["/spec/template/spec/containers/0/image", "/spec/jobTemplate/spec/template/spec/containers/0/image"];
+        let image = places.iter().find_map(|place| object.pointer(place)).and_then(Value::as_str);
+        image.expect("a container has an image").to_owned()
+    }
+
+    /// Runs lighter; the exit code must be this one. What went to stdout and stderr.
+    fn lighter(&self, arguments: &[&str], code: i32) -> (String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lighter"));
+        command.args(arguments).env_clear().env("HOME", self.den.path()).env("KUBECONFIG", &self.kubeconfig);
+        let Output { status, stdout, stderr } = command.output().expect("lighter starts");
+        let (told, data) = (String::from_utf8(stderr).unwrap(), String::from_utf8(stdout).unwrap());
+        assert_eq!(status.code(), Some(code), "{arguments:?}: {told}");
+        (data, told)
+    }
+
+    fn deploy(&self, image: &str, more: &[&str], code: i32) -> String {
+        self.lighter(&[&["deploy", "--timeout", "60s", "--image", image], more].concat(), code).1
+    }
+}
+
+/// A workload of pods with one container.
+fn workload(kind: &str, name: &str, container: &str, image: &str) -> Value {
+    let mut spec = json!({"selector": {"matchLabels": {"app": name}}, "template": template(name, container, image)});
+    if kind == "Deployment" {
+        spec["replicas"] = json!(1);
+    }
+    json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
+fn template(name: &str, container: &str, image: &str) -> Value {
+    json!({"metadata": {"labels": {"app": name}},
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": container, "image": image}]}})
+}
+
+#[test]
+fn only_so_many_are_rolled_out_at_a_time() {
+    let scene = Scene::new("choices-parallel");
+    let Images { good: [old, new], bad, .. } = Images::shared();
+    for name in ["a", "b", "c"] {
+        scene.create(DEPLOYMENTS, &workload("Deployment", name, "web", old));
+        scene.lighter(&["rollout", "wait", &format!("deployment/{name}"), "--timeout", "60s"], 0);
+    }
+    let all = ["--target", "deployment/a", "--target", "deployment/b", "--target", "deployment/c"];
+    let keep = [&all[..], &["--on-failure", "keep", "--parallel", "2"]].concat();
+    let before = scene.object(DEPLOYMENTS, "c")["metadata"]["generation"].clone();
+    let told = scene.deploy(bad, &keep, 20);
+    assert!(told.contains("no table `orders`"), "{told}");
+    assert_eq!([scene.image(DEPLOYMENTS, "a"), scene.image(DEPLOYMENTS, "b")], [bad.clone(), bad.clone()]);
+    assert_eq!(scene.object(DEPLOYMENTS, "c")["metadata"]["generation"], before, "its turn did not come");
+    scene.deploy(new, &[&all[..], &["--parallel", "1"]].concat(), 0);
+    for name in ["a", "b", "c"] {
+        assert_eq!(scene.image(DEPLOYMENTS, name), *new);
+    }
+    scene.deploy(new, &[&all[..], &["--parallel", "0"]].concat(), 64);
+}
+
+#[test]
+fn a_cron_job_is_run_once_before_its_hour() {
+    let scene = Scene::new("choices-once");
+    let Images { good: [old, new], bad, .. } = Images::shared();
+    let mut template = template("report", "task", old);
+    template["spec"]["restartPolicy"] = json!("Never");
+    let job = json!({"metadata": {"labels": {"team": "shop"}}, "spec": {"backoffLimit": 0, "template": template}});
+    let spec = json!({"schedule": "0 3 1 1 *", "jobTemplate": job});
+    scene.create(CRON_JOBS, &json!({"metadata": {"name": "report"}, "spec": spec}));
+    let jobs = || {
+        let list = scene.admin.object(scene.path(JOBS, "").trim_end_matches('/'));
+        list["items"].as_array().cloned().unwrap_or_default()
+    };
+
+    scene.deploy(new, &["--target", "cronjob/report"], 0);
+    assert!(jobs().is_empty(), "nobody asked for it");
+    let told = scene.deploy(new, &["--target", "cronjob/report", "--run-once"], 0);
+    let [job] = &jobs()[..] else { panic!("one job: {told}") };
+    assert!(told.contains("it has done its work") && told.contains("runs once"), "{told}");
+    assert_eq!(job["spec"]["template"]["spec"]["containers"][0]["image"], new.as_str());
+    assert_eq!(job["metadata"]["labels"]["team"], "shop");
+    let owner = &job["metadata"]["ownerReferences"][0];
+    assert_eq!((&owner["kind"], &owner["name"]), (&json!("CronJob"), &json!("report")));
+
+    let told = scene.deploy(bad, &["--target", "cronjob/report", "--run-once", "--logs", "5"], 21);
+    assert!(told.contains("no table `orders`") && told.contains("BackoffLimitExceeded"), "{told}");
+    assert!(told.contains("last lines of its log"), "{told}");
+    assert_eq!(scene.image(CRON_JOBS, "report"), *new, "it went back");
+    assert_eq!(jobs().len(), 2);
+
+    let deployment = workload("Deployment", "web", "web", old);
+    scene.create(DEPLOYMENTS, &deployment);
+    let told = scene.deploy(new, &["--target", "deployment/web", "--run-once"], 64);
+    assert!(told.contains("there is no CronJob"), "{told}");
+    let role = scene.lighter(&["deploy", "rbac", "--target", "cronjob/report", "--run-once", "--minimal"], 0).0;
+    assert!(role.contains("resources: [\"jobs\"], verbs: [\"create\", \"list\", \"watch\"]"), "{role}");
+}
+
+#[test]
+fn a_daemon_set_that_no_node_fits_is_no_success_unless_that_is_meant() {
+    let scene = Scene::new("choices-zero");
+    let Images { good: [old, new], .. } = Images::shared();
+    let mut object = workload("DaemonSet", "agent", "web", old);
+    object["spec"]["template"]["spec"]["nodeSelector"] = json!({"no": "node"});
+    scene.create(DAEMON_SETS, &object);
+    let target = ["--target", "daemonset/agent"];
+    let told = scene.deploy(new, &target, 23);
+    assert!(told.contains("no node fits it") && told.contains("--allow-zero"), "{told}");
+    assert_eq!(scene.image(DAEMON_SETS, "agent"), *new, "nothing failed, so nothing goes back");
+    scene.deploy(old, &[&target[..], &["--allow-zero"]].concat(), 0);
+    scene.lighter(&["rollout", "status", "daemonset/agent"], 0);
+}
+
+#[test]
+fn a_check_writes_nothing() {
+    let scene = Scene::new("choices-check");
+    let Images { good: [old, new], .. } = Images::shared();
+    scene.create(DEPLOYMENTS, &workload("Deployment", "web", "web", old));
+    let check =
+        |image: &str, code| scene.lighter(&["deploy", "check", "--image", image, "--target", "deployment/web"], code).1;
+    let told = check(new, 0);
+    assert!(told.contains("web: ") && told.contains("nothing was written"), "{told}");
+    assert_eq!(scene.image(DEPLOYMENTS, "web"), *old);
+    let missing = new.split('@').next().unwrap().replace("web:2", "web:none");
+    check(&missing, 69);
+    let told = scene.lighter(&["deploy", "check", "--image", new, "--target", "deployment/nobody"], 10).1;
+    assert!(told.contains("deployment/nobody"), "{told}");
+}
+
+#[test]
+fn waves_can_be_named_for_manifests() {
+    let scene = Scene::new("choices-waves");
+    let Images { good: [old, _], bad, .. } = Images::shared();
+    let file = scene.den.path().join("all.yaml");
+    let settings = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}});
+    let write = |first: &str| {
+        let objects = [
+            workload("Deployment", "late", "web", old),
+            workload("Deployment", "first", "web", first),
+            settings.clone(),
+        ];
+        std::fs::write(&file, objects.map(|object| object.to_string()).join("\n---\n")).unwrap();
+    };
+    let apply = |waves: &[&str], code| {
+        let arguments = [&["deploy", "--timeout", "60s", "-f", file.to_str().unwrap()], waves].concat();
+        scene.lighter(&arguments, code).1
+    };
+    write(bad);
+    let waves = ["--wave", "deploy/first", "--wave", "deployments.apps/late"];
+    let told = apply(&waves, 20);
+    assert!(told.contains("wave 2:") && told.contains("no table `orders`"), "{told}");
+    let is_there = |kind: &str, name: &str| scene.admin.get(&scene.path(kind, name)).unwrap().status == 200;
+    assert!(is_there("/api/v1/configmaps", "settings") && !is_there(DEPLOYMENTS, "late"), "{told}");
+    write(old);
+    apply(&waves, 0);
+    assert!(is_there(DEPLOYMENTS, "late"));
+    for (waves, words) in [
+        (["--wave", "deploy/first", "--wave", "deploy/nobody"], "no manifest of -f is called so"),
+        (["--wave", "deploy/first", "--wave", "deploy/first"], "stands in two waves"),
+        (["--wave", "deploy/first", "--wave", "deploy/late/web"], "names a container"),
+    ] {
+        assert!(apply(&waves, 64).contains(words), "{words}");
+    }
+}
+
+#[test]
+fn what_a_cluster_uses_is_listed_and_kept() {
+    let scene = Scene::new("choices-inventory");
+    let Images { good: [old, new], registry, .. } = Images::shared();
+    let mut deployment = workload("Deployment", "web", "web", new);
+    deployment["metadata"]["annotations"] = json!({"lighter.dev/verified": json!({"web": old}).to_string()});
+    scene.create(DEPLOYMENTS, &deployment);
+    scene.create(DAEMON_SETS, &workload("DaemonSet", "agent", "web", "registry.elsewhere.test/agent:1"));
+    scene.lighter(&["rollout", "wait", "deployment/web", "--timeout", "60s", "--on-failure", "keep"], 0);
+    // Waiting has noted that the new one runs well.
+    let note = json!({"metadata": {"annotations": {"lighter.dev/verified": json!({"web": old}).to_string()}}});
+    scene.admin.patch(&scene.path(DEPLOYMENTS, "web"), &note).expect_ok();
+
+    let (data, _) = scene.lighter(&["inventory"], 0);
+    let web = |image: &str, why: &str| format!("{image}\t{why}\tdeployment/web in namespace choices-inventory\tweb");
+    for line in [web(new, "wanted"), web(old, "last good")] {
+        assert!(data.lines().any(|one| one == line), "{line}\n{data}");
+    }
+    assert!(data.lines().any(|line| line.starts_with(&format!("{new}\truns\tpod/web-"))), "{data}");
+    assert!(data.contains("registry.elsewhere.test/agent:1\twanted\tdaemonset/agent"), "{data}");
+
+    let host = registry.address().to_string();
+    let pin = ["inventory", "--pin", "--registry", &host, "-o", "json"];
+    for _ in 0..2 {
+        let (data, told) = scene.lighter(&pin, 0);
+        let document: Value = serde_json::from_str(&data).unwrap();
+        assert!(document["uses"].as_array().unwrap().len() >= 4);
+        let kept = told.lines().filter(|line| line.contains("kept as in-use-"));
+        assert_eq!(kept.count(), 2, "{told}");
+    }
+    let tags = registry.send("GET", "/v2/web/tags/list", &[], &[]).expect(200);
+    let tags: Value = serde_json::from_slice(&tags.body).unwrap();
+    let tags: Vec<&str> = tags["tags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    for image in [old, new] {
+        let digits = &image.split("sha256:").nth(1).unwrap()[..12];
+        let is_it = |tag: &&&str| tag.starts_with("in-use-") && tag.contains(&format!("-{digits}-"));
+        assert_eq!(tags.iter().filter(is_it).count(), 1, "{tags:?}");
+    }
+    scene.lighter(&["inventory", "--registry", &host], 64);
+}
+
+fn definition() -> Value {
+    let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.choices.test"},
+        "spec": {"group": "choices.test", "scope": "Namespaced", "names": {"kind": "Widget", "plural": "widgets", "singular": "widget"},
+            "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": any}}}}]}})
+}
+
+#[test]
+fn what_a_deploy_wrote_goes_back_by_its_ticket_and_custom_kinds_to_what_ran_well() {
+    let scene = Scene::new("choices-back");
+    let Images { good: [old, new], .. } = Images::shared();
+    let defined = scene.den.path().join("definition.json");
+    std::fs::write(&defined, definition().to_string()).unwrap();
+    scene.lighter(&["apply", "-f", defined.to_str().unwrap()], 0);
+    let mut widget = json!({"apiVersion": "choices.test/v1", "kind": "Widget", "metadata": {"name": "w"}, "spec": {"template": template("w", "web", old)}});
+    widget["metadata"]["annotations"] = json!({"lighter.dev/verified": json!({"web": old}).to_string()});
+    scene.create(WIDGETS, &widget);
+    scene.create(DEPLOYMENTS, &workload("Deployment", "web", "web", old));
+    let path = ["--image-path", "choices.test/Widget=.spec.template.spec"];
+    let ticket = scene.den.path().join("ticket.json");
+    let ticket = ["--ticket", ticket.to_str().unwrap()];
+    let both = ["--target", "widget/w", "--target", "deployment/web"];
+    let images = |image: &String| {
+        assert_eq!([scene.image(WIDGETS, "w"), scene.image(DEPLOYMENTS, "web")], [image.clone(), image.clone()])
+    };
+    scene.deploy(new, &[&both[..], &path, &ticket].concat(), 0);
+    images(new);
+
+    let told = scene.lighter(&[&["rollout", "undo", "--dry-run"], &ticket[..]].concat(), 0).1;
+    assert!(told.contains(old.as_str()) && told.contains("widget"), "{told}");
+    images(new);
+    scene.lighter(&[&["rollout", "undo", "--timeout", "60s"], &ticket[..]].concat(), 0);
+    images(old);
+    // What is not its own any more stays.
+    let told = scene.lighter(&[&["rollout", "undo", "--timeout", "60s"], &ticket[..]].concat(), 12).1;
+    assert!(told.contains("not all of it went back"), "{told}");
+
+    scene.deploy(new, &[&["--target", "widget/w"], &path[..]].concat(), 0);
+    let (data, _) = scene.lighter(&[&["rollout", "history", "widget/w"], &path[..]].concat(), 0);
+    let lines: Vec<&str> = data.lines().collect();
+    let [first, second] = lines[..] else { panic!("{data}") };
+    assert!(
+        first == format!("1\tran well\tweb: {old}\t") && second.starts_with(&format!("2\tcurrent\tweb: {new}\t")),
+        "{data}"
+    );
+    scene.lighter(&[&["rollout", "undo", "widget/w", "--timeout", "60s"], &path[..]].concat(), 0);
+    assert_eq!(scene.image(WIDGETS, "w"), *old);
+    scene.lighter(&[&["rollout", "undo", "widget/w"], &path[..]].concat(), 10);
+    scene.lighter(&["rollout", "undo"], 64);
+}
