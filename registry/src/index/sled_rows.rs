@@ -286,3 +286,59 @@ impl Rows for SledRows {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::state::MemoryRows;
+
+    /// Few keys in some tables, so that changes meet; values of which two to a hundred fill a block, and some
+    /// that none holds.
+    fn changes() -> impl Strategy<Value = Changes> {
+        let key = (prop::sample::select(vec!["T", "Ta", "U", "B"]), 0u8..60).prop_map(|(table, number)| {
+            let mut key = table.as_bytes().to_vec();
+            key.push(number);
+            key
+        });
+        let size = prop_oneof![6 => 0usize..60, 6 => 500usize..3_000, 1 => 7_000usize..300_000];
+        let value =
+            prop_oneof![3 => (size, any::<u8>()).prop_map(|(size, byte)| Some(vec![byte; size])), 2 => Just(None)];
+        prop::collection::btree_map(key, value, 0..80)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn rows_in_blocks_read_as_rows(
+            rounds in prop::collection::vec(changes(), 1..6),
+            from in prop::collection::vec(prop::sample::select(b"TaUB\x00\x1f".to_vec()), 0..3),
+            included: bool,
+            limit in prop_oneof![0usize..9, Just(usize::MAX)],
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("sled");
+            let mut rows = SledRows::empty(&path).unwrap();
+            let mut wanted = MemoryRows::default();
+            for (round, changes) in rounds.iter().enumerate() {
+                rows.apply(changes, 7, Lsn(round as u64)).unwrap();
+                for (key, value) in changes.clone() {
+                    match value {
+                        Some(value) => wanted.0.insert(key, value),
+                        None => wanted.0.remove(&key),
+                    };
+                }
+                let from = if included { Bound::Included(from.as_slice()) } else { Bound::Excluded(from.as_slice()) };
+                for prefix in [&b""[..], b"T", b"Ta", b"B", b"U\x07", b"V"] {
+                    prop_assert_eq!(rows.scan(prefix, from, limit).unwrap(), wanted.scan(prefix, from, limit).unwrap());
+                }
+                for key in changes.keys() {
+                    prop_assert_eq!(rows.get(key).unwrap(), wanted.get(key).unwrap());
+                }
+                rows.tidy(&path).unwrap();
+            }
+        }
+    }
+}
