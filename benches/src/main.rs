@@ -13,6 +13,7 @@ mod machine;
 mod nginx;
 mod registry_blob;
 mod registry_requests;
+mod registry_start;
 mod registry_tags;
 mod run;
 mod start;
@@ -43,6 +44,9 @@ struct Arguments {
     /// How much run-bytes writes [default: 1000], or build-tree holds [default: what sources of so many files are]
     #[arg(long, value_name = "MB")]
     megabytes: Option<u64>,
+    /// How many manifests registry-start has [default: 100 000, then 1 000 000]
+    #[arg(long, value_name = "N")]
+    manifests: Option<usize>,
     /// Without buildah in build-tree, which takes minutes for large trees
     #[arg(long)]
     alone: bool,
@@ -61,6 +65,8 @@ enum Program {
     RegistryRequests,
     /// 100 000 tags: set, listed, started over; referrers: lighter registry and docker-registry
     RegistryTags,
+    /// A million manifests: the start over them, and memory then: lighter registry
+    RegistryStart,
     /// Checks of the OCI conformance program that are passed: lighter registry and docker-registry
     Conformance,
     /// The time until a first answer, memory at rest, and the size of the program
@@ -97,6 +103,11 @@ fn main() {
     }
     if wanted(Program::RegistryTags) {
         registry_tags::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::RegistryStart) {
+        for manifests in arguments.manifests.map_or(vec![100_000, 1_000_000], |manifests| vec![manifests]) {
+            registry_start::run(&lighter, arguments.rounds, manifests);
+        }
     }
     if wanted(Program::Conformance) {
         conformance::run(&lighter);

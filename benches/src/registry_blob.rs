@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
 use fixtures::docker_registry::DockerRegistry;
@@ -20,6 +20,8 @@ use crate::nginx::Nginx;
 use crate::usage;
 
 const SIZE: usize = 512 << 20;
+/// The parts of receiving alone work in pieces of this size, as the registry does.
+const PIECE: usize = 512 << 10;
 
 pub fn run(lighter: &Path, rounds: usize) {
     println!("registry-blob: {} MB\n", SIZE / 1_000_000);
@@ -36,6 +38,7 @@ pub fn run(lighter: &Path, rounds: usize) {
             }),
         ],
     );
+    limits(&content, &ours.directory().join("limit"));
     let digest = Digest::of(&content[..SIZE - 1]);
     push(ours.address(), &content[..SIZE - 1], &digest);
     push(theirs.address, &content[..SIZE - 1], &digest);
@@ -54,6 +57,38 @@ pub fn run(lighter: &Path, rounds: usize) {
         );
     }
     memory(&ours, &blob);
+}
+
+/// What the parts of receiving cost alone on this machine, in the simplest way: what a registry that hashes
+/// and makes durable cannot be below.
+fn limits(content: &[u8], path: &Path) {
+    let per_gigabyte = |part: &dyn Fn()| {
+        let before = usage::of_this_thread();
+        part();
+        usage::of_this_thread().saturating_sub(before).as_secs_f64() * 1e9 / content.len() as f64
+    };
+    let hashed = per_gigabyte(&|| drop(Digest::of(content)));
+    let written = per_gigabyte(&|| {
+        let mut file = fs::File::create(path).expect("create a file");
+        content.chunks(PIECE).try_for_each(|piece| file.write_all(piece)).expect("write a file");
+        file.sync_data().expect("make a file durable");
+    });
+    fs::remove_file(path).expect("remove a file");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it has an address");
+    let received = std::thread::scope(|scope| {
+        scope.spawn(|| TcpStream::connect(address).and_then(|mut to| to.write_all(content)).expect("send"));
+        let (mut from, _) = listener.accept().expect("somebody connects");
+        let from = std::cell::RefCell::new(&mut from);
+        per_gigabyte(&|| {
+            let mut piece = vec![0; PIECE];
+            while from.borrow_mut().read(&mut piece).expect("receive") > 0 {}
+        })
+    });
+    println!(
+        "registry-blob/receive, the parts alone, in processor seconds for a GB: hash {hashed:.2}, write and sync {written:.2}, socket {received:.2}, together {:.2}\n",
+        hashed + written + received
+    );
 }
 
 /// What a thousand clients cost that all pull at once and take their time.

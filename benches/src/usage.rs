@@ -15,6 +15,12 @@ pub fn of_process(pid: u32) -> Duration {
     ticks(fields[11]) + ticks(fields[12]) // utime, stime
 }
 
+/// The processor time of the thread that asks.
+pub fn of_this_thread() -> Duration {
+    let fields = stat("thread-self");
+    ticks(fields[11]) + ticks(fields[12]) // utime, stime
+}
+
 /// The memory that a process holds now, in bytes (VmRSS).
 pub fn memory_of_process(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");

@@ -8,7 +8,7 @@ use content::place::replace_file;
 use super::sled_rows::SledRows;
 use super::{IndexError, Places};
 use crate::journal::{Journal, Lsn, snapshot};
-use crate::state::{MemoryRows, Record, Rows, RowsError, Write};
+use crate::state::{Changes, MemoryRows, Record, Rows, RowsError, Write};
 
 /// Rows are written in batches of this many changes.
 const BATCH: usize = 2_000;
@@ -24,10 +24,11 @@ pub(super) fn rebuild(places: &Places, journal: &Journal) -> Result<SledRows, In
         if places.sled.exists() {
             std::fs::remove_dir_all(&places.sled).map_err(IndexError::io(&places.sled))?;
         }
-        let rows = SledRows::empty(&places.sled)?;
+        let mut rows = SledRows::empty(&places.sled)?;
         match load(&snapshot, journal, |writes| rows.load(writes)) {
             Ok(lsn) => {
-                rows.apply(Vec::new(), journal.id(), lsn)?;
+                rows.apply(&Changes::new(), journal.id(), lsn)?;
+                rows.tidy(&places.sled)?;
                 return Ok(rows);
             }
             Err(error) => tracing::error!(%error, "the snapshot cannot be used"),

@@ -1,28 +1,29 @@
 //! Rows in sled with the latest changes in front of it, in memory. A change costs sled some system calls
-//! and wakes its threads; thousands of changes in one batch cost little more. So a commit only adds to
+//! and wakes its threads; thousands of changes at a time cost little more. So a commit only adds to
 //! the young changes; once there are enough of them they become the old ones, which one thread writes
 //! to sled while new young ones come together.
 //!
 //! ```text
-//! commit ──▶ young ──(full)──▶ old ──(a thread, one batch)──▶ sled
+//! commit ──▶ young ──(full)──▶ old ──(a thread)──────────▶ sled
 //! read   ──▶ young,     then   old,           then            sled
 //! ```
 //!
-//! Nothing depends on when sled gets what: the row about the rows goes with each batch, and the next
+//! Nothing depends on when sled gets what: the row about the rows is written last, and the next
 //! start replays from the journal what came after it.
 
 use std::ops::Bound;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::sled_rows::SledRows;
 use crate::journal::Lsn;
 use crate::state::{Changes, Layer, Rows, RowsError, Write};
 
-/// So many changes are written to sled in one batch. Tests want to see batches.
-const FULL: usize = if cfg!(test) { 16 } else { 16 << 10 };
-/// The same in bytes of keys and values: half of sled's buffer. After batches of some megabytes its flush
-/// was seen to wait for ever, so a large row goes there by itself.
-const FULL_BYTES: usize = 256 << 10;
+/// So many changes are written to sled at a time: the more come together, the more of them share a block.
+/// But the next start has to read them from the journal. Tests want to see them written.
+const FULL: usize = if cfg!(test) { 16 } else { 8 << 10 };
+/// The same in bytes of keys and values.
+const FULL_BYTES: usize = 1 << 20;
 
 /// Sled below, changes above.
 pub(super) struct Layers {
@@ -44,9 +45,9 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Writes them, as one batch.
+    /// Writes them.
     pub(super) fn write(&self, journal: u64) -> Result<(), RowsError> {
-        self.below.apply_changes(&self.changes, journal, self.until)
+        self.below.apply(&self.changes, journal, self.until)
     }
 }
 
@@ -75,6 +76,11 @@ impl Layers {
         self.old = Arc::new(std::mem::take(&mut self.young));
         (self.count, self.bytes) = (0, 0);
         Outgoing { below: self.below.clone(), changes: self.old.clone(), until: self.applied }
+    }
+
+    /// Opens sled anew if that makes the next start quicker. Nothing may be on its way to it.
+    pub(super) fn tidy(&mut self, path: &Path) -> Result<(), RowsError> {
+        Arc::get_mut(&mut self.below).map_or(Ok(()), |below| below.tidy(path))
     }
 
     /// The last record whose changes are here.

@@ -17,6 +17,7 @@
 //! When sled fails at run time (disk full, a damaged page), rows move into memory and the registry
 //! goes on; the next start makes a new index.
 
+mod blocks;
 mod build;
 mod hot;
 mod layers;
@@ -102,12 +103,16 @@ impl Index {
             Some(rows) => rows,
             None => build::rebuild(&places, journal)?,
         };
-        build::replay(journal, rows.applied(), |writes, lsn| rows.apply(writes, journal.id(), lsn))?;
+        let mut layers = Layers::new(rows);
+        build::replay(journal, layers.applied(), |writes, lsn| {
+            layers.apply(writes, lsn);
+            if layers.is_full() { layers.age().write(journal.id()) } else { Ok(()) }
+        })?;
         build::mark_open(&places.state)?;
         Ok(Self {
             places,
             journal: journal.id(),
-            rows: RwLock::new(Backend::Sled(Layers::new(rows))),
+            rows: RwLock::new(Backend::Sled(layers)),
             hot: Hot::default(),
             writing: Mutex::default(),
         })
@@ -198,8 +203,9 @@ impl Index {
         self.written()?;
         self.begin_writing()?;
         self.written()?;
-        let backend = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-        if let Backend::Sled(layers) = &*backend {
+        let mut backend = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        if let Backend::Sled(layers) = &mut *backend {
+            layers.tidy(&self.places.sled)?;
             layers.below().flush(&self.places.sled)?;
             build::mark_clean(&self.places.state)?;
         }

@@ -153,7 +153,7 @@ mod tests {
         Journal::start(dir.path(), 7).unwrap();
         let mut journal = Journal::open(dir.path()).unwrap();
         for _ in 0..5 {
-            journal.append(&[vec![1; 6 << 20]], Purpose::Ordinary).unwrap(); // three fit into a segment
+            journal.append(&[vec![1; 3 << 19]], Purpose::Ordinary).unwrap(); // three fit into a segment
         }
         let read =
             |after, until, limit| Cursor::default().read_between(dir.path(), Lsn(after), Lsn(until), limit).unwrap();
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(numbers(&read(3, 5, 10)), [4, 5]);
         assert_eq!(numbers(&read(5, 5, 10)), Vec::<u64>::new());
         assert_eq!(oldest(dir.path()).unwrap(), Lsn(1));
-        assert!(size_until(dir.path(), Lsn(3)).unwrap() > 18 << 20);
+        assert!(size_until(dir.path(), Lsn(3)).unwrap() > 9 << 19);
         assert_eq!(size_until(dir.path(), Lsn(2)).unwrap(), 0);
         journal.sync().unwrap();
         forget_until(dir.path(), Lsn(3)).unwrap();
@@ -180,7 +180,7 @@ mod tests {
         let mut cursor = Cursor::default();
         let mut seen = Vec::new();
         for round in 1..=5u64 {
-            journal.append(&[vec![1; 6 << 20], vec![2; 9]], Purpose::Ordinary).unwrap();
+            journal.append(&[vec![1; 3 << 19], vec![2; 9]], Purpose::Ordinary).unwrap();
             while (seen.len() as u64) < 2 * round {
                 let after = Lsn(seen.len() as u64);
                 let read = cursor.read_between(dir.path(), after, journal.last(), 1).unwrap();

@@ -24,7 +24,7 @@ mod view;
 pub(crate) use doubt::{Item, Kind};
 pub(crate) use fact::{Asked, Fact, InvalidRecord, Mounted, Pull, Record, Write};
 pub(crate) use review::is_needed;
-pub(crate) use rows::{Changes, Layer, MemoryRows, Overlay, Rows, RowsError, key, prefix_end};
+pub(crate) use rows::{Changes, Damaged, Layer, MemoryRows, Overlay, Rows, RowsError, key, prefix_end};
 pub use transaction::Refusal;
 pub(crate) use transaction::{Condition, Decision, Frozen, MountSource, Terms, Transaction, decide};
 pub(crate) use usage::Usage;
