@@ -329,6 +329,36 @@ fn cache_mounts_move_only_what_is_new() {
 }
 
 #[test]
+fn a_cache_mount_that_is_here_takes_what_it_has_not() {
+    let registry = registry();
+    let mounts = format!("--cache-mounts=type=registry,ref={}", registry.reference("mounts:pip"));
+    let (one, other) = (with_mount("true"), with_mount("true"));
+    let builds = |scene: &Scene, command: &str| {
+        let file = fs::read_to_string(scene.context().join("Dockerfile")).unwrap();
+        let kept = file.split("target=/ctx ").next().unwrap();
+        scene.file("Dockerfile", format!("{kept}target=/ctx {command}\n"));
+        let told = scene.builds(&[&mounts]);
+        assert!(!told.contains("warning"), "{told}");
+    };
+    let fetched = || registry.requests().iter().filter(|r| r.method == "GET" && r.path.contains("/blobs/")).count();
+    builds(&one, "/bin/busybox cp /ctx/large /c/large && echo one > /c/both");
+    builds(
+        &other,
+        "/bin/busybox cmp /ctx/large /c/large && /bin/busybox cp /ctx/small /c/small && echo other > /c/both",
+    );
+    // What is new comes, and what is here stays and is not fetched again.
+    let before = fetched();
+    builds(&one, "/bin/busybox cmp /ctx/small /c/small && read -r w < /c/both && test $w = one && echo mine > /c/mine");
+    let moved = fetched() - before;
+    assert!((2..=6).contains(&moved), "the document and what changed: {moved}");
+    // Nothing has changed there since: the document is read before the build and before it is written, and no more.
+    let before = fetched();
+    builds(&one, "test -e /c/mine && test -e /c/small");
+    assert_eq!(fetched() - before, 2);
+    builds(&other, "test -e /c/mine && read -r w < /c/both && test $w = other");
+}
+
+#[test]
 fn cache_mounts_travel_in_directories_and_have_a_limit() {
     let shared = Den::new("mounts");
     let place = |more: &str| format!("--cache-mounts=type=local,dir={}{more}", shared.path().join("kept").display());
