@@ -214,7 +214,10 @@ impl Run<'_> {
         file.take(WORDS_LIMIT).read_to_end(&mut bytes).map_err(at(&said))?;
         words.push_str(&String::from_utf8_lossy(&bytes));
         let words = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
-        let words = if words.is_empty() { "it failed without a word".to_owned() } else { words };
+        let mut words = if words.is_empty() { "it failed without a word".to_owned() } else { words };
+        if words.contains("Permission denied (publickey") && self.git.ssh_agent.is_none() {
+            words.push_str(" (lend an SSH agent that has the key: --ssh default)");
+        }
         Err(Error::Refused { command: name, address: shown(&self.source.address), words })
     }
 
