@@ -5,7 +5,7 @@
 //! CACHE/v1/steps/<key>              what a step made: diff ID, blob, time (JSON)
 //! CACHE/v1/indexes/<diff id>        what is in a layer (layer::Index)
 //! CACHE/v1/roots/<boot>/<kind>/<diff id>/  a layer unpacked for overlayfs; kind says how owners are kept
-//! CACHE/v1/mounts/<kind>/<key>/     a cache mount; <key>.lock says who uses it
+//! CACHE/v1/mounts/<kind>/<key>/     a cache mount; <key>.lock says who uses it, <key>.shared what others have of it
 //! CACHE/v1/known                    hashes of files of build contexts, by inode and times
 //! CACHE/v1/urls                     files that were fetched: their versions and contents' hashes (JSON)
 //! CACHE/v1/blocks                   where in blobs the compressed blocks of layers are (layer::blocks)
@@ -16,6 +16,7 @@
 mod boot;
 pub mod chunks;
 pub mod exchange;
+pub(crate) mod merge;
 pub mod mounts;
 pub mod stock;
 

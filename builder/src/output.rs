@@ -340,21 +340,17 @@ fn dress(dir: rustix::fd::BorrowedFd<'_>, name: &[u8], entry: &Entry) -> io::Res
 /// Moves a tree to its place; directories that are there already take in what is new.
 fn move_into(from: &Path, to: &Path) -> io::Result<()> {
     let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
-    if !is_dir(to) {
-        if let Err(error) = fs::remove_file(to)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
+    let mut waiting = vec![(from.to_owned(), to.to_owned())];
+    while let Some((from, to)) = waiting.pop() {
+        if is_dir(&from) && is_dir(&to) {
+            for entry in fs::read_dir(&from)? {
+                let entry = entry?;
+                waiting.push((entry.path(), to.join(entry.file_name())));
+            }
+            continue;
         }
-        return fs::rename(from, to);
-    }
-    if !is_dir(from) {
-        fs::remove_dir_all(to)?;
-        return fs::rename(from, to);
-    }
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        move_into(&entry.path(), &to.join(entry.file_name()))?;
+        remove_tree(&to)?;
+        fs::rename(from, to)?;
     }
     Ok(())
 }

@@ -530,7 +530,8 @@ fn spooled_layers_know_every_name_of_a_file() {
     // Debian's tars have the data under any of the names, not under the first in order.
     let (layer, blob) = made(&[file("z", b"old"), hard("a", "z"), file("z", b"new")], Options::default());
     let file = tempfile::tempfile().unwrap();
-    let spool = builder::layer::spool::Spool::read(&blob[..], file, Limits::default(), |_| Ok::<_, ()>(())).unwrap();
+    let (spool, _) =
+        builder::layer::spool::Spool::read(&blob[..], file, Limits::default(), |_| Ok::<_, ()>(())).unwrap();
     let view = View::empty().with(&layer.index);
     for (path, wanted) in [("a", "old"), ("z", "new")] {
         let mut content = String::new();

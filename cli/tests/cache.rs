@@ -4,65 +4,22 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 use fixtures::den::Den;
 use fixtures::docker_registry::DockerRegistry;
 use fixtures::registry::Registry;
+use fixtures::scene::{Scene, cached};
 use serde_json::Value;
 
 const LIGHTER: &str = env!("CARGO_BIN_EXE_lighter");
-const BUSYBOX: &str = "/bin/busybox";
 
 /// A tool is made in one stage, and used and copied in another.
 const DOCKERFILE: &str = "FROM scratch AS tools\nCOPY busybox /bin/sh\nRUN echo made > /made\n\
                           FROM scratch AS middle\nCOPY busybox /bin/sh\nRUN echo middle > /middle && echo x > /other\n\
                           FROM middle\nCOPY --from=tools /made /made\nWORKDIR /srv\nRUN echo last > /last\n";
 
-/// A machine with a build context and a home of its own.
-struct Machine {
-    den: Den,
-}
-
-impl Machine {
-    fn new(dockerfile: &str) -> Self {
-        let den = Den::new("cache");
-        let context = den.path().join("context");
-        fs::create_dir(&context).unwrap();
-        fs::write(context.join("Dockerfile"), dockerfile).unwrap();
-        let copied = fs::copy(BUSYBOX, context.join("busybox"));
-        copied.unwrap_or_else(|error| panic!("{BUSYBOX}: {error}; install the package busybox-static"));
-        Self { den }
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(LIGHTER);
-        command.args(words).current_dir(self.den.path().join("context")).env_clear().stdin(Stdio::null());
-        command.env("HOME", self.den.path().join("home")).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().unwrap()
-    }
-
-    /// Builds well, and says what was told.
-    fn builds(&self, words: &[&str]) -> String {
-        let output = self.run(&[&["build", "--progress=plain"], words].concat());
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{told}");
-        told
-    }
-
-    fn prints(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-fn cached(told: &str) -> usize {
-    told.lines().filter(|line| line.ends_with(" CACHED")).count()
+fn machine(dockerfile: &str) -> Scene {
+    Scene::new(Path::new(LIGHTER), dockerfile)
 }
 
 fn registry() -> Registry {
@@ -85,13 +42,13 @@ fn a_fresh_machine_moves_no_layer() {
     let registry = registry();
     let cache = registry.reference("shop/cache:main");
     let (to, from) = (format!("--cache-to=type=registry,ref={cache},mode=max"), format!("--cache-from={cache}"));
-    let first = Machine::new(DOCKERFILE);
+    let first = machine(DOCKERFILE);
     let told = first.builds(&["-t", &registry.reference("shop/api:1"), "--push", &to, &from]);
     assert_eq!(cached(&told), 1, "two stages begin alike: {told}");
     let image = manifest(&registry, "shop/api", "1");
     let before = registry.requests().len();
 
-    let told = Machine::new(DOCKERFILE).builds(&["-t", &registry.reference("shop/next:1"), "--push", &to, &from]);
+    let told = machine(DOCKERFILE).builds(&["-t", &registry.reference("shop/next:1"), "--push", &to, &from]);
     assert_eq!(cached(&told), 7, "{told}");
     assert_eq!(layers(&manifest(&registry, "shop/next", "1")), layers(&image));
     let steps = manifest(&registry, "shop/cache", "main");
@@ -120,13 +77,13 @@ fn a_miss_does_not_blind_the_steps_after_it() {
     let cache = registry.reference("cache:1");
     let (to, from) =
         (format!("--cache-to=type=registry,ref={cache},mode=max"), format!("--cache-from=type=registry,ref={cache}"));
-    Machine::new(DOCKERFILE).builds(&[&to]);
+    machine(DOCKERFILE).builds(&[&to]);
     // The step is another one, and what is copied from it the same.
     let changed = DOCKERFILE.replace("RUN echo made > /made", "RUN : && echo made > /made");
-    let told = Machine::new(&changed).builds(&[&from]);
+    let told = machine(&changed).builds(&[&from]);
     assert!(!told.contains("warning"), "{told}");
     let other = DOCKERFILE.replace("echo last", "echo very last");
-    let told = Machine::new(&other).builds(&[&from, "-o", "type=tar,dest=tree.tar"]);
+    let told = machine(&other).builds(&[&from, "-o", "type=tar,dest=tree.tar"]);
     assert_eq!(cached(&told), 6, "{told}");
 }
 
@@ -140,10 +97,10 @@ fn writers_of_one_cache_that_read_it_lose_nothing() {
     for file in &files {
         // As pipelines do: a step that is in the cache is taken from it, so all of them build on the same layers.
         // At the same time: a unit test, which decides who overwrites whom.
-        Machine::new(file).builds(&[&from, &to]);
+        machine(file).builds(&[&from, &to]);
     }
     for file in &files {
-        let told = Machine::new(file).builds(&[&from]);
+        let told = machine(file).builds(&[&from]);
         assert_eq!(cached(&told), 2, "{told}");
     }
 }
@@ -154,11 +111,11 @@ fn write_at_once(cache: &str, files: &[String]) {
     let to = format!("--cache-to=type=registry,ref={cache},mode=max");
     std::thread::scope(|scope| {
         for file in files {
-            scope.spawn(|| Machine::new(file).builds(&[&to]));
+            scope.spawn(|| machine(file).builds(&[&to]));
         }
     });
     for file in files {
-        let told = Machine::new(file).builds(&[&format!("--cache-from={cache}")]);
+        let told = machine(file).builds(&[&format!("--cache-from={cache}")]);
         assert_eq!(cached(&told), file.matches("RUN").count() + 1, "{file}: {told}");
     }
 }
@@ -193,33 +150,33 @@ fn times_that_a_command_sets_are_no_times_of_making() {
         )
     };
     let show = "/bin/busybox stat -c %y /f > /shown";
-    Machine::new(&file(1, show)).builds(&[&to]);
+    machine(&file(1, show)).builds(&[&to]);
     // Another day is another layer to the command that looks at it.
-    let told = Machine::new(&file(2, show)).builds(&[&from]);
+    let told = machine(&file(2, show)).builds(&[&from]);
     assert_eq!(cached(&told), 2, "{told}");
     // The step before is another one, and what it makes the same.
     let same = file(1, show).replace("touch -d", "touch  -d");
-    assert_eq!(cached(&Machine::new(&same).builds(&[&from])), 3);
+    assert_eq!(cached(&machine(&same).builds(&[&from])), 3);
 }
 
 #[test]
 fn directories_and_images_are_caches_too() {
-    let first = Machine::new(DOCKERFILE);
-    let place = first.den.path().join("shared");
+    let first = machine(DOCKERFILE);
+    let place = first.path().join("shared");
     first.builds(&[&format!("--cache-to=type=local,dest={},mode=max", place.display())]);
-    let told = Machine::new(DOCKERFILE).builds(&[&format!("--cache-from=type=local,src={}", place.display())]);
+    let told = machine(DOCKERFILE).builds(&[&format!("--cache-from=type=local,src={}", place.display())]);
     assert_eq!(cached(&told), 7, "{told}");
 
     let registry = registry();
     let name = registry.reference("app:1");
-    Machine::new(DOCKERFILE).builds(&["-t", &name, "--push", "--cache-to=type=inline"]);
-    let told = Machine::new(DOCKERFILE).builds(&[&format!("--cache-from={name}")]);
+    machine(DOCKERFILE).builds(&["-t", &name, "--push", "--cache-to=type=inline"]);
+    let told = machine(DOCKERFILE).builds(&[&format!("--cache-from={name}")]);
     assert!(cached(&told) >= 4, "the last stage is in the image: {told}");
 
     let repository = registry.reference("kaniko");
     let kaniko = ["--cache=true", "--cache-repo", &repository];
-    Machine::new(DOCKERFILE).builds(&kaniko);
-    assert_eq!(cached(&Machine::new(DOCKERFILE).builds(&kaniko)), 7);
+    machine(DOCKERFILE).builds(&kaniko);
+    assert_eq!(cached(&machine(DOCKERFILE).builds(&kaniko)), 7);
 }
 
 #[test]
@@ -227,9 +184,9 @@ fn a_broken_cache_is_a_miss() {
     let registry = registry();
     let cache = registry.reference("broken:1");
     let (to, from) = (format!("--cache-to=type=registry,ref={cache},mode=max"), format!("--cache-from={cache}"));
-    let nowhere = Machine::new(DOCKERFILE).builds(&["--cache-from=127.0.0.1:1/no/such:cache", &from]);
+    let nowhere = machine(DOCKERFILE).builds(&["--cache-from=127.0.0.1:1/no/such:cache", &from]);
     assert!(nowhere.contains("warning: the cache 127.0.0.1:1/no/such:cache cannot be used"), "{nowhere}");
-    Machine::new(DOCKERFILE).builds(&[&to]);
+    machine(DOCKERFILE).builds(&[&to]);
     let listed = layers(&manifest(&registry, "broken", "1"));
     // A step that is not there needs the layers below it, and those are not what they were.
     for layer in listed {
@@ -242,10 +199,10 @@ fn a_broken_cache_is_a_miss() {
         }
     }
     let other = DOCKERFILE.replace("echo last", "echo very last");
-    let machine = Machine::new(&other);
-    let told = machine.builds(&[&from, "-o", "type=tar,dest=../tree.tar"]);
+    let scene = machine(&other);
+    let told = scene.builds(&[&from, "-o", "type=tar,dest=../tree.tar"]);
     assert!(told.contains("goes on without the caches of --cache-from"), "{told}");
-    let mut tar = tar::Archive::new(fs::File::open(machine.den.path().join("tree.tar")).unwrap());
+    let mut tar = tar::Archive::new(fs::File::open(scene.path().join("tree.tar")).unwrap());
     let names: Vec<PathBuf> = tar.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned()).collect();
     assert!(["made", "middle", "last"].iter().all(|name| names.contains(&PathBuf::from(name))), "{names:?}");
 }
@@ -265,7 +222,7 @@ fn blobs(directory: &Path, hex: &str) -> Vec<PathBuf> {
 
 #[test]
 fn wrong_words_are_told_before_anything_is_built() {
-    let machine = Machine::new(DOCKERFILE);
+    let scene = machine(DOCKERFILE);
     for (words, said) in [
         (["build", "--cache-to=type=gha"], "there are registry, local and inline"),
         (["build", "--cache-to=type=registry"], "needs ref=NAME"),
@@ -274,7 +231,7 @@ fn wrong_words_are_told_before_anything_is_built() {
         (["cache", "prune --keep"], "unexpected argument"),
     ] {
         let words: Vec<&str> = words.iter().flat_map(|word| word.split(' ')).collect();
-        let output = machine.run(&words);
+        let output = scene.run(&words);
         let told = String::from_utf8_lossy(&output.stderr);
         let expected = if said == "unexpected argument" { told.contains("--keep") } else { told.contains(said) };
         assert!(output.status.code() == Some(64) && expected, "{words:?}: {told}");
@@ -283,32 +240,32 @@ fn wrong_words_are_told_before_anything_is_built() {
 
 #[test]
 fn room_is_made_and_damage_found() {
-    let machine = Machine::new(DOCKERFILE);
-    machine.builds(&["-t", "kept:1"]);
-    let listed = machine.prints(&["cache", "ls"]);
+    let scene = machine(DOCKERFILE);
+    scene.builds(&["-t", "kept:1"]);
+    let listed = scene.prints(&["cache", "ls"]);
     assert!(listed.lines().any(|line| line.starts_with("layers")), "{listed}");
-    assert_eq!(machine.prints(&["cache", "prune", "--older", "1d"]), "removed 0 things, 0.0 MB\n");
-    assert!(machine.prints(&["cache", "verify"]).contains("0 were not"));
-    machine.prints(&["cache", "prune", "--all"]);
-    let listed = machine.prints(&["cache", "ls"]);
+    assert_eq!(scene.prints(&["cache", "prune", "--older", "1d"]), "removed 0 things, 0.0 MB\n");
+    assert!(scene.prints(&["cache", "verify"]).contains("0 were not"));
+    scene.prints(&["cache", "prune", "--all"]);
+    let listed = scene.prints(&["cache", "ls"]);
     assert!(listed.starts_with("all                     0"), "{listed}");
     // The image is whole.
-    let tree = machine.den.path().join("image.tar");
-    machine.prints(&["copy", "local:kept:1", &format!("oci-archive:{}", tree.display())]);
-    assert_eq!(cached(&machine.builds(&[])), 1, "two stages begin alike, and nothing else is known");
+    let tree = scene.path().join("image.tar");
+    scene.prints(&["copy", "local:kept:1", &format!("oci-archive:{}", tree.display())]);
+    assert_eq!(cached(&scene.builds(&[])), 1, "two stages begin alike, and nothing else is known");
 }
 
 #[test]
 fn a_second_build_shows_what_is_not_the_same() {
-    let machine = Machine::new(DOCKERFILE);
-    let told = machine.builds(&["--reproducible-check", "--build-arg=SOURCE_DATE_EPOCH=1700000000"]);
+    let scene = machine(DOCKERFILE);
+    let told = scene.builds(&["--reproducible-check", "--build-arg=SOURCE_DATE_EPOCH=1700000000"]);
     assert!(told.contains("both builds are sha256:"), "{told}");
     fs::write(
-        machine.den.path().join("context/Dockerfile"),
+        scene.path().join("context/Dockerfile"),
         "FROM scratch\nCOPY busybox /bin/sh\nRUN read -r id < /proc/sys/kernel/random/uuid; echo $id > /random\n",
     )
     .unwrap();
-    let output = machine.run(&["build", "--reproducible-check", "--build-arg=SOURCE_DATE_EPOCH=1700000000"]);
+    let output = scene.run(&["build", "--reproducible-check", "--build-arg=SOURCE_DATE_EPOCH=1700000000"]);
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(
@@ -324,23 +281,23 @@ fn privileged_rungs_give_one_digest() {
         .into_iter()
         .map(|rung| {
             let words = ["build", "--isolation", rung, "--build-arg=SOURCE_DATE_EPOCH=1700000000"];
-            Machine::new(DOCKERFILE).prints(&words)
+            machine(DOCKERFILE).prints(&words)
         })
         .collect();
     assert_eq!(digests.len(), 1, "{digests:?}");
 }
 
 /// A step with a cache mount, over a context that holds some megabytes without a pattern.
-fn with_mount(command: &str) -> Machine {
+fn with_mount(command: &str) -> Scene {
     let file = format!(
         "FROM scratch\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\n\
          RUN --mount=type=cache,id=pip,target=/c --mount=type=bind,target=/ctx {command}\n"
     );
-    let machine = Machine::new(&file);
+    let scene = machine(&file);
     let mut noise = fixtures::seed::Seed::new(7);
-    fs::write(machine.den.path().join("context/large"), noise.bytes(6 << 20)).unwrap();
-    fs::write(machine.den.path().join("context/small"), noise.bytes(100 << 10)).unwrap();
-    machine
+    scene.file("large", noise.bytes(6 << 20));
+    scene.file("small", noise.bytes(100 << 10));
+    scene
 }
 
 #[test]
@@ -372,6 +329,36 @@ fn cache_mounts_move_only_what_is_new() {
 }
 
 #[test]
+fn a_cache_mount_that_is_here_takes_what_it_has_not() {
+    let registry = registry();
+    let mounts = format!("--cache-mounts=type=registry,ref={}", registry.reference("mounts:pip"));
+    let (one, other) = (with_mount("true"), with_mount("true"));
+    let builds = |scene: &Scene, command: &str| {
+        let file = fs::read_to_string(scene.context().join("Dockerfile")).unwrap();
+        let kept = file.split("target=/ctx ").next().unwrap();
+        scene.file("Dockerfile", format!("{kept}target=/ctx {command}\n"));
+        let told = scene.builds(&[&mounts]);
+        assert!(!told.contains("warning"), "{told}");
+    };
+    let fetched = || registry.requests().iter().filter(|r| r.method == "GET" && r.path.contains("/blobs/")).count();
+    builds(&one, "/bin/busybox cp /ctx/large /c/large && echo one > /c/both");
+    builds(
+        &other,
+        "/bin/busybox cmp /ctx/large /c/large && /bin/busybox cp /ctx/small /c/small && echo other > /c/both",
+    );
+    // What is new comes, and what is here stays and is not fetched again.
+    let before = fetched();
+    builds(&one, "/bin/busybox cmp /ctx/small /c/small && read -r w < /c/both && test $w = one && echo mine > /c/mine");
+    let moved = fetched() - before;
+    assert!((2..=6).contains(&moved), "the document and what changed: {moved}");
+    // Nothing has changed there since: the document is read before the build and before it is written, and no more.
+    let before = fetched();
+    builds(&one, "test -e /c/mine && test -e /c/small");
+    assert_eq!(fetched() - before, 2);
+    builds(&other, "test -e /c/mine && read -r w < /c/both && test $w = other");
+}
+
+#[test]
 fn cache_mounts_travel_in_directories_and_have_a_limit() {
     let shared = Den::new("mounts");
     let place = |more: &str| format!("--cache-mounts=type=local,dir={}{more}", shared.path().join("kept").display());
@@ -384,7 +371,7 @@ fn cache_mounts_travel_in_directories_and_have_a_limit() {
         ("--cache-mounts=type=local,src=x", "has the unknown field `src`"),
         ("--cache-mounts=type=local,dir=x,max=much", "has a max that is not a size"),
     ] {
-        let output = Machine::new(DOCKERFILE).run(&["build", words]);
+        let output = machine(DOCKERFILE).run(&["build", words]);
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(64) && told.contains(said), "{words}: {told}");
     }
@@ -394,7 +381,7 @@ fn cache_mounts_travel_in_directories_and_have_a_limit() {
 fn a_plan_looks_into_shared_caches() {
     let registry = registry();
     let cache = registry.reference("plan:cache");
-    Machine::new(DOCKERFILE).builds(&[&format!("--cache-to=type=registry,ref={cache},mode=max")]);
-    let plan = Machine::new(DOCKERFILE).prints(&["build", "--plan", &format!("--cache-from={cache}")]);
+    machine(DOCKERFILE).builds(&[&format!("--cache-to=type=registry,ref={cache},mode=max")]);
+    let plan = machine(DOCKERFILE).prints(&["build", "--plan", &format!("--cache-from={cache}")]);
     assert!(plan.contains("7 in all: 7 cached, 0 to do") && plan.contains("fetch   0 layers"), "{plan}");
 }

@@ -2,56 +2,25 @@
 //! that ends all. Needs the Debian package busybox-static.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
-use fixtures::den::Den;
+use fixtures::scene::Scene;
 
 const LIGHTER: &str = env!("CARGO_BIN_EXE_lighter");
-const BUSYBOX: &str = "/bin/busybox";
 
-struct Bench {
-    den: Den,
+fn scene(dockerfile: &str) -> Scene {
+    Scene::new(Path::new(LIGHTER), dockerfile)
 }
 
-impl Bench {
-    fn new(dockerfile: &str) -> Self {
-        let den = Den::new("stages");
-        let context = den.path().join("context");
-        fs::create_dir(&context).unwrap();
-        fs::write(context.join("Dockerfile"), dockerfile).unwrap();
-        let copied = fs::copy(BUSYBOX, context.join("busybox"));
-        copied.unwrap_or_else(|error| panic!("{BUSYBOX}: {error}; install the package busybox-static"));
-        Self { den }
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(LIGHTER);
-        command.args(["build", "--progress=plain"]).args(words).current_dir(self.den.path().join("context"));
-        command.env_clear().env("HOME", self.den.path().join("home")).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn build(&self, words: &[&str]) -> Output {
-        self.command(words).output().unwrap()
-    }
-
-    fn builds(&self, words: &[&str]) -> (String, String) {
-        let output = self.build(words);
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{told}");
-        (String::from_utf8(output.stdout).unwrap(), told)
-    }
-
-    fn work(&self) -> Vec<PathBuf> {
-        let work = self.den.path().join("home/.local/share/lighter/build/v1/work");
-        let entries = fs::read_dir(&work).unwrap_or_else(|error| panic!("{}: {error}", work.display()));
-        entries.map(|entry| entry.unwrap().path()).filter(|path| !path.is_dir() || holds_steps(path)).collect()
-    }
+/// What steps have left behind.
+fn work(scene: &Scene) -> Vec<PathBuf> {
+    let work = scene.path().join("home/.local/share/lighter/build/v1/work");
+    let entries = fs::read_dir(&work).unwrap_or_else(|error| panic!("{}: {error}", work.display()));
+    entries.map(|entry| entry.unwrap().path()).filter(|path| !path.is_dir() || holds_steps(path)).collect()
 }
 
-fn holds_steps(path: &std::path::Path) -> bool {
+fn holds_steps(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-"))
         || fs::read_dir(path).is_ok_and(|mut inside| inside.any(|entry| holds_steps(&entry.unwrap().path())))
 }
@@ -71,7 +40,7 @@ COPY --from=two /met /two
 
 #[test]
 fn stages_that_wait_for_each_other_run_at_the_same_time() {
-    let (_, told) = Bench::new(MEETING).builds(&["--jobs=2"]);
+    let (_, told) = scene(MEETING).built(&["--jobs=2"]);
     assert!(told.contains("one met") && told.contains("two met"), "{told}");
     // Every line of output says which step it is of.
     let number = |title: &str| {
@@ -97,15 +66,15 @@ FROM scratch
 COPY --from=slow /x /x
 COPY --from=bad /x /y
 "#;
-    let bench = Bench::new(file);
-    let output = bench.build(&["--jobs=3"]);
+    let scene = scene(file);
+    let output = scene.build(&["--jobs=3"]).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("alas") && told.contains("exit code: 7"), "{told}");
     let ends = |word: &str| told.lines().filter(|line| line.starts_with('#') && line.ends_with(word)).count();
     assert_eq!((ends(" ERROR"), ends(" CANCELED") >= 1), (1, true), "{told}");
     assert!(!is_running(b"86397"), "the slow step still runs");
-    assert_eq!(bench.work(), Vec::<PathBuf>::new());
+    assert_eq!(work(&scene), Vec::<PathBuf>::new());
 }
 
 fn is_running(wanted: &[u8]) -> bool {
@@ -121,8 +90,8 @@ fn ctrl_c_stops_all_stages() {
                 FROM base AS one\nRUN /bin/busybox sleep 86395\n\
                 FROM base AS two\nRUN /bin/busybox sleep 86396\n\
                 FROM scratch\nCOPY --from=one /x /x\nCOPY --from=two /x /y\n";
-    let bench = Bench::new(file);
-    let building = bench.command(&["--jobs=2"]).stderr(Stdio::piped()).spawn().unwrap();
+    let scene = scene(file);
+    let building = scene.build(&["--jobs=2"]).stderr(Stdio::piped()).spawn().unwrap();
     let both = || is_running(b"86395") && is_running(b"86396");
     for _ in 0..600 {
         if both() {
@@ -138,7 +107,7 @@ fn ctrl_c_stops_all_stages() {
     assert_eq!(output.status.code(), Some(130), "{told}");
     assert_eq!(told.lines().filter(|line| line.ends_with(" CANCELED")).count(), 2, "{told}");
     assert!(!is_running(b"86395") && !is_running(b"86396"));
-    assert_eq!(bench.work(), Vec::<PathBuf>::new());
+    assert_eq!(work(&scene), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -153,7 +122,7 @@ fn the_image_is_the_same_for_every_number_of_jobs() {
     (0..5).for_each(|stage| file.push_str(&format!("COPY --from=s{stage} /out /out{stage}\n")));
     let digests: Vec<String> = ["--jobs=1", "--jobs=2", "--jobs=0"]
         .map(|jobs| {
-            let (digest, told) = Bench::new(&file).builds(&[jobs, "--build-arg=SOURCE_DATE_EPOCH=1700000000"]);
+            let (digest, told) = scene(&file).built(&[jobs, "--build-arg=SOURCE_DATE_EPOCH=1700000000"]);
             assert_eq!(told.lines().filter(|line| line.ends_with(" CACHED")).count(), 2, "{told}");
             digest
         })
@@ -166,13 +135,13 @@ const MEMORY_LIMIT: u64 = 100 << 10;
 
 #[test]
 fn memory_does_not_grow_with_what_a_step_writes() {
-    let bench = Bench::new(
+    let scene = scene(
         "FROM scratch\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\n\
          RUN /bin/busybox dd if=/dev/zero of=/zero bs=1M count=200 2>&1 && \
          /bin/busybox dd if=/dev/urandom of=/noise bs=1M count=32 2>&1\n",
     );
-    let registry = fixtures::registry::Registry::start(std::path::Path::new(LIGHTER));
-    let mut command = bench.command(&["-t", &registry.reference("large:1"), "--push"]);
+    let registry = fixtures::registry::Registry::start(Path::new(LIGHTER));
+    let mut command = scene.build(&["-t", &registry.reference("large:1"), "--push"]);
     let mut building = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let status = format!("/proc/{}/status", building.id());
     let mut most = 0;

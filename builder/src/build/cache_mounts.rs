@@ -19,7 +19,8 @@ use super::layers::lock;
 use super::mounts;
 use super::room::Room;
 use super::steps::Builder;
-use crate::cache::mounts::Used;
+use crate::cache::merge;
+use crate::cache::mounts::{Import, Local, Tree, Used, remember_shared, shared};
 use crate::dockerfile::{Mount, MountKind, Sharing};
 use crate::event::Event;
 use crate::layer::unpack;
@@ -70,6 +71,10 @@ pub(super) fn open(
             let removed = room.remove();
             made?;
             removed?;
+        } else if !builder.request.mount_imports.is_empty() {
+            let room = Room::new(&builder.workshop.cache.work())?;
+            take_in(builder, &name, mount, sandbox, &room, &place)?;
+            room.remove()?;
         }
         places.extend(numbers.into_iter().map(|number| (number, place.clone())));
     }
@@ -136,7 +141,9 @@ fn make(
     place: &Path,
 ) -> Result<(), StepProblem> {
     let aside = room.path().join("cache");
-    let made = if let Some(files) = imported(builder, name, mount, sandbox, room)? {
+    let mut theirs = None;
+    let made = if let Some((files, name)) = imported(builder, name, mount, sandbox, room)? {
+        theirs = Some(name);
         files
     } else if has_start(mount) {
         let files = mounts::files(builder, mount, origin, sandbox, &aside)?;
@@ -152,7 +159,10 @@ fn make(
     match fs::rename(&made, place) {
         // Somebody else who shares it was faster.
         Err(_) if place.is_dir() => Ok(()),
-        renamed => renamed.map_err(disk(place)),
+        renamed => {
+            renamed.map_err(disk(place))?;
+            theirs.map_or(Ok(()), |theirs| remember_shared(place, &theirs)).map_err(disk(place))
+        }
     }
 }
 
@@ -163,26 +173,78 @@ fn imported(
     mount: &Mount,
     sandbox: &Entered,
     room: &Room,
-) -> Result<Option<PathBuf>, StepProblem> {
+) -> Result<Option<(PathBuf, Digest)>, StepProblem> {
     for (number, import) in builder.request.mount_imports.iter().enumerate() {
-        let Some(tar) = import.open(name) else { continue };
+        let Some(theirs) = import.document.mounts.get(name).map(Tree::name) else { continue };
+        let Some(tar) = import.open(name, None) else { continue };
         let place = room.path().join(format!("import-{number}"));
-        let stopping = Stopping { tar, cancel: builder.workshop.cancel };
-        let unpacked = unpack::unpack(stopping, &place, &builder.layers.unpacking(sandbox));
-        builder.layers.check_cancelled()?; // a cancelled read looks like a failed one
-        match unpacked {
-            Ok(unpacked) => {
-                give(mount, sandbox, &unpacked.root).map_err(disk(&unpacked.root))?;
-                return Ok(Some(unpacked.root));
-            }
-            Err(error) => {
-                let target = mount.target.as_deref().unwrap_or_default();
-                let message = format!("the cache mount {target} of {} cannot be used: {error}", import.name);
-                builder.event(Event::Warning { rule: None, span: None, message });
-            }
+        if let Some(root) = unpacked(builder, import, mount, tar, sandbox, &place)? {
+            give(mount, sandbox, &root).map_err(disk(&root))?;
+            return Ok(Some((root, theirs)));
         }
     }
     Ok(None)
+}
+
+/// The files of a mount of somebody else; what is wrong with them is told.
+fn unpacked(
+    builder: &Builder<'_>,
+    import: &Import,
+    mount: &Mount,
+    tar: impl Read,
+    sandbox: &Entered,
+    place: &Path,
+) -> Result<Option<PathBuf>, StepProblem> {
+    let stopping = Stopping { tar, cancel: builder.workshop.cancel };
+    let unpacked = unpack::unpack(stopping, place, &builder.layers.unpacking(sandbox));
+    builder.layers.check_cancelled()?; // a cancelled read looks like a failed one
+    match unpacked {
+        Ok(unpacked) => Ok(Some(unpacked.root)),
+        Err(error) => {
+            warn(builder, import, mount, &error);
+            Ok(None)
+        }
+    }
+}
+
+fn warn(builder: &Builder<'_>, import: &Import, mount: &Mount, error: &dyn std::fmt::Display) {
+    let target = mount.target.as_deref().unwrap_or_default();
+    let message = format!("the cache mount {target} of {} cannot be used: {error}", import.name);
+    builder.event(Event::Warning { rule: None, span: None, message });
+}
+
+/// Puts into a mount that is here what others have put into theirs since it was last taken from there: files that are
+/// not here. Everything that is here stays. Whatever is wrong with theirs is told, and the mount is as it was.
+fn take_in(
+    builder: &Builder<'_>,
+    name: &Digest,
+    mount: &Mount,
+    sandbox: &Entered,
+    room: &Room,
+    place: &Path,
+) -> Result<(), StepProblem> {
+    for (number, import) in builder.request.mount_imports.iter().enumerate() {
+        let Some(theirs) = import.document.mounts.get(name).map(Tree::name) else { continue };
+        if shared(place) == Some(theirs) {
+            continue;
+        }
+        let (ownership, marks) = builder.layers.kept(sandbox);
+        let ours = Used { place: place.to_owned(), ownership, marks };
+        // One that cannot be read as a tar (it may change just now) is only not looked into for what is there already.
+        let local = ours.tar(&builder.workshop.cache.work()).and_then(Local::new).ok();
+        let Some(tar) = import.open(name, local) else { continue };
+        let aside = room.path().join(format!("theirs-{number}"));
+        if let Some(root) = unpacked(builder, import, mount, tar, sandbox, &aside)? {
+            match merge::missing(&root, place) {
+                Ok(count) => {
+                    tracing::debug!(count, place = %place.display(), "files of others came into a cache mount");
+                    remember_shared(place, &theirs).map_err(disk(place))?;
+                }
+                Err(error) => warn(builder, import, mount, &error),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A tar that is read until the build is cancelled.

@@ -1,6 +1,6 @@
 //! The result: config and manifest put together, filed, named and written where it is wanted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,10 +10,12 @@ use serde::Serialize;
 
 use super::error::{Error, StepProblem};
 use super::layers::{Chain, ChainContents, lock};
-use super::steps::{Builder, Finished, Made};
+use super::made::Made;
+use super::steps::{Builder, Finished};
 use super::{Built, BuiltLayer, BuiltStep};
 use crate::cache::Record;
 use crate::cache::exchange::{self, Document, Step};
+use crate::layer::entry::Kind;
 use crate::layer::view::Node;
 use crate::output::{self, Image, Output};
 
@@ -182,6 +184,11 @@ impl Builder<'_> {
         let span = self.request.dockerfile.stages[self.outline.target.0].span;
         let at = |problem| self.at(span, problem);
         let view = self.layers.view(&finished.chain).map_err(at)?;
+        // Before anything is written: a layer that cannot be had from a cache of others is made instead.
+        let files = view.nodes().iter().filter(|node| matches!(node.entry.kind, Kind::File { size: 1.., .. }));
+        for layer in files.map(|node| node.layer).collect::<BTreeSet<usize>>() {
+            finished.chain.get(layer).map_or(Ok(()), |link| self.layers.prepare(link)).map_err(at)?;
+        }
         let contents = ChainContents { layers: &self.layers, chain: &finished.chain };
         let open = |node: &Node| -> std::io::Result<Box<dyn Read + '_>> {
             crate::copy::Contents::open(&contents, node.layer, &node.origin)

@@ -19,8 +19,7 @@ pub(super) fn keep(upper: &Path, aside: &Path, place: &Path, index: &Index, mark
     if index.entries().is_empty() || place.exists() {
         return Ok(false);
     }
-    let mut found = 0;
-    if !matches(&mut Tree::open(upper)?, b"", index, marks, &mut found)? || found != index.entries().len() {
+    if matching(&mut Tree::open(upper)?, index, marks)? != Some(index.entries().len()) {
         return Ok(false);
     }
     fs::create_dir(aside)?;
@@ -30,26 +29,29 @@ pub(super) fn keep(upper: &Path, aside: &Path, place: &Path, index: &Index, mark
     Ok(true)
 }
 
-/// Whether everything in a directory is in the layer as well; counts it.
-fn matches(tree: &mut Tree, path: &[u8], index: &Index, marks: Marks, found: &mut usize) -> io::Result<bool> {
-    let dir = tree.dir(path)?;
-    if beneath::xattr(dir.as_fd(), marks.opaque())?.is_some() {
-        return Ok(false); // the layer spells out what is hidden, which depends on what lies below
-    }
-    for name in beneath::list(dir)? {
-        let child = join(path, &name);
-        let Some(stat) = tree.lstat(&child)? else { return Ok(false) };
-        let (dir, _) = tree.at(&child)?;
-        let Some(here) = beneath::entry(dir, &child, &stat)? else { return Ok(false) };
-        match index.find(&child) {
-            Some(entry) if same(entry, &here) => *found += 1,
-            _ => return Ok(false),
+/// How many files there are, if everything is in the layer as well.
+fn matching(tree: &mut Tree, index: &Index, marks: Marks) -> io::Result<Option<usize>> {
+    let mut found = 0;
+    let mut waiting = vec![Vec::new()];
+    while let Some(path) = waiting.pop() {
+        let dir = tree.dir(&path)?;
+        if beneath::xattr(dir.as_fd(), marks.opaque())?.is_some() {
+            return Ok(None); // the layer spells out what is hidden, which depends on what lies below
         }
-        if here.is_dir() && !matches(tree, &child, index, marks, found)? {
-            return Ok(false);
+        for name in beneath::list(dir)? {
+            let child = join(&path, &name);
+            let stat = beneath::lstat(dir, &name)?;
+            let Some(here) = beneath::entry(dir, &child, &stat)? else { return Ok(None) };
+            match index.find(&child) {
+                Some(entry) if same(entry, &here) => found += 1,
+                _ => return Ok(None),
+            }
+            if here.is_dir() {
+                waiting.push(child);
+            }
         }
     }
-    Ok(true)
+    Ok(Some(found))
 }
 
 fn same(entry: &Entry, here: &Entry) -> bool {

@@ -356,12 +356,17 @@ impl Layers<'_> {
         }
     }
 
-    fn opened(&self, link: &Link) -> io::Result<Arc<Opened>> {
+    /// Makes sure that the files of a layer can be read.
+    pub fn prepare(&self, link: &Link) -> Result<(), StepProblem> {
+        self.opened(link).map(drop)
+    }
+
+    fn opened(&self, link: &Link) -> Result<Arc<Opened>, StepProblem> {
         let _turn = self.busy.turn((Work::Open, link.diff_id));
         if let Some(opened) = lock(&self.opened).get(&link.diff_id) {
             return Ok(opened.clone());
         }
-        let opened = Arc::new(self.open(link).map_err(io::Error::other)?);
+        let opened = Arc::new(self.open(link)?);
         lock(&self.opened).insert(link.diff_id, opened.clone());
         Ok(opened)
     }
@@ -383,11 +388,13 @@ impl Layers<'_> {
         let file = unnamed_file(&self.cache.work()).map_err(disk)?;
         let each = |_: &Entry| self.check_cancelled();
         let spooled = Spool::read(self.blob(link)?, file, Limits::default(), each).map_err(|error| match error {
-            spool::Error::Layer(source) => failed(source),
+            spool::Error::Layer(source) => link.blame(failed(source)),
             spool::Error::Write(source) => disk(source),
             spool::Error::Stopped(problem) => problem,
         });
-        spooled.map(Opened::Spool)
+        let (spool, diff_id) = spooled?;
+        check(link, diff_id)?;
+        Ok(Opened::Spool(spool))
     }
 }
 
@@ -470,7 +477,7 @@ pub(super) struct ChainContents<'a> {
 impl Contents for ChainContents<'_> {
     fn open(&self, layer: usize, path: &[u8]) -> io::Result<Box<dyn Read + '_>> {
         let link = self.chain.get(layer).ok_or(io::ErrorKind::NotFound)?;
-        let opened = self.layers.opened(link)?;
+        let opened = self.layers.opened(link).map_err(io::Error::other)?;
         match &*opened {
             Opened::Tree(tree) => Ok(Box::new(File::from(lock(tree).file(path)?))),
             Opened::Spool(spool) => Ok(Box::new(spool.open(path).ok_or(io::ErrorKind::NotFound)?)),

@@ -6,7 +6,8 @@
 //! steps     one stage: its plan, its steps, what they made
 //! remote    ADD from elsewhere          tarball  a context that is a tar
 //! transfer  COPY and ADD       command   RUN       mounts   RUN --mount (cache_mounts: its caches)       workdir   WORKDIR
-//! key       the name of a step's result
+//! key       the name of a step's result         foresight  that name, before the stages that it copies from are there
+//! made      what steps made: looked up, made once, remembered
 //! options   what every RUN gets                 agent     the SSH agent, lent
 //! import    caches of others
 //! room      the directories of a running step       ground    what it stands on: an overlay, or a plain tree
@@ -31,12 +32,14 @@ mod cache_mounts;
 mod check;
 mod command;
 mod error;
+mod foresight;
 mod ground;
 mod image;
 mod import;
 mod kept;
 mod key;
 mod layers;
+mod made;
 mod mounts;
 mod options;
 mod remote;

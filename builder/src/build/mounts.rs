@@ -51,18 +51,27 @@ impl Prepared {
     }
 }
 
-/// Adds to a key what the command can read through its mounts. What is in a cache does not count.
+/// Whether the command can read files through a mount that the key of its step must tell. What is in a cache does not
+/// count, only what it begins with.
+pub(super) fn reads(mount: &Mount) -> bool {
+    match mount.kind {
+        MountKind::Bind => true,
+        MountKind::Cache => cache_mounts::has_start(mount),
+        MountKind::Tmpfs | MountKind::Secret | MountKind::Ssh => false,
+    }
+}
+
+/// A name for what a mount shows.
+pub(super) fn asked(mount: &Mount, origin: &Origin) -> Digest {
+    Digest::of(format!("mount {origin:?} {:?}", mount.source).as_bytes())
+}
+
+/// Adds to a key what the command can read through its mounts.
 pub(super) fn add_to_key(builder: &mut Builder<'_>, step: &RunStep, key: &mut Key) -> Result<(), StepProblem> {
-    for (mount, origin) in &step.mounts {
-        match mount.kind {
-            MountKind::Bind => {
-                key.bytes(content(builder, mount, origin.as_ref())?.as_bytes());
-            }
-            MountKind::Cache if cache_mounts::has_start(mount) => {
-                key.bytes(content(builder, mount, origin.as_ref())?.as_bytes());
-            }
-            MountKind::Cache | MountKind::Tmpfs | MountKind::Secret | MountKind::Ssh => {}
-        }
+    for (mount, origin) in step.mounts.iter().filter(|(mount, _)| reads(mount)) {
+        let content = content(builder, mount, origin.as_ref())?;
+        builder.confirm_asked(&asked(mount, origin.as_ref().unwrap_or(&Origin::Context)), &content);
+        key.bytes(content.as_bytes());
     }
     Ok(())
 }

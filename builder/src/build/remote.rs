@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use oci::{Algorithm, Digest, Verifier};
 
 use super::error::StepProblem;
-use super::layers::{Chain, unnamed_file};
+use super::layers::unnamed_file;
 use super::mounts::literal;
 use super::room::Room;
 use super::steps::Builder;
@@ -168,7 +168,7 @@ impl Write for Incoming<'_> {
 
 /// The key of a step all of whose sources are elsewhere and pinned to their content: it is known before
 /// anything was fetched.
-pub(super) fn pinned_key(builder: &Builder<'_>, chain: &Chain, step: &CopyStep) -> Option<Digest> {
+pub(super) fn pinned_key(builder: &Builder<'_>, below: &[&[u8]], step: &CopyStep) -> Option<Digest> {
     let is_whole = |commit: &str| commit.len() == 40 || commit.len() == 64;
     let is_pinned = |source: &CopySource| match source {
         CopySource::Path(_) => false,
@@ -187,7 +187,7 @@ pub(super) fn pinned_key(builder: &Builder<'_>, chain: &Chain, step: &CopyStep) 
             CopySource::Git(source, keep) => sources.update(format!("{source:?} {keep}").as_bytes()),
         }
     }
-    let mut key = builder.key("pinned", chain);
+    let mut key = builder.key_upon("pinned", below);
     key.copy(step, &sources.seal().digest());
     step.excludes.iter().for_each(|pattern| key.text(pattern));
     Some(key.finish())

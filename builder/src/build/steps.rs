@@ -1,9 +1,9 @@
 //! One stage after the other: what it starts from, its plan, its steps, and what they made.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use oci::{Descriptor, DiffId, Digest, Platform, Reference};
@@ -11,18 +11,18 @@ use oci::{Descriptor, DiffId, Digest, Platform, Reference};
 use super::alone::Alone;
 use super::base::{Resolved, Unusable};
 use super::error::{Error, StepProblem};
-use super::key::Key;
+use super::foresight::Foresight;
 use super::layers::{Chain, Layers, Link, lock};
+use super::made::Made;
 use super::turns::{Turn, Turns};
 use super::{Files, LayerOrigin, Request, Workshop, command, survey, transfer, workdir};
-use crate::cache::Record;
 use crate::cache::mounts::Used;
 use crate::config::ImageConfig;
 use crate::copy::{Known, Owner};
 use crate::dockerfile::Span;
 use crate::event::{Event, StepLabel};
 use crate::layer::pipeline::Options;
-use crate::plan::{self, Action, Base, BaseState, Origin, Outline, StageId, StagePlan, Step};
+use crate::plan::{self, Action, Base, BaseState, Origin, Outline, StageId, StageOutline, StagePlan, Step};
 
 /// How many threads wait for stages of others, beside those that work: as many stages can be begun and not finished.
 const WAITING_LIMIT: usize = 128;
@@ -37,10 +37,12 @@ pub(super) struct Builder<'a> {
     pub layers: Arc<Layers<'a>>,
     pub known: Arc<Known>,
     pub shared: Arc<Shared>,
+    /// What was known before the first step.
+    pub foresight: Arc<Foresight>,
     /// The stage at which this thread works.
     place: StageId,
     /// Whether the steps of the stage at hand are done anew.
-    fresh: bool,
+    pub fresh: bool,
     /// Whether nothing is done, only looked up.
     pub dry: bool,
     /// Bytes of the files that the step at hand copies.
@@ -56,7 +58,11 @@ pub(super) struct Shared {
     pub cached: AtomicUsize,
     /// What every step made, by its key.
     pub made: Mutex<BTreeMap<Digest, Made>>,
-    making: Alone<Digest>,
+    pub making: Alone<Digest>,
+    /// The digests of files of contexts as they were before the first step, by what asks for them.
+    pub contents: Mutex<HashMap<Digest, Digest>>,
+    /// Whether one of them is not what it was.
+    pub unsteady: AtomicBool,
     /// The cache mounts that steps have used.
     pub mounts: Mutex<BTreeMap<Digest, Used>>,
 }
@@ -76,32 +82,6 @@ pub(super) struct Finished {
     pub times: Vec<String>,
     /// Where each layer of the chain came from.
     pub origins: Vec<LayerOrigin>,
-}
-
-/// What a step made, or an earlier build's.
-#[derive(Clone)]
-pub(super) struct Made {
-    link: Link,
-    created: String,
-    cached: bool,
-}
-
-impl Made {
-    /// The layer alone.
-    pub fn into_link(self) -> Link {
-        self.link
-    }
-
-    /// Where the layer can be had, if it is not in the store.
-    pub fn origin(&self) -> Option<&content::Origin> {
-        self.link.origin()
-    }
-
-    /// What caches keep of it.
-    pub fn record(&self) -> Record {
-        let Link { diff_id, blob, likeness, .. } = &self.link;
-        Record { diff_id: *diff_id, blob: blob.clone(), created: self.created.clone(), likeness: *likeness }
-    }
 }
 
 /// Where COPY takes files from.
@@ -145,10 +125,14 @@ impl<'a> Builder<'a> {
             cached: AtomicUsize::new(0),
             made: Mutex::default(),
             making: Alone::default(),
+            contents: Mutex::default(),
+            unsteady: AtomicBool::new(false),
             mounts: Mutex::default(),
         });
         let place = outline.target;
-        Self { request, options, outline, workshop, layers, known, shared, place, fresh: false, dry: false, reads: 0 }
+        let foresight = Arc::default();
+        let (fresh, dry, reads) = (false, false, 0);
+        Self { request, options, outline, workshop, layers, known, shared, foresight, place, fresh, dry, reads }
     }
 
     /// The same, but nothing is done: what is not cached stays so.
@@ -188,7 +172,9 @@ impl<'a> Builder<'a> {
 
     /// All needed stages, in their order; gives the target.
     pub fn target(&mut self) -> Result<Arc<Finished>, Error> {
-        let order: Vec<StageId> = self.outline.stages.iter().map(|stage| stage.id).collect();
+        self.look_ahead()?;
+        let order = self.outline.stages.iter().map(|stage| stage.id);
+        let order: Vec<StageId> = order.filter(|id| !self.is_spared(*id)).collect();
         let jobs = self.request.jobs.get().min(order.len());
         let built = if jobs > 1 { self.all(&order, jobs) } else { order.iter().try_for_each(|id| self.one(*id)) };
         let target = built.and_then(|()| self.stage(self.outline.target));
@@ -283,26 +269,34 @@ impl<'a> Builder<'a> {
             // Its files are the first step of the plan.
             Base::Context(_) => self.start(id, BaseState::Scratch, Vec::new(), Vec::new(), Vec::new())?,
         };
-        let has_image = matches!(outlined.base, Base::Image(_));
-        let name = if self.request.dockerfile.stages.len() == 1 { String::new() } else { outlined.name.clone() };
-        let total = stage.plan.steps.len() + usize::from(has_image);
-        let label = |number: usize, title: &str, span: Span| {
-            Arc::new(StepLabel { stage: name.clone(), number, total, title: title.to_owned(), span })
-        };
         if let Base::Image(reference) = &outlined.base {
             let digest = self.base(reference, &outlined.platform).map_err(|problem| self.at(span, problem))?;
             let digest = digest.resolved.manifest.digest();
-            self.event(Event::Base { step: label(1, &format!("FROM {reference}"), span), digest });
+            let step = self.numbered(&outlined, &stage.plan, 1, format!("FROM {reference}"), span);
+            self.event(Event::Base { step, digest });
         }
         for (index, step) in stage.plan.steps.clone().iter().enumerate() {
-            let label = label(index + 1 + usize::from(has_image), &step.title, step.span);
-            // Before it begins: waiting is no part of a step.
-            for source in survey::sources(&step.action) {
-                self.stage(source)?;
-            }
-            // Set for each step: one that reads from another stage may have built that in between.
-            self.fresh = self.request.no_cache_stages.iter().any(|name| name.eq_ignore_ascii_case(&outlined.name));
-            let made = self.step(&stage.chain, step, &label).map_err(|problem| self.at(step.span, problem))?;
+            let label = self.label(&outlined, &stage.plan, index, step);
+            // For each step: one that reads from another stage may have built that in between.
+            self.begin(&outlined.name);
+            let (sight, known) = self.glance(&stage.chain, step);
+            let made = match known {
+                Some(made) => {
+                    self.event(Event::Started(label.clone()));
+                    self.told(&label, &made, Duration::ZERO);
+                    made
+                }
+                None => {
+                    // Before it begins: waiting is no part of a step.
+                    for source in survey::sources(&step.action) {
+                        self.stage(source)?;
+                    }
+                    self.begin(&outlined.name);
+                    let made = self.step(&stage.chain, step, &label).map_err(|problem| self.at(step.span, problem))?;
+                    self.foresee(sight, &made).map_err(|problem| self.at(step.span, problem))?;
+                    made
+                }
+            };
             stage.origins.push(if made.cached { LayerOrigin::Cache } else { LayerOrigin::Built });
             stage.chain.push(Arc::new(made.link));
             stage.times.push(made.created);
@@ -372,16 +366,51 @@ impl<'a> Builder<'a> {
                 self.event(Event::Failed(label.clone()));
             }
         })?;
+        self.told(label, &made, begun.elapsed());
+        Ok(made)
+    }
+
+    /// Tells what became of a step, and counts it.
+    pub fn told(&self, label: &Arc<StepLabel>, made: &Made, took: Duration) {
         if made.cached {
             self.shared.cached.fetch_add(1, Ordering::Relaxed);
             self.event(Event::Cached(label.clone()));
-        } else {
-            self.shared.done.fetch_add(1, Ordering::Relaxed);
-            let (took, size) = (begun.elapsed(), made.link.blob.size);
-            tracing::debug!(step = %label.title, size, took_ms = took.as_millis() as u64, "step done");
-            self.event(Event::Done { step: label.clone(), took, size });
+            return;
         }
-        Ok(made)
+        self.shared.done.fetch_add(1, Ordering::Relaxed);
+        let size = made.link.blob.size;
+        tracing::debug!(step = %label.title, size, took_ms = took.as_millis() as u64, "step done");
+        self.event(Event::Done { step: label.clone(), took, size });
+    }
+
+    /// What people know a step by.
+    pub fn label(&self, stage: &StageOutline, plan: &StagePlan, index: usize, step: &Step) -> Arc<StepLabel> {
+        let number = index + 1 + usize::from(matches!(stage.base, Base::Image(_)));
+        self.numbered(stage, plan, number, step.title.clone(), step.span)
+    }
+
+    fn numbered(
+        &self,
+        stage: &StageOutline,
+        plan: &StagePlan,
+        number: usize,
+        title: String,
+        span: Span,
+    ) -> Arc<StepLabel> {
+        let is_only = self.request.dockerfile.stages.len() == 1;
+        let stage_name = if is_only { String::new() } else { stage.name.clone() };
+        let total = plan.steps.len() + usize::from(matches!(stage.base, Base::Image(_)));
+        Arc::new(StepLabel { stage: stage_name, number, total, title, span })
+    }
+
+    /// Goes to the steps of a stage, which may have to be done anew.
+    pub fn begin(&mut self, stage: &str) {
+        self.fresh = self.is_anew(stage);
+    }
+
+    /// Whether a stage is to be done anew: `--no-cache-filter`.
+    pub fn is_anew(&self, stage: &str) -> bool {
+        self.request.no_cache_stages.iter().any(|name| name.eq_ignore_ascii_case(stage))
     }
 
     fn workdir(&mut self, chain: &Chain, path: &str, user: &str) -> Result<Made, StepProblem> {
@@ -399,65 +428,6 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// The start of a key: the layers below. What a layer holds decides, not how it came about, nor when.
-    pub fn key(&self, kind: &str, chain: &Chain) -> Key {
-        Key::new(kind, chain.iter().map(|link| link.name()), &self.layers.options)
-    }
-
-    /// The result under that key if it is still there, else made and remembered. Stages that share a step share its
-    /// result: it is done once in a build, also where nothing is taken from a cache.
-    pub fn remembered(
-        &mut self,
-        key: Digest,
-        make: impl FnOnce(&mut Self) -> Result<Link, StepProblem>,
-    ) -> Result<Made, StepProblem> {
-        let shared = self.shared.clone();
-        let _turn = shared.making.turn(key);
-        if let Some(made) = self.found(&key)? {
-            lock(&shared.made).entry(key).or_insert_with(|| made.clone());
-            return Ok(made);
-        }
-        self.layers.check_cancelled()?; // whoever made it was stopped
-        if self.dry {
-            return Err(StepProblem::NotDone);
-        }
-        let link = make(self)?;
-        let created = self.timestamp().to_string();
-        let made = Made { link, created, cached: false };
-        self.workshop.cache.remember_step(&key, &made.record())?;
-        lock(&shared.made).insert(key, made.clone());
-        Ok(made)
-    }
-
-    /// Whether what earlier builds left counts.
-    pub fn may_find(&self) -> bool {
-        !self.request.no_cache && !self.fresh
-    }
-
-    /// What an earlier build has left: here, or in a cache of others, whose layers are fetched when somebody needs
-    /// them.
-    fn found(&self, key: &Digest) -> Result<Option<Made>, StepProblem> {
-        let is_anew = !self.may_find();
-        let of_this_build = lock(&self.shared.made).get(key).filter(|made| !is_anew || !made.cached).cloned();
-        if is_anew || of_this_build.is_some() {
-            return Ok(of_this_build.map(|made| Made { cached: true, ..made }));
-        }
-        if let Some(Record { diff_id, blob, created, likeness }) = self.workshop.cache.step(key)
-            && self.workshop.store.blob_size(&blob.digest)? == Some(blob.size)
-        {
-            let link = Link { diff_id, blob, base: None, import: None, likeness };
-            return Ok(Some(Made { link, created, cached: true }));
-        }
-        for import in &self.request.imports {
-            if let Some(step) = import.document.steps.get(key) {
-                let Record { diff_id, blob, created, likeness } = step.record.clone();
-                let link = Link { diff_id, blob, base: None, import: Some(import.clone()), likeness };
-                return Ok(Some(Made { link, created, cached: true }));
-            }
-        }
-        Ok(None)
-    }
-
     /// The layers of all stages that were built.
     pub fn seen(&self) -> BTreeSet<DiffId> {
         let stages = self.shared.turns.finished();
@@ -465,7 +435,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The time that goes into the image: now, or SOURCE_DATE_EPOCH.
-    fn timestamp(&self) -> Timestamp {
+    pub fn timestamp(&self) -> Timestamp {
         let now = Timestamp::now();
         match self.layers.options.newest.map(Timestamp::from_second) {
             Some(Ok(epoch)) => epoch,

@@ -50,6 +50,8 @@ pub enum Fate {
     },
     /// A step that it builds on, or copies from, is to be done first: then it will be known.
     Waits,
+    /// Nothing like it is known, and all that is wanted of its stage is.
+    Spared,
 }
 
 /// A stage as far as it is known.
@@ -80,6 +82,7 @@ pub fn survey(request: &Request, workshop: &Workshop<'_>) -> Result<Survey, Erro
     let skipped = unneeded.map(|(id, stage)| stage.name.clone().unwrap_or_else(|| format!("stage-{id}"))).collect();
     let order: Vec<StageId> = outline.stages.iter().map(|stage| stage.id).collect();
     let mut builder = Builder::new(request, options, outline, workshop, layers).dry();
+    builder.look_ahead()?;
     let mut survey = Survey { steps: Vec::new(), bases: Vec::new(), fetch: BTreeMap::new(), skipped };
     let mut known: HashMap<StageId, Known> = HashMap::new();
     for id in order {
@@ -99,7 +102,6 @@ fn stage(
     let span = builder.request.dockerfile.stages[id.0].span;
     let lost = || StepProblem::Unsupported("this stage".to_owned());
     let outlined = builder.outline.stage(id).cloned().ok_or_else(|| builder.at(span, lost()))?;
-    let mut has_image = false;
     let (base, start, chain) = match &outlined.base {
         Base::Scratch | Base::Context(_) => (BaseState::Scratch, Chain::new(), Some(Chain::new())),
         Base::Stage(earlier) => {
@@ -109,14 +111,13 @@ fn stage(
         Base::Image(reference) => {
             let image = builder.base(reference, &outlined.platform).map_err(|problem| builder.at(span, problem))?;
             survey.bases.push((reference.clone(), image.resolved.manifest.digest()));
-            has_image = true;
             let chain = image.chain();
             let plan = builder.plan(id, BaseState::Image(&image.config))?;
-            return steps(builder, id, plan, chain.clone(), Some(chain), has_image, known, survey);
+            return steps(builder, id, plan, chain.clone(), Some(chain), known, survey);
         }
     };
     let plan = builder.plan(id, base)?;
-    steps(builder, id, plan, start, chain, has_image, known, survey)
+    steps(builder, id, plan, start, chain, known, survey)
 }
 
 #[allow(clippy::too_many_arguments)] // the parts of a stage, known one after the other
@@ -126,18 +127,27 @@ fn steps(
     plan: StagePlan,
     base: Chain,
     mut chain: Option<Chain>,
-    has_image: bool,
     known: &HashMap<StageId, Known>,
     survey: &mut Survey,
 ) -> Result<Known, Error> {
-    let name = match builder.request.dockerfile.stages.len() {
-        1 => String::new(),
-        _ => builder.outline.stage(id).map(|stage| stage.name.clone()).unwrap_or_default(),
-    };
-    let total = plan.steps.len() + usize::from(has_image);
+    let span = builder.request.dockerfile.stages[id.0].span;
+    let outlined = builder.outline.stage(id).cloned();
+    let lost = || StepProblem::Unsupported("this stage".to_owned());
+    let outlined = outlined.ok_or_else(|| builder.at(span, lost()))?;
+    builder.begin(&outlined.name);
     for (index, step) in plan.steps.iter().enumerate() {
-        let number = index + 1 + usize::from(has_image);
-        let label = StepLabel { stage: name.clone(), number, total, title: step.title.clone(), span: step.span };
+        let label = StepLabel::clone(&builder.label(&outlined, &plan, index, step));
+        if let Some(made) = chain.as_ref().and_then(|chain| builder.glance(chain, step).1) {
+            let link = made.into_link();
+            survey.steps.push(Surveyed { label, fate: Fate::Cached(link.blob.size) });
+            chain.get_or_insert_default().push(Arc::new(link));
+            continue;
+        }
+        if builder.is_spared(id) {
+            survey.steps.push(Surveyed { label, fate: Fate::Spared });
+            chain = None;
+            continue;
+        }
         let waits = chain.is_none()
             || sources(&step.action).iter().any(|id| known.get(id).is_none_or(|stage| stage.chain.is_none()));
         let fate = if waits {

@@ -1,14 +1,15 @@
 //! COPY and ADD: finds the sources, asks the cache by their content, and writes the layer.
 
-use oci::Reference;
+use oci::{Digest, Reference};
 
 use super::base::Unusable;
 use super::error::StepProblem;
-use super::layers::{Chain, ChainContents};
+use super::layers::{Chain, ChainContents, Link};
+use super::made::Made;
 use super::remote::Fetched;
-use super::steps::{Builder, From, Made};
+use super::steps::{Builder, From};
 use super::{Directory, Files, Request, remote};
-use crate::copy::{self, Chmod, Context, Inline, Owner, Source, Target, place, resolve_owner, select};
+use crate::copy::{self, Chmod, Context, Hashed, Inline, Owner, Source, Target, place, resolve_owner, select};
 use crate::dockerfile::nearest;
 use crate::event::Event;
 use crate::ignore::Patterns;
@@ -31,7 +32,8 @@ impl copy::Ignore for Patterns {
 
 pub(super) fn copy(builder: &mut Builder<'_>, chain: &Chain, step: &CopyStep) -> Result<Made, StepProblem> {
     // A checksum says what comes, so what was made of it before can be had without fetching anything.
-    match remote::pinned_key(builder, chain, step) {
+    let below: Vec<&[u8]> = chain.iter().map(|link| link.name()).collect();
+    match remote::pinned_key(builder, &below, step) {
         Some(key) => builder.remembered(key, |builder| Ok(copy_fetched(builder, chain, step)?.into_link())),
         None => copy_fetched(builder, chain, step),
     }
@@ -72,13 +74,23 @@ pub(super) fn with_source<'b, R>(
     }
 }
 
-fn copy_from(
-    builder: &mut Builder<'_>,
-    chain: &Chain,
+/// A digest of the files of a context that a step copies.
+pub(super) fn content(builder: &mut Builder<'_>, step: &CopyStep) -> Result<Digest, StepProblem> {
+    let from = builder.from(&step.from)?;
+    with_source(builder, &from, |builder, source| {
+        let content = |_: &mut Builder<'_>, selected: &Hashed<'_>| Ok(selected.digest());
+        with_selected(builder, step, source, &Fetched::default(), content)
+    })
+}
+
+/// Finds the files of a step and hashes them.
+fn with_selected<'b, R>(
+    builder: &mut Builder<'b>,
     step: &CopyStep,
     source: &dyn Source,
     fetched: &Fetched,
-) -> Result<Made, StepProblem> {
+    then: impl FnOnce(&mut Builder<'b>, &Hashed<'_>) -> Result<R, StepProblem>,
+) -> Result<R, StepProblem> {
     let files = step.inline.iter().map(|file| (file.name.clone().into_bytes(), file.text.clone().into_bytes()));
     let inline = Inline::new(files, builder.now());
     let excludes = Patterns::new(step.excludes.iter().map(String::as_str));
@@ -97,29 +109,52 @@ fn copy_from(
     let selection = select(&wanted, copy::Options { exclude, parents: step.parents })?;
     builder.reads = selection.bytes();
     let selected = selection.hash(builder.layers.options.threads)?;
-    let mut key = builder.key("copy", chain);
-    key.copy(step, &selected.digest());
-    builder.remembered(key.finish(), |builder| {
-        if !fetched.is_whole() {
-            return Err(StepProblem::NotDone);
-        }
-        let view = builder.layers.view(chain)?;
-        let owner = step.chown.as_deref().map(|text| owner(builder, chain, &view, "--chown=", text)).transpose()?;
-        let chmod = step.chmod.as_deref().map(str::parse::<Chmod>).transpose()?;
-        let target = Target {
-            path: step.destination.as_bytes(),
-            owner,
-            chmod: chmod.as_ref(),
-            unpack: step.unpack,
-            now: builder.now(),
-            scratch: &builder.workshop.cache.work(),
-            limits: Limits::default(),
-        };
-        // BuildKit, too, links only without --chmod.
-        let below = if step.link && chmod.is_none() { View::empty() } else { view };
-        let placed = place(&selected, &target, &below)?;
-        builder.layers.make(|layer| Ok(placed.write(layer)?))
+    then(builder, &selected)
+}
+
+fn copy_from(
+    builder: &mut Builder<'_>,
+    chain: &Chain,
+    step: &CopyStep,
+    source: &dyn Source,
+    fetched: &Fetched,
+) -> Result<Made, StepProblem> {
+    with_selected(builder, step, source, fetched, |builder, selected| {
+        let content = selected.digest();
+        builder.confirm(step, &content);
+        let mut key = builder.key("copy", chain);
+        key.copy(step, &content);
+        builder.remembered(key.finish(), |builder| {
+            if !fetched.is_whole() {
+                return Err(StepProblem::NotDone);
+            }
+            write(builder, chain, step, selected)
+        })
     })
+}
+
+fn write(
+    builder: &mut Builder<'_>,
+    chain: &Chain,
+    step: &CopyStep,
+    selected: &Hashed<'_>,
+) -> Result<Link, StepProblem> {
+    let view = builder.layers.view(chain)?;
+    let owner = step.chown.as_deref().map(|text| owner(builder, chain, &view, "--chown=", text)).transpose()?;
+    let chmod = step.chmod.as_deref().map(str::parse::<Chmod>).transpose()?;
+    let target = Target {
+        path: step.destination.as_bytes(),
+        owner,
+        chmod: chmod.as_ref(),
+        unpack: step.unpack,
+        now: builder.now(),
+        scratch: &builder.workshop.cache.work(),
+        limits: Limits::default(),
+    };
+    // BuildKit, too, links only without --chmod.
+    let below = if step.link && chmod.is_none() { View::empty() } else { view };
+    let placed = place(selected, &target, &below)?;
+    builder.layers.make(|layer| Ok(placed.write(layer)?))
 }
 
 /// Who `user[:group]` is: names are those of the image that is changed, and one that it does not know is

@@ -5,13 +5,15 @@
 //! What is read was written by somebody else: sizes are limited before anything is fetched, every chunk is checked, and
 //! the tar is unpacked as a layer is, so that no path leads out of it. A mount that is not what it should be is empty.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci::{Descriptor, Digest, media_type};
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::chunks::{self, Chunks};
@@ -105,10 +107,32 @@ impl Chunk {
 }
 
 impl Tree {
+    /// A name for just these files.
+    pub fn name(&self) -> Digest {
+        name_of(&self.chunks)
+    }
+
     /// Bytes of the tar.
     pub fn size(&self) -> u64 {
         self.chunks.iter().fold(0, |sum, chunk| sum.saturating_add(chunk.size))
     }
+}
+
+fn name_of(chunks: &[Chunk]) -> Digest {
+    let mut name = oci::Verifier::sha256();
+    chunks.iter().for_each(|chunk| name.update(chunk.plain.as_bytes()));
+    name.seal().digest()
+}
+
+/// What a mount was when it was last taken from others or given to them; none if it never was.
+pub(crate) fn shared(place: &Path) -> Option<Digest> {
+    super::read_limited(&place.with_extension("shared"), 256)
+        .and_then(|text| String::from_utf8(text).ok()?.parse().ok())
+}
+
+/// Remembers that.
+pub(crate) fn remember_shared(place: &Path, name: &Digest) -> io::Result<()> {
+    super::replace(&place.with_extension("shared"), name.to_string().as_bytes())
 }
 
 impl Document {
@@ -190,9 +214,22 @@ impl Used {
     /// # Errors
     /// If it cannot be read.
     pub fn chunks(&self, work: &Path) -> io::Result<Chunks<File>> {
-        use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+        use rustix::fs::{FlockOperation, flock};
         let lock = File::create(self.place.with_extension("lock"))?;
         flock(&lock, FlockOperation::LockShared)?;
+        Ok(Chunks::new(self.tar(work)?))
+    }
+
+    /// Remembers what others have got of it.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub fn given(&self, chunks: &[Chunk]) -> io::Result<()> {
+        remember_shared(&self.place, &name_of(chunks))
+    }
+
+    /// Its files, in an unnamed file in `work`, to be read from the beginning.
+    pub(crate) fn tar(&self, work: &Path) -> io::Result<File> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let out = File::from(rustix::fs::open(work, flags, Mode::from_raw_mode(0o600))?);
         let options = pipeline::Options { compression: Compression::None, ..pipeline::Options::default() };
@@ -201,7 +238,7 @@ impl Used {
         diff::diff(&self.place, &View::empty(), &how, &mut tar).map_err(io::Error::other)?;
         let (_, mut out) = tar.finish().map_err(io::Error::other)?;
         out.seek(SeekFrom::Start(0))?;
-        Ok(Chunks::new(out))
+        Ok(out)
     }
 }
 
@@ -223,10 +260,41 @@ impl std::fmt::Debug for Import {
 }
 
 impl Import {
-    /// The tar of a mount, if there is one.
-    pub fn open(&self, key: &Digest) -> Option<impl Read + use<'_>> {
+    /// The tar of a mount, if there is one. What is in `local`, too, is not fetched.
+    pub fn open(&self, key: &Digest, local: Option<Local>) -> Option<impl Read + use<'_>> {
         let tree = self.document.mounts.get(key)?;
-        Some(Tar { chunks: tree.chunks.iter(), blobs: &*self.blobs, chunk: Cursor::default() })
+        Some(Tar { chunks: tree.chunks.iter(), blobs: &*self.blobs, local, chunk: Cursor::default() })
+    }
+}
+
+/// The chunks of a mount as it is here.
+#[derive(Debug)]
+pub struct Local {
+    tar: File,
+    /// Where each is, and how large.
+    places: HashMap<Digest, (u64, usize)>,
+}
+
+impl Local {
+    /// Cuts a tar.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn new(tar: File) -> io::Result<Self> {
+        let (mut places, mut at) = (HashMap::new(), 0);
+        for chunk in Chunks::new(tar.try_clone()?) {
+            let chunk = chunk?;
+            places.insert(Digest::of(&chunk), (at, chunk.len()));
+            at += chunk.len() as u64;
+        }
+        Ok(Self { tar, places })
+    }
+
+    fn read(&self, chunk: &Chunk) -> io::Result<Option<Vec<u8>>> {
+        let Some((at, size)) = self.places.get(&chunk.plain) else { return Ok(None) };
+        let mut plain = vec![0; *size];
+        self.tar.read_exact_at(&mut plain, *at)?;
+        Ok(Some(plain))
     }
 }
 
@@ -234,7 +302,17 @@ impl Import {
 struct Tar<'a> {
     chunks: std::slice::Iter<'a, Chunk>,
     blobs: &'a dyn Blobs,
+    local: Option<Local>,
     chunk: Cursor<Vec<u8>>,
+}
+
+impl Tar<'_> {
+    fn chunk(&self, chunk: &Chunk) -> io::Result<Vec<u8>> {
+        match self.local.as_ref().map(|local| local.read(chunk)).transpose()?.flatten() {
+            Some(plain) => Ok(plain),
+            None => chunk.read(self.blobs),
+        }
+    }
 }
 
 impl Read for Tar<'_> {
@@ -242,7 +320,7 @@ impl Read for Tar<'_> {
         loop {
             match self.chunk.read(buffer)? {
                 0 if !buffer.is_empty() => match self.chunks.next() {
-                    Some(next) => self.chunk = Cursor::new(next.read(self.blobs)?),
+                    Some(next) => self.chunk = Cursor::new(self.chunk(next)?),
                     None => return Ok(0),
                 },
                 read => return Ok(read),
@@ -276,7 +354,7 @@ mod tests {
         let with = |bytes: Vec<u8>, document: Document| {
             let import = Import { document, blobs: Arc::new(Nobody(bytes)), name: String::new() };
             let mut text = String::new();
-            import.open(&key).unwrap().read_to_string(&mut text).map(|_| text)
+            import.open(&key, None).unwrap().read_to_string(&mut text).map(|_| text)
         };
         assert_eq!(with(packed.clone(), document.clone()).unwrap(), "files");
         let mut broken = packed.clone();

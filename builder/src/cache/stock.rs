@@ -101,7 +101,8 @@ impl<'a> Stock<'a> {
             for path in entries(&kind)?.into_iter().filter(|path| path.is_dir()) {
                 let lock = path.with_extension("lock");
                 let used = fs::metadata(&lock).and_then(|found| found.modified());
-                let mut found = item(Kind::Mount, vec![path, lock])?;
+                let shared = path.with_extension("shared");
+                let mut found = item(Kind::Mount, vec![shared, path, lock])?;
                 found.used = used.unwrap_or(found.used);
                 items.push(found);
             }

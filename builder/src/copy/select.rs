@@ -155,19 +155,35 @@ fn pick<'a>(source: &'a dyn Source, path: &[u8], options: Options<'_>) -> Result
     Ok(Pick { source, base: name(path).to_vec(), top, below, overwrite: true })
 }
 
-/// Everything below a directory, in walk order.
-fn walk(source: &dyn Source, dir: &[u8], parts: &mut Vec<Part>) -> Result<(), Error> {
-    for item in source.read_dir(dir)? {
+/// Everything below a directory, in walk order, directories only where `enter` says so. A stack of what is still to come
+/// instead of calls: trees may be as deep as paths are long.
+fn walk_into(
+    source: &dyn Source,
+    dir: &[u8],
+    parts: &mut Vec<Part>,
+    mut enter: impl FnMut(Item) -> (Part, bool),
+) -> Result<(), Error> {
+    let mut waiting = vec![source.read_dir(dir)?.into_iter()];
+    while let Some(level) = waiting.last_mut() {
+        let Some(item) = level.next() else {
+            waiting.pop();
+            continue;
+        };
         if parts.len() >= ENTRY_LIMIT {
             return Err(Error::TooMany(ENTRY_LIMIT));
         }
-        let below = item.entry.is_dir().then(|| item.entry.path.clone());
-        parts.push(Part { item, path: Vec::new(), whole: true });
-        if let Some(dir) = below {
-            walk(source, &dir, parts)?;
+        let is_dir = item.entry.is_dir();
+        let (part, inside) = enter(item);
+        if is_dir && inside {
+            waiting.push(source.read_dir(&part.item.entry.path)?.into_iter());
         }
+        parts.push(part);
     }
     Ok(())
+}
+
+fn walk(source: &dyn Source, dir: &[u8], parts: &mut Vec<Part>) -> Result<(), Error> {
+    walk_into(source, dir, parts, |item| (Part { item, path: Vec::new(), whole: true }, true))
 }
 
 fn relative(path: &[u8], top: &[u8]) -> Vec<u8> {
@@ -255,37 +271,27 @@ impl<'p> Include<'p> {
                         _ => return Ok(Vec::new()), // links are not followed: nothing is below
                     }
                 }
-                self.matching(source, root, &at, false, &mut parts)?;
+                self.matching(source, root, &at, &mut parts)?;
             }
         }
         keep_needed(&mut parts);
         Ok(parts)
     }
 
-    fn matching(
-        &self,
-        source: &dyn Source,
-        root: &[u8],
-        dir: &[u8],
-        is_below_match: bool,
-        parts: &mut Vec<Part>,
-    ) -> Result<(), Error> {
+    fn matching(&self, source: &dyn Source, root: &[u8], dir: &[u8], parts: &mut Vec<Part>) -> Result<(), Error> {
         let Self::Matching { patterns, depth, .. } = self else { return Ok(()) };
-        for item in source.read_dir(dir)? {
-            if parts.len() >= ENTRY_LIMIT {
-                return Err(Error::TooMany(ENTRY_LIMIT));
-            }
-            let at = item.entry.path.clone();
-            let path = relative(&at, root);
+        // The last directory that was a match: what lies below it is one too.
+        let mut matched: Option<Vec<u8>> = None;
+        walk_into(source, dir, parts, |item| {
+            let path = relative(&item.entry.path, root);
+            let is_below_match = matched.as_ref().is_some_and(|matched| is_below(&path, matched));
             let whole = is_below_match || patterns.excludes(&path);
             let may_match_below = whole || depth.is_none_or(|depth| names(&path).count() < depth);
-            let enter = item.entry.is_dir() && may_match_below;
-            parts.push(Part { item, path, whole });
-            if enter {
-                self.matching(source, root, &at, whole, parts)?;
+            if whole && !is_below_match && item.entry.is_dir() {
+                matched = Some(path.clone());
             }
-        }
-        Ok(())
+            (Part { item, path, whole }, may_match_below)
+        })
     }
 }
 

@@ -128,20 +128,25 @@ impl<'a> Context<'a> {
 
     /// Whether a path exists for the build: not ignored, or a directory of something that is not.
     fn is_visible(&self, path: &[u8], is_dir: bool) -> Result<bool, Error> {
-        if path.is_empty() || !self.ignore.excludes(path) {
+        let is_shown = |path: &[u8]| path.is_empty() || !self.ignore.excludes(path);
+        if is_shown(path) {
             return Ok(true);
         }
-        if !is_dir || !self.ignore.may_include_below(path) {
-            return Ok(false);
-        }
-        for name in self.list(path)? {
-            let child = join(path, &name);
-            let stat = self.tree().lstat(&child).map_err(|errno| unreadable(&child, errno.into()))?;
-            let is_dir = stat.is_some_and(|stat| {
-                rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
-            });
-            if self.is_visible(&child, is_dir)? {
-                return Ok(true);
+        let mut waiting = if is_dir { vec![path.to_vec()] } else { Vec::new() };
+        while let Some(dir) = waiting.pop() {
+            if !self.ignore.may_include_below(&dir) {
+                continue;
+            }
+            for name in self.list(&dir)? {
+                let child = join(&dir, &name);
+                if is_shown(&child) {
+                    return Ok(true);
+                }
+                let stat = self.tree().lstat(&child).map_err(|errno| unreadable(&child, errno.into()))?;
+                let kind = stat.map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
+                if kind == Some(rustix::fs::FileType::Directory) {
+                    waiting.push(child);
+                }
             }
         }
         Ok(false)

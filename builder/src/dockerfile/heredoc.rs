@@ -78,9 +78,11 @@ pub(super) fn join_operators(words: Vec<String>) -> Vec<String> {
 }
 
 fn can_have_heredocs(line: &str) -> bool {
-    let (name, rest) = super::words::split_name(line);
+    let (mut name, mut rest) = super::words::split_name(line);
+    while name.eq_ignore_ascii_case("onbuild") {
+        (name, rest) = super::words::split_name(rest);
+    }
     match name.to_ascii_lowercase().as_str() {
-        "onbuild" => can_have_heredocs(rest),
         "run" | "copy" | "add" => {
             let (_, arguments) = super::words::split_flags(rest);
             super::words::json_array(arguments).is_none()

@@ -5,7 +5,7 @@ use super::entry::{CAPABILITY, ContentHash, Entry, Kind, name, names, parent};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, fgetxattr, openat, openat2, readlinkat,
-    statat, unlinkat,
+    statat,
 };
 use rustix::io::{Errno, Result};
 use std::path::Path;
@@ -38,6 +38,11 @@ impl Tree {
         Ok(self.last.as_ref().expect("it was just put there").1.as_fd())
     }
 
+    /// Takes a directory of the tree that is open already for the one that is used next.
+    pub fn keep(&mut self, path: &[u8], dir: OwnedFd) {
+        self.last = Some((path.to_vec(), dir));
+    }
+
     /// The directory and the name of a path that is not the root.
     pub fn at<'a>(&mut self, path: &'a [u8]) -> Result<(BorrowedFd<'_>, &'a [u8])> {
         let dir = parent(path).ok_or(Errno::INVAL)?;
@@ -67,7 +72,7 @@ impl Tree {
     /// Removes what stands at a path, with everything below.
     pub fn remove(&mut self, path: &[u8]) -> Result<()> {
         let (dir, name) = self.at(path)?;
-        remove(dir, name)?;
+        crate::sandbox::remove_at(dir, name)?;
         self.last = None; // it may be a directory that is gone
         Ok(())
     }
@@ -119,19 +124,6 @@ pub fn list(dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>> {
     }
     names.sort_unstable();
     Ok(names)
-}
-
-/// Removes a name of a directory with everything below it.
-pub fn remove(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
-    match unlinkat(dir, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        result => return result,
-    }
-    let child = open_child(dir, name)?;
-    for name in list(child.as_fd())? {
-        remove(child.as_fd(), &name)?;
-    }
-    unlinkat(dir, name, AtFlags::REMOVEDIR)
 }
 
 /// What a status says, as an entry; `None` for sockets, which no layer holds. A file's hash is not known.

@@ -13,7 +13,7 @@
 //!
 //! It must run where the step ran (inside its user namespace), so that owners and capabilities read right.
 
-use super::beneath::{self, entry, list, lstat, open_child, open_file, xattr};
+use super::beneath::{self, Tree, entry, list, lstat, open_child, open_file, xattr};
 use super::entry::{ContentHash, Entry, Kind, PATH_LIMIT, join, name, show};
 use super::pipeline::{self, Pipeline};
 use super::tree::Before;
@@ -86,9 +86,9 @@ pub fn diff_tree<W: Write + Send + 'static>(
     links: &LinkOwners,
     layer: &mut Pipeline<W>,
 ) -> Result<bool, Error> {
-    let root = open_root(tree.root)?;
+    let mut root = open_root(tree.root)?;
     let mut walk = Walk::new(lower, options, layer, Some(tree.before), links);
-    walk.directory(root.as_fd(), b"", true)?;
+    walk.all(&mut root, true)?;
     Ok(walk.is_exact && walk.names_left.values().all(|left| *left == 0))
 }
 
@@ -100,19 +100,44 @@ pub fn diff_recorded<W: Write + Send + 'static>(
     links: &LinkOwners,
     layer: &mut Pipeline<W>,
 ) -> Result<(), Error> {
-    let root = open_root(upper)?;
+    let mut root = open_root(upper)?;
     let mut walk = Walk::new(lower, options, layer, None, links);
-    let opaque = walk.is_opaque(root.as_fd()).map_err(|errno| failed(b"", errno))?;
-    walk.directory(root.as_fd(), b"", opaque)
+    let opaque = root.dir(b"").and_then(|dir| walk.is_opaque(dir)).map_err(|errno| failed(b"", errno))?;
+    walk.all(&mut root, opaque)
 }
 
-fn open_root(path: &Path) -> Result<OwnedFd, Error> {
-    let root = beneath::Tree::open(path).and_then(|mut tree| Ok(tree.dir(b"")?.try_clone_to_owned()));
-    root.map_err(|errno| failed(b"", errno))?.map_err(|source| Error::Read { path: "/".into(), source })
+fn open_root(path: &Path) -> Result<Tree, Error> {
+    Tree::open(path).map_err(|errno| failed(b"", errno))
 }
 
 fn failed(path: &[u8], errno: Errno) -> Error {
     Error::Read { path: show(path), source: errno.into() }
+}
+
+/// A directory, and what is still to come of it.
+struct Level {
+    path: Vec<u8>,
+    opaque: bool,
+    names: std::vec::IntoIter<(Vec<u8>, There)>,
+}
+
+/// Where a name of a directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum There {
+    /// Only in the layers below, of which nothing is seen.
+    Below,
+    /// In the upper directory, and nothing else counts.
+    Here,
+    /// In both.
+    Both,
+}
+
+/// What stands at a name of the upper directory.
+enum Found {
+    Nothing,
+    Something,
+    /// A directory to go into, and whether nothing is seen of what lies below it.
+    Directory(Entry, OwnedFd, bool),
 }
 
 struct Walk<'a, W: Write + Send + 'static> {
@@ -144,50 +169,81 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
         Self { lower, options, layer, parents, first_names, before, links, names_left, is_exact: true }
     }
 
-    /// Everything below a directory. In an opaque one, what lies below it and is not in it has vanished.
-    fn directory(&mut self, dir: BorrowedFd<'_>, path: &[u8], opaque: bool) -> Result<(), Error> {
-        let names = list(dir).map_err(|errno| failed(path, errno))?;
-        let lower = self.lower;
-        let mut vanished = lower.read_dir(path).filter(|_| opaque).map(|node| name(node.path())).peekable();
-        for name in &names {
-            while let Some(gone) = vanished.next_if(|gone| *gone < name.as_slice()) {
-                self.whiteout(&join(path, gone))?;
-            }
-            let kept = vanished.next_if(|gone| gone == name).is_some();
-            let written = self.child(dir, &join(path, name), opaque)?;
-            if kept && !written {
-                self.whiteout(&join(path, name))?;
+    /// The whole tree. What is still to come of the directories at hand stands in a list, and none but the last of them
+    /// is open: a tree may be as deep as a path is long.
+    fn all(&mut self, tree: &mut Tree, opaque: bool) -> Result<(), Error> {
+        let mut levels = vec![self.level(tree, Vec::new(), opaque)?];
+        while let Some(level) = levels.last_mut() {
+            let Some((name, there)) = level.names.next() else {
+                let path = levels.pop().map(|level| level.path).unwrap_or_default();
+                if !path.is_empty() {
+                    self.leave(tree, &path)?;
+                }
+                continue;
+            };
+            let (path, opaque) = (join(&level.path, &name), level.opaque);
+            let found = match there {
+                There::Below => Found::Nothing,
+                There::Here | There::Both => {
+                    let dir = tree.dir(&level.path).map_err(|errno| failed(&level.path, errno))?;
+                    self.child(dir, &path, opaque)?
+                }
+            };
+            match found {
+                Found::Nothing if there != There::Here => self.whiteout(&path)?,
+                Found::Nothing | Found::Something => {}
+                Found::Directory(entry, dir, opaque) => {
+                    tree.keep(&path, dir);
+                    self.enter(entry)?;
+                    levels.push(self.level(tree, path, opaque)?);
+                }
             }
         }
-        vanished.try_for_each(|gone| self.whiteout(&join(path, gone)))
+        Ok(())
     }
 
-    /// One name of the upper directory; `false` if nothing stands there for the merged tree.
-    fn child(&mut self, dir: BorrowedFd<'_>, path: &[u8], opaque: bool) -> Result<bool, Error> {
+    /// The names of a directory. In an opaque one, what lies below it and is not in it has vanished.
+    fn level(&self, tree: &mut Tree, path: Vec<u8>, opaque: bool) -> Result<Level, Error> {
+        let here = tree.dir(&path).and_then(list).map_err(|errno| failed(&path, errno))?;
+        let mut below = self.lower.read_dir(&path).filter(|_| opaque).map(|node| name(node.path())).peekable();
+        let mut names = Vec::with_capacity(here.len());
+        for name in here {
+            while let Some(gone) = below.next_if(|gone| *gone < name.as_slice()) {
+                names.push((gone.to_vec(), There::Below));
+            }
+            let is_both = below.next_if(|gone| *gone == name).is_some();
+            names.push((name, if is_both { There::Both } else { There::Here }));
+        }
+        names.extend(below.map(|gone| (gone.to_vec(), There::Below)));
+        Ok(Level { path, opaque, names: names.into_iter() })
+    }
+
+    /// One name of the upper directory, and what stands there for the merged tree.
+    fn child(&mut self, dir: BorrowedFd<'_>, path: &[u8], opaque: bool) -> Result<Found, Error> {
         if path.len() >= PATH_LIMIT {
             return Err(Error::Long(show(path)));
         }
         let fail = |errno| failed(path, errno);
         let stat = lstat(dir, name(path)).map_err(fail)?;
         if self.before.is_some_and(|before| before.is_same(path, &stat)) {
-            return Ok(true);
+            return Ok(Found::Something);
         }
         let Some(mut entry) = entry(dir, path, &stat).map_err(fail)? else {
             self.is_exact = false;
-            return Ok(true);
+            return Ok(Found::Something);
         };
         if entry.kind == Kind::Char(0, 0) {
             if !opaque && self.lower.lstat(path).is_some() {
                 self.whiteout(path)?;
             }
-            return Ok(!opaque);
+            return Ok(if opaque { Found::Nothing } else { Found::Something });
         }
         match entry.kind {
             Kind::Directory => {
                 let child = open_child(dir, name(path)).map_err(fail)?;
                 self.complete(&mut entry, child.as_fd()).map_err(fail)?;
                 let opaque = opaque || self.is_opaque(child.as_fd()).map_err(fail)?;
-                self.enter(child.as_fd(), entry, opaque)?;
+                return Ok(Found::Directory(entry, child, opaque));
             }
             Kind::File { .. } => {
                 let file = open_file(dir, name(path)).map_err(fail)?;
@@ -203,19 +259,18 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
                 }
             }
         }
-        Ok(true)
+        Ok(Found::Something)
     }
 
-    fn enter(&mut self, dir: BorrowedFd<'_>, entry: Entry, opaque: bool) -> Result<(), Error> {
-        let path = entry.path.clone();
+    fn enter(&mut self, entry: Entry) -> Result<(), Error> {
         let changed = !self.is_unchanged(&entry);
         self.parents.push((entry, false));
-        if changed {
-            self.write_parents()?;
-        }
-        self.directory(dir, &path, opaque)?;
+        if changed { self.write_parents() } else { Ok(()) }
+    }
+
+    fn leave(&mut self, tree: &mut Tree, path: &[u8]) -> Result<(), Error> {
         if let (Some((entry, false)), Some(_)) = (self.parents.pop(), self.before) {
-            self.untouch(dir, &entry).map_err(|errno| failed(&path, errno))?;
+            tree.dir(path).and_then(|dir| self.untouch(dir, &entry)).map_err(|errno| failed(path, errno))?;
         }
         Ok(())
     }

@@ -174,20 +174,30 @@ fn is_node(entry: &Entry) -> bool {
 }
 
 /// A file that came after a directory of its name replaced it with all that was in it; what comes
-/// below a file afterwards makes it a directory again.
+/// below a file afterwards makes it a directory again. `order` is walk order, so the files above an entry are those that
+/// were seen last: a list of them is enough, however deep the paths are.
 fn drop_replaced(entries: &[Entry], order: &mut Vec<usize>) {
+    struct Above {
+        at: usize,
+        /// The last that came of it and those above it.
+        last: usize,
+    }
     let is_file = |at: usize| is_node(&entries[at]) && !entries[at].is_dir();
-    let files: HashMap<&[u8], usize> =
-        order.iter().filter(|&&at| is_file(at)).map(|&at| (&entries[at].path[..], at)).collect();
     let mut reopened = HashSet::new();
+    let mut above: Vec<Above> = Vec::new();
     order.retain(|&at| {
-        let entry = &entries[at];
-        let itself = (entry.kind == Kind::Opaque).then_some(&entry.path[..]);
-        let dirs = itself.into_iter().chain(ancestors(&entry.path));
-        let above: Vec<usize> = dirs.filter_map(|dir| files.get(dir).copied()).collect();
-        let replaced = above.iter().any(|&file| file > at);
+        let path = &entries[at].path;
+        // What hides everything below a path stands behind a file of that path, and is above itself.
+        let is_above = |file: &Above| is_below(path, &entries[file.at].path) || *path == entries[file.at].path;
+        while above.pop_if(|file| !is_above(file)).is_some() {}
+        let last = above.last().map(|file| file.last);
+        let replaced = last.is_some_and(|file| file > at);
         if !replaced {
-            reopened.extend(above);
+            // Those above one that was noted were noted with it.
+            above.iter().rev().take_while(|file| reopened.insert(file.at)).for_each(drop);
+        }
+        if is_file(at) {
+            above.push(Above { at, last: last.map_or(at, |last| last.max(at)) });
         }
         !replaced
     });

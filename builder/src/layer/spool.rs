@@ -4,7 +4,7 @@
 use super::entry::{ContentHash, Entry, Kind};
 use super::index::{self, Index};
 use super::read::{self, Limits, Names, Reader};
-use oci::Verifier;
+use oci::{DiffId, Verifier};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -33,13 +33,14 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Reads a layer to its end into an empty file. `each` is called for every entry and may stop it.
+    /// Reads a layer to its end into an empty file, and says which it is. `each` is called for every entry and may stop
+    /// it.
     pub fn read<E>(
         blob: impl Read,
         file: File,
         limits: Limits,
         mut each: impl FnMut(&Entry) -> Result<(), E>,
-    ) -> Result<Self, Error<E>> {
+    ) -> Result<(Self, DiffId), Error<E>> {
         let mut reader = Reader::open(blob, Names::Layer, limits)?;
         let mut spool = Self { file: Arc::new(file), places: HashMap::new() };
         let mut end = 0;
@@ -50,7 +51,8 @@ impl Spool {
             }
             spool.place(&entry, &mut end);
         }
-        Ok(spool)
+        let tar = reader.finish()?;
+        Ok((spool, DiffId::of_tar(&tar)))
     }
 
     /// Holds nothing.

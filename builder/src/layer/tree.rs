@@ -11,7 +11,6 @@ use super::read::{self, Limits, Names, Reader};
 use super::unpack::{self, Options, Writer};
 use super::view::{Node, View};
 use oci::DiffId;
-use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::Stat;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -188,23 +187,20 @@ impl Before {
         let mut before = Self::default();
         let now = Mark::of(clock).changed;
         let mut tree = Tree::open(root)?;
-        let root = tree.dir(b"")?.try_clone_to_owned()?;
-        before.note(root.as_fd(), b"", now)?;
-        Ok(before)
-    }
-
-    fn note(&mut self, dir: BorrowedFd<'_>, path: &[u8], now: (i64, i64)) -> io::Result<()> {
-        for name in beneath::list(dir)? {
-            let stat = beneath::lstat(dir, &name)?;
-            let child = super::entry::join(path, &name);
-            if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
-                let inner = beneath::open_child(dir, &name)?;
-                self.note(inner.as_fd(), &child, now)?;
-            } else if Mark::of(&stat).changed < now {
-                self.marks.insert(child, Mark::of(&stat));
+        let mut waiting = vec![Vec::new()];
+        while let Some(path) = waiting.pop() {
+            let dir = tree.dir(&path)?;
+            for name in beneath::list(dir)? {
+                let stat = beneath::lstat(dir, &name)?;
+                let child = super::entry::join(&path, &name);
+                if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
+                    waiting.push(child);
+                } else if Mark::of(&stat).changed < now {
+                    before.marks.insert(child, Mark::of(&stat));
+                }
             }
         }
-        Ok(())
+        Ok(before)
     }
 
     /// Whether the file under this name is certainly the same as before.

@@ -135,7 +135,7 @@ pub fn unpack_over(blob: impl Read, dest: &Path, options: &Options, below: &View
     });
     if done.is_err() {
         // The failure is what matters; a directory that stays is dead weight with a telling name.
-        let _ = std::fs::remove_dir_all(&aside);
+        let _ = crate::sandbox::remove_tree(&aside);
     }
     done
 }
@@ -159,7 +159,7 @@ fn aside(dest: &Path) -> PathBuf {
 fn rename_into_place(aside: &Path, dest: &Path) -> io::Result<()> {
     match std::fs::rename(aside, dest) {
         Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
-            std::fs::remove_dir_all(aside)
+            crate::sandbox::remove_tree(aside)
         }
         result => result,
     }

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::source::{GitSource, is_commit};
-use crate::sandbox::Cancel;
+use crate::sandbox::{Cancel, remove_tree};
 use crate::secret::Secret;
 
 /// How often a running git is looked after.
@@ -129,9 +129,9 @@ impl Git {
         if keep_git_dir {
             run.settle(wanted)?;
         } else {
-            remove_git_directories(&tree, 0)?;
+            remove_git_directories(&tree)?;
         }
-        dress(&tree, time, 0)?;
+        dress(&tree, time)?;
         let directory = inside(&tree, &source.directory).ok_or_else(|| Error::NoDirectory {
             address: shown(&source.address),
             directory: source.directory.clone(),
@@ -189,11 +189,7 @@ impl Run<'_> {
         }
         for leftover in ["FETCH_HEAD", "logs", "index"] {
             let path = self.tree.join(".git").join(leftover);
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            match removed {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
-                _ => {}
-            }
+            remove_tree(&path).map_err(at(&path))?;
         }
         Ok(())
     }
@@ -218,7 +214,10 @@ impl Run<'_> {
         file.take(WORDS_LIMIT).read_to_end(&mut bytes).map_err(at(&said))?;
         words.push_str(&String::from_utf8_lossy(&bytes));
         let words = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
-        let words = if words.is_empty() { "it failed without a word".to_owned() } else { words };
+        let mut words = if words.is_empty() { "it failed without a word".to_owned() } else { words };
+        if words.contains("Permission denied (publickey") && self.git.ssh_agent.is_none() {
+            words.push_str(" (lend an SSH agent that has the key: --ssh default)");
+        }
         Err(Error::Refused { command: name, address: shown(&self.source.address), words })
     }
 
@@ -309,38 +308,43 @@ fn inside(tree: &Path, directory: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Deepest directory that is looked into; git itself makes no deeper ones on Linux.
-const DEPTH_LIMIT: usize = 4096;
-
-/// Takes out `.git` and the files of that name in submodules.
-fn remove_git_directories(directory: &Path, depth: usize) -> Result<(), Error> {
-    if depth > DEPTH_LIMIT {
-        return Ok(());
-    }
-    for entry in fs::read_dir(directory).map_err(at(directory))? {
-        let entry = entry.map_err(at(directory))?;
-        let (path, kind) = (entry.path(), entry.file_type().map_err(at(directory))?);
-        if entry.file_name() == ".git" {
-            let removed = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(at(&path))?;
-        } else if kind.is_dir() {
-            remove_git_directories(&path, depth + 1)?;
+/// Everything below a directory, directories before what is in them, without what `skip` says of their names.
+fn below(directory: &Path, skip: &str) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Error> {
+    let (mut all, mut skipped) = (Vec::new(), Vec::new());
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(&directory).map_err(at(&directory))? {
+            let entry = entry.map_err(at(&directory))?;
+            let (path, kind) = (entry.path(), entry.file_type().map_err(at(&directory))?);
+            if entry.file_name() == skip {
+                skipped.push(path);
+            } else {
+                if kind.is_dir() {
+                    waiting.push(path.clone());
+                }
+                all.push(path);
+            }
         }
     }
-    Ok(())
+    Ok((all, skipped))
+}
+
+/// Takes out `.git` and the files of that name in submodules.
+fn remove_git_directories(directory: &Path) -> Result<(), Error> {
+    let (_, found) = below(directory, ".git")?;
+    found.iter().try_for_each(|path| remove_tree(path).map_err(at(path)))
 }
 
 /// Gives everything the time of the commit, and the modes of umask 022 whatever this process has.
-fn dress(path: &Path, seconds: i64, depth: usize) -> Result<(), Error> {
-    if depth > DEPTH_LIMIT {
-        return Ok(());
-    }
+fn dress(tree: &Path, seconds: i64) -> Result<(), Error> {
+    let (all, _) = below(tree, "")?;
+    // From the inside out: what is done in a directory changes its time.
+    all.iter().rev().try_for_each(|path| dress_one(path, seconds))?;
+    dress_one(tree, seconds)
+}
+
+fn dress_one(path: &Path, seconds: i64) -> Result<(), Error> {
     let found = fs::symlink_metadata(path).map_err(at(path))?;
-    if found.is_dir() {
-        for entry in fs::read_dir(path).map_err(at(path))? {
-            dress(&entry.map_err(at(path))?.path(), seconds, depth + 1)?;
-        }
-    }
     if !found.is_symlink() {
         let is_open = found.is_dir() || found.permissions().mode() & 0o100 != 0;
         fs::set_permissions(path, Permissions::from_mode(if is_open { 0o755 } else { 0o644 })).map_err(at(path))?;

@@ -48,6 +48,7 @@ pub use enter::{Entered, Mode, Overlay, Proc, enter};
 pub use error::{Error, ExecFailure, IdRangeRefusal, Refusal};
 pub use init::init_if_requested;
 pub use owners::{Below, LinkOwners};
+pub(crate) use remove::remove_at;
 pub use remove::remove_tree;
 pub use run::{Exit, Stream, run, run_recorded};
 pub use rung::{ISOLATIONS, Isolation, Rung, UnknownIsolation};

@@ -25,12 +25,27 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
         Ok(found) if !found.is_dir() => return fs::remove_file(path),
         Ok(_) => {}
     }
-    let top = open_directory(rustix::fs::CWD, path)?;
+    empty(open_directory(rustix::fs::CWD, path)?)?;
+    fs::remove_dir(path)
+}
+
+/// Removes what stands at a name of a directory, with everything below; that it does not exist is an error.
+pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
+    match unlinkat(parent, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        result => return result,
+    }
+    let emptied = open_directory(parent, name).and_then(empty);
+    emptied.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    unlinkat(parent, name, AtFlags::REMOVEDIR)
+}
+
+fn empty(top: OwnedFd) -> io::Result<()> {
     let mut names = Names(0);
     loop {
         let entries = list(top.as_fd())?;
         if entries.is_empty() {
-            return fs::remove_dir(path);
+            return Ok(());
         }
         for entry in &entries {
             remove_entry(top.as_fd(), top.as_fd(), entry, &mut names)?;

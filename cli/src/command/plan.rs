@@ -60,6 +60,7 @@ fn shown(survey: &Survey, platform: &Platform) -> String {
             Fate::New { reads: 0 } => "do               ".to_owned(),
             Fate::New { reads } => format!("do      {:>9}", bytes(reads)),
             Fate::Waits => "wait             ".to_owned(),
+            Fate::Spared => "spare            ".to_owned(),
         };
         let title = label.title.lines().next().unwrap_or_default();
         let _ = writeln!(text, "{fate}  [{stage}{}/{}] {title}", label.number, label.total);
@@ -70,12 +71,17 @@ fn shown(survey: &Survey, platform: &Platform) -> String {
     let count = |wanted: fn(&Fate) -> bool| survey.steps.iter().filter(|step| wanted(&step.fate)).count();
     let cached = count(|fate| matches!(fate, Fate::Cached(_)));
     let waiting = count(|fate| matches!(fate, Fate::Waits));
-    let _ = writeln!(
+    let spared = count(|fate| matches!(fate, Fate::Spared));
+    let _ = write!(
         text,
         "steps   {} in all: {cached} cached, {} to do, {waiting} that depend on those",
         survey.steps.len(),
-        survey.steps.len() - cached - waiting
+        survey.steps.len() - cached - waiting - spared
     );
+    if spared > 0 {
+        let _ = write!(text, ", {spared} that nobody needs as what is copied from them is cached");
+    }
+    text.push('\n');
     let _ = write!(text, "fetch   {} layers, {}", survey.fetch.len(), bytes(survey.fetch.values().sum()));
     text
 }

@@ -1,5 +1,5 @@
-//! Cache mounts that machines share: a mount that is not here yet begins as another machine has left it, and what a
-//! build has put into its mounts is there for the next one. Only chunks that are new are sent.
+//! Cache mounts that machines share: a mount begins with what other machines have left, beside what is here already, and
+//! what a build has put into its mounts is there for the next one. Only chunks that are new are sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -131,6 +131,9 @@ impl SharedMounts {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
         for (key, mount) in used {
             let Some(chunks) = self.send(place, mount, cache, &known).await? else { continue };
+            if let Err(error) = mount.given(&chunks) {
+                tracing::debug!(%error, "the mount is compared with the one of others once more than needed");
+            }
             let is_news = |tree: &Tree| tree.chunks != chunks || tree.used < now - LATELY;
             if there.mounts.get(key).is_none_or(is_news) {
                 ours.mounts.insert(*key, Tree { chunks, used: now });
