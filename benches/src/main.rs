@@ -41,7 +41,7 @@ struct Arguments {
     /// How many files build-tree has
     #[arg(long, default_value_t = 20_000, value_name = "N")]
     files: u64,
-    /// How much run-bytes writes [default: 1000], or build-tree holds [default: what sources of so many files are]
+    /// How much run-bytes writes [default: 1000], the base of copy-on-base has [default: 300], or build-tree holds [default: what sources of so many files are]
     #[arg(long, value_name = "MB")]
     megabytes: Option<u64>,
     /// How many manifests registry-start has [default: 100 000, then 1 000 000]
@@ -69,7 +69,7 @@ enum Program {
     RegistryStart,
     /// Checks of the OCI conformance program that are passed: lighter registry and docker-registry
     Conformance,
-    /// The time until a first answer, memory at rest, and the size of the program
+    /// The time until a first answer and a first step, memory at rest, and the size of the program
     Start,
     /// A new image on a Deployment until it runs: lighter deploy, and kubectl set image with rollout status
     Deploy,
@@ -81,6 +81,8 @@ enum Program {
     RunPython,
     /// An unchanged build on a machine that has built nothing, with a cache in the registry
     CachedRebuild,
+    /// COPY upon a base of 300 MB in the registry that is pushed to, and upon nothing: lighter; and buildah
+    CopyOnBase,
     /// All of these
     All,
 }
@@ -129,6 +131,9 @@ fn main() {
     }
     if wanted(Program::CachedRebuild) {
         run::cached(&lighter, arguments.rounds);
+    }
+    if wanted(Program::CopyOnBase) {
+        run::on_base(&lighter, arguments.rounds, arguments.megabytes.unwrap_or(300));
     }
     println!("load at the end: {}", machine::load());
 }

@@ -1,9 +1,10 @@
-//! `run-steps`, `run-bytes`, `run-python` and `cached-rebuild`: RUN and its cache, pushed to a registry, with lighter
-//! and with buildah.
+//! `run-steps`, `run-bytes`, `run-python`, `cached-rebuild` and `copy-on-base`: RUN, COPY and the cache, pushed to a
+//! registry, with lighter and with buildah.
 //!
 //! run-steps: twenty small RUNs on busybox. run-bytes: one RUN that writes 5 000 files. run-python: a service on a
 //! Debian base from the registry, whose packages pip installs from wheels in the context. cached-rebuild: a multi-stage
 //! file of ten steps on a machine that has built nothing, with the cache that another one has left in the registry.
+//! copy-on-base: the same files copied upon nothing, and upon a large image of the registry that is pushed to.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -108,6 +109,43 @@ pub fn cached(lighter: &Path, rounds: usize) {
     );
 }
 
+/// Files of 50 MB upon a base of so many megabytes, and upon nothing.
+pub fn on_base(lighter: &Path, rounds: usize, megabytes: u64) {
+    let registry = Registry::start(lighter);
+    let (base, bare) = (registry.reference("base:v1"), "FROM scratch\nCOPY content /app\n");
+    let size = usize::try_from(megabytes * 1_000_000).expect("it fits into memory");
+    let large = Context::new("FROM scratch\nCOPY content /base\n");
+    large.fill(1, size);
+    Ours::new(lighter).build(&large, &base, &[]);
+    drop(large);
+    let (on_base, alone) = (Context::new(&format!("FROM {base}\nCOPY content /app\n")), Context::new(bare));
+    [&on_base, &alone].iter().for_each(|context| context.fill(500, 100_000));
+    let before = registry.requests().len();
+    let mut count = 0;
+    let mut name = || {
+        count += 1;
+        registry.reference(&format!("app-{count}:v1")) // nothing of an earlier round is there
+    };
+    let names: Vec<[String; 3]> = (0..rounds.max(1)).map(|_| [name(), name(), name()]).collect();
+    let [mut first, mut second, mut third] = [0, 1, 2].map(|at| names.iter().map(move |names| &names[at]));
+    hold(
+        "copy-on-base",
+        rounds,
+        vec![
+            Contestant::new("upon nothing", || Ours::new(lighter).build(&alone, first.next().expect("one"), &[])),
+            Contestant::new("upon the base", || Ours::new(lighter).build(&on_base, second.next().expect("one"), &[])),
+        ],
+    );
+    let requests = registry.requests().split_off(before);
+    let fetched = requests.iter().filter(|request| request.method == "GET" && request.path.contains("/blobs/")).count();
+    println!("copy-on-base/blobs-fetched  {fetched} in {rounds} rounds: the config of the base each, and no layer\n");
+    hold(
+        "copy-on-base/peer",
+        rounds,
+        vec![Contestant::new("buildah", || Theirs::new().build(&on_base, third.next().expect("one"), &[]))],
+    );
+}
+
 fn pushed(what: &str, lighter: &Path, rounds: usize, context: &Context) {
     pushed_to(what, lighter, rounds, context, &Registry::start(lighter));
 }
@@ -150,6 +188,13 @@ impl Context {
 
     fn path(&self) -> PathBuf {
         self.den.path().to_owned()
+    }
+
+    /// Files without a pattern, so many and so large.
+    fn fill(&self, files: u64, size: usize) {
+        let (place, mut seed) = (self.path().join("content"), Seed::new(files));
+        fs::create_dir(&place).expect("make a context");
+        (0..files).for_each(|n| fs::write(place.join(n.to_string()), seed.bytes(size)).expect("there is room"));
     }
 }
 

@@ -1,11 +1,14 @@
-//! `start`: the time until a registry on empty data answers, the memory it holds then, and its size.
+//! `start`: the time until a build begins its first step and until a registry on empty data answers, the memory that
+//! holds then, and the size of the program.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fixtures::clients::Buildah;
 use fixtures::den::Den;
 use fixtures::docker_registry::wait_for;
 
@@ -22,6 +25,25 @@ pub fn run(lighter: &Path, rounds: usize) {
             Contestant::new("lighter", || measure(Command::new(lighter).arg("--version"))),
             Contestant::new("docker-registry", || measure(Command::new(PEER).arg("--version"))),
             Contestant::new("buildah", || measure(Command::new("buildah").arg("--version"))),
+        ],
+    );
+    let context = Den::new("first-step");
+    fs::write(context.path().join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").expect("make a context");
+    hold(
+        "start/build-until-its-first-step",
+        rounds,
+        vec![
+            Contestant::new("lighter", || {
+                let home = Den::new("home");
+                let mut command = Command::new(lighter);
+                command.args(["build", "--progress=plain"]).arg(context.path()).env("HOME", home.path());
+                until_it_says(command.stderr(Stdio::piped()), "#1 [")
+            }),
+            Contestant::new("buildah", || {
+                let buildah = Buildah::new();
+                let mut command = buildah.command(&["build", "--isolation=chroot"]);
+                until_it_says(command.arg(context.path()).stdout(Stdio::piped()), "STEP 1")
+            }),
         ],
     );
     let (mut our_memory, mut their_memory) = (0, 0);
@@ -65,6 +87,24 @@ pub fn run(lighter: &Path, rounds: usize) {
         size(Path::new(PEER)),
         size(Path::new("/usr/bin/buildah")),
     );
+}
+
+/// Until a line begins like that, on the one stream that is piped; what comes after it is not waited for in what is
+/// counted.
+fn until_it_says(command: &mut Command, wanted: &str) -> Cost {
+    let before = usage::of_ended_children();
+    let begun = Instant::now();
+    let mut process = command.stdin(Stdio::null()).spawn().expect("start a build");
+    let stream: Box<dyn Read> = match (process.stdout.take(), process.stderr.take()) {
+        (Some(stream), _) => Box::new(stream),
+        (None, stream) => Box::new(stream.expect("a pipe")),
+    };
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with(wanted)), "it never said {wanted}");
+    let wall = begun.elapsed();
+    lines.for_each(drop);
+    assert!(process.wait().expect("wait for it").success(), "{command:?}");
+    Cost { wall, processor: usage::of_ended_children().saturating_sub(before) }
 }
 
 fn megabytes(bytes: u64) -> f64 {

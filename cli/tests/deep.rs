@@ -177,7 +177,7 @@ fn layout(place: &Path, tar: &[u8]) {
     fs::create_dir_all(place.join("blobs/sha256")).unwrap();
     let put = |bytes: &[u8]| {
         let digest = Digest::of(bytes);
-        fs::write(place.join("blobs/sha256").join(digest.hex().to_string()), bytes).unwrap();
+        fs::write(place.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
         digest
     };
     let layer = put(tar);

@@ -47,7 +47,7 @@ impl Hashed<'_> {
             text.entry(b"", &pick.top.entry, true);
             text.number(pick.below.len() as u64);
             for part in &pick.below {
-                text.entry(&part.path, &part.item.entry, part.whole);
+                text.entry(part.path(), &part.item.entry, part.whole);
             }
         }
         text.0.seal().digest()

@@ -51,7 +51,7 @@ impl std::fmt::Debug for Placed<'_> {
 /// Where the content of a file is.
 #[derive(Clone)]
 enum Content<'a> {
-    Source(&'a dyn Source, Item),
+    Source(&'a dyn Source, &'a Item),
     Spooled(Spooled),
 }
 
@@ -63,7 +63,7 @@ impl From<Spooled> for Content<'_> {
 
 /// Finds the place of everything that was selected, on top of `view`; with `--link`, that is
 /// [`View::empty`].
-pub fn place<'a>(selection: &Hashed<'a>, target: &Target<'_>, view: &View) -> Result<Placed<'a>, Error> {
+pub fn place<'a>(selection: &'a Hashed<'a>, target: &Target<'_>, view: &View) -> Result<Placed<'a>, Error> {
     let mut placer = Placer { target, upper: Upper::new(view, target.now), groups: 0 };
     for pick in &selection.picks {
         let may_extract = target.unpack && pick.source.holds_archives() && is_file(&pick.top);
@@ -86,7 +86,7 @@ impl Placed<'_> {
     pub fn write<W: Write + Send + 'static>(self, layer: &mut Pipeline<W>) -> Result<(), Error> {
         for (entry, content) in self.changes {
             let mut reader: Box<dyn Read + '_> = match (&entry.kind, content) {
-                (Kind::File { size: 1.., .. }, Some(Content::Source(source, item))) => source.open(&item)?,
+                (Kind::File { size: 1.., .. }, Some(Content::Source(source, item))) => source.open(item)?,
                 (Kind::File { size: 1.., .. }, Some(Content::Spooled(spooled))) => Box::new(spooled),
                 _ => Box::new(std::io::empty()),
             };
@@ -108,7 +108,7 @@ struct Placer<'a, 't, 'v> {
 
 impl<'a> Placer<'a, '_, '_> {
     /// One source, as one call of fsutil's `Copy`.
-    fn copy(&mut self, pick: &Pick<'a>) -> Result<(), Error> {
+    fn copy(&mut self, pick: &'a Pick<'a>) -> Result<(), Error> {
         let Target { path, owner, chmod, .. } = *self.target;
         let fresh = Fresh { owner, chmod };
         let wanted = clean(path);
@@ -127,7 +127,7 @@ impl<'a> Placer<'a, '_, '_> {
     }
 
     /// The contents of a directory, into one that is made if need be.
-    fn copy_dir(&mut self, pick: &Pick<'a>, dest: &[u8]) -> Result<(), Error> {
+    fn copy_dir(&mut self, pick: &'a Pick<'a>, dest: &[u8]) -> Result<(), Error> {
         let fresh = Fresh { owner: self.target.owner, chmod: self.target.chmod };
         if !self.upper.is_dir(dest) && self.upper.lstat(dest).is_some() {
             return Err(Error::NonDirectory(show(dest)));
@@ -136,7 +136,7 @@ impl<'a> Placer<'a, '_, '_> {
         let mut names = HashMap::new();
         let mut made = vec![false; pick.below.len()];
         for (part, made) in pick.below.iter().zip(&mut made) {
-            let path = join(dest, &part.path);
+            let path = join(dest, part.path());
             if part.item.entry.is_dir() {
                 *made = self.make_dir(part, path)?;
             } else {
@@ -144,7 +144,7 @@ impl<'a> Placer<'a, '_, '_> {
             }
         }
         for (part, made) in pick.below.iter().zip(made) {
-            self.dress_dir(part, &join(dest, &part.path), made, pick.overwrite);
+            self.dress_dir(part, &join(dest, part.path()), made, pick.overwrite);
         }
         // The directory itself keeps mode and owner, but takes the source's time (`restoreMtime`). The
         // root of a source has none that would be known.
@@ -182,7 +182,7 @@ impl<'a> Placer<'a, '_, '_> {
     fn put(
         &mut self,
         source: &'a dyn Source,
-        item: &Item,
+        item: &'a Item,
         path: Vec<u8>,
         names: &mut HashMap<Inode, usize>,
     ) -> Result<(), Error> {
@@ -196,7 +196,7 @@ impl<'a> Placer<'a, '_, '_> {
             })
         });
         let entry = self.dressed(&item.entry, path);
-        let content = is_file(item).then(|| Content::Source(source, item.clone()));
+        let content = is_file(item).then(|| Content::Source(source, item));
         self.upper.insert(Node { entry, content, group });
         Ok(())
     }
@@ -213,7 +213,7 @@ impl<'a> Placer<'a, '_, '_> {
         entry
     }
 
-    fn extract(&mut self, pick: &Pick<'a>) -> Result<(), Error> {
+    fn extract(&mut self, pick: &'a Pick<'a>) -> Result<(), Error> {
         let dest = self.upper.resolve(b"", &clean(self.target.path))?;
         self.upper.make_dirs(&dest, Fresh { owner: self.target.owner, chmod: None })?;
         let extraction = Extraction {

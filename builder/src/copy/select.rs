@@ -67,10 +67,22 @@ impl std::fmt::Debug for Pick<'_> {
 /// Something below the top of a pick.
 pub(super) struct Part {
     pub item: Item,
-    /// Where, relative to the top.
-    pub path: Vec<u8>,
+    /// Where in the item's path the one relative to the top begins: there are many of these, and they are long.
+    start: usize,
     /// Whether it was selected itself, and not only something below it: then it keeps its time.
     pub whole: bool,
+}
+
+impl Part {
+    fn new(item: Item, top: &[u8], whole: bool) -> Self {
+        let start = if top.is_empty() { 0 } else { top.len() + 1 };
+        Self { start: start.min(item.entry.path.len()), item, whole }
+    }
+
+    /// Where, relative to the top.
+    pub fn path(&self) -> &[u8] {
+        &self.item.entry.path[self.start..]
+    }
 }
 
 /// Finds what each pair of source and pattern means.
@@ -146,10 +158,7 @@ fn pick<'a>(source: &'a dyn Source, path: &[u8], options: Options<'_>) -> Result
     let top = source.lstat(&source.resolve(path)?)?.ok_or_else(|| not_found(path))?;
     let mut below = Vec::new();
     if top.entry.is_dir() {
-        walk(source, &top.entry.path, &mut below)?;
-        for part in &mut below {
-            part.path = relative(&part.item.entry.path, &top.entry.path);
-        }
+        walk(source, &top.entry.path, &top.entry.path, &mut below)?;
         exclude(&mut below, options.exclude);
     }
     Ok(Pick { source, base: name(path).to_vec(), top, below, overwrite: true })
@@ -182,8 +191,8 @@ fn walk_into(
     Ok(())
 }
 
-fn walk(source: &dyn Source, dir: &[u8], parts: &mut Vec<Part>) -> Result<(), Error> {
-    walk_into(source, dir, parts, |item| (Part { item, path: Vec::new(), whole: true }, true))
+fn walk(source: &dyn Source, top: &[u8], dir: &[u8], parts: &mut Vec<Part>) -> Result<(), Error> {
+    walk_into(source, dir, parts, |item| (Part::new(item, top, true), true))
 }
 
 fn relative(path: &[u8], top: &[u8]) -> Vec<u8> {
@@ -195,7 +204,7 @@ fn relative(path: &[u8], top: &[u8]) -> Vec<u8> {
 fn exclude(parts: &mut Vec<Part>, exclude: Option<&dyn Ignore>) {
     let Some(exclude) = exclude else { return };
     for part in parts.iter_mut() {
-        part.whole = !exclude.excludes(&part.path);
+        part.whole = !exclude.excludes(part.path());
     }
     keep_needed(parts);
 }
@@ -205,8 +214,9 @@ fn keep_needed(parts: &mut Vec<Part>) {
     let mut last: Vec<u8> = Vec::new();
     let mut kept = Vec::with_capacity(parts.len());
     for part in parts.drain(..).rev() {
-        if part.whole || (part.item.entry.is_dir() && is_below(&last, &part.path)) {
-            last.clone_from(&part.path);
+        if part.whole || (part.item.entry.is_dir() && is_below(&last, part.path())) {
+            last.clear();
+            last.extend_from_slice(part.path());
             kept.push(part);
         }
     }
@@ -266,7 +276,7 @@ impl<'p> Include<'p> {
                     at = join(&at, step);
                     match source.lstat(&at)? {
                         Some(item) if item.entry.is_dir() => {
-                            parts.push(Part { item, path: relative(&at, root), whole: false });
+                            parts.push(Part::new(item, root, false));
                         }
                         _ => return Ok(Vec::new()), // links are not followed: nothing is below
                     }
@@ -290,7 +300,7 @@ impl<'p> Include<'p> {
             if whole && !is_below_match && item.entry.is_dir() {
                 matched = Some(path.clone());
             }
-            (Part { item, path, whole }, may_match_below)
+            (Part::new(item, root, whole), may_match_below)
         })
     }
 }
@@ -308,11 +318,9 @@ fn add_with_parents(source: &dyn Source, root: &[u8], path: &[u8], parts: &mut V
             return Err(missing());
         }
         let is_dir = item.entry.is_dir();
-        parts.push(Part { item, path: relative(&at, root), whole: last });
+        parts.push(Part::new(item, root, last));
         if last && is_dir {
-            let start = parts.len();
-            walk(source, &at, parts)?;
-            parts[start..].iter_mut().for_each(|part| part.path = relative(&part.item.entry.path, root));
+            walk(source, root, &at, parts)?;
         }
     }
     Ok(())
@@ -321,7 +329,7 @@ fn add_with_parents(source: &dyn Source, root: &[u8], path: &[u8], parts: &mut V
 fn exclude_parents(parts: &mut Vec<Part>, exclude: Option<&dyn Ignore>) {
     let Some(exclude) = exclude else { return };
     for part in parts.iter_mut() {
-        part.whole &= !exclude.excludes(&part.path);
+        part.whole &= !exclude.excludes(part.path());
     }
     keep_needed(parts);
 }

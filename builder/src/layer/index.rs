@@ -138,34 +138,37 @@ impl Builder {
 
     /// Sorts, drops what later entries replaced, and names the directories that are only implied.
     pub fn finish(self) -> Index {
-        let mut order: Vec<usize> = (0..self.entries.len()).collect();
-        order.sort_by(|&a, &b| self.entries[a].order(&self.entries[b]).then(b.cmp(&a)));
-        order.dedup_by(|later, kept| self.entries[*kept].order(&self.entries[*later]).is_eq());
-        drop_replaced(&self.entries, &mut order);
-        Index { entries: with_implied(self.settle_links(order)) }
+        let Self { entries, files, latest } = self;
+        drop(latest); // entries are many, and more memory is taken now
+        let mut order: Vec<usize> = (0..entries.len()).collect();
+        order.sort_by(|&a, &b| entries[a].order(&entries[b]).then(b.cmp(&a)));
+        order.dedup_by(|later, kept| entries[*kept].order(&entries[*later]).is_eq());
+        drop_replaced(&entries, &mut order);
+        Index { entries: with_implied(settle_links(entries, &files, order)) }
     }
+}
 
-    /// Lets the first name of each file, in walk order, carry the data, and the others link to it: tars
-    /// may come in any order, and a name that a link names may be replaced afterwards.
-    fn settle_links(&self, order: Vec<usize>) -> Vec<Entry> {
-        let mut linked: Vec<bool> = vec![false; self.entries.len()];
-        self.files.iter().flatten().for_each(|&file| linked[file] = true);
-        let mut first: HashMap<usize, usize> = HashMap::new();
-        let mut settle = |at: usize| {
-            let file = self.files[at].unwrap_or(at);
-            let (path, data) = (self.entries[at].path.clone(), &self.entries[file]);
-            let same = |kind: Kind| Entry { path: path.clone(), kind, ..data.clone() };
-            match first.get(&file) {
-                _ if !linked[file] => self.entries[at].clone(),
-                Some(&first) => same(Kind::Hardlink(self.entries[first].path.clone())),
-                None => {
-                    first.insert(file, at);
-                    same(data.kind.clone())
-                }
+/// Lets the first name of each file, in walk order, carry the data, and the others link to it: tars
+/// may come in any order, and a name that a link names may be replaced afterwards.
+fn settle_links(entries: Vec<Entry>, files: &[Option<usize>], order: Vec<usize>) -> impl Iterator<Item = Entry> {
+    // What links name, as it is: all others are given away one by one.
+    let data: HashMap<usize, Entry> = files.iter().flatten().map(|&file| (file, entries[file].clone())).collect();
+    let linked: Vec<Option<usize>> =
+        files.iter().enumerate().map(|(at, file)| file.or_else(|| data.contains_key(&at).then_some(at))).collect();
+    let mut entries: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
+    let mut first: HashMap<usize, Vec<u8>> = HashMap::new();
+    order.into_iter().filter_map(move |at| {
+        let entry = entries[at].take()?;
+        let Some((file, data)) = linked[at].and_then(|file| Some((file, data.get(&file)?))) else { return Some(entry) };
+        let kind = match first.get(&file) {
+            Some(first) => Kind::Hardlink(first.clone()),
+            None => {
+                first.insert(file, entry.path.clone());
+                data.kind.clone()
             }
         };
-        order.into_iter().map(&mut settle).collect()
-    }
+        Some(Entry { path: entry.path, kind, ..data.clone() })
+    })
 }
 
 /// Whether the entry puts something at its path (and does not only hide).
@@ -210,8 +213,8 @@ fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Adds the directories that are named only through their children.
-fn with_implied(sorted: Vec<Entry>) -> Vec<Arc<Entry>> {
-    let mut entries: Vec<Arc<Entry>> = Vec::with_capacity(sorted.len());
+fn with_implied(sorted: impl Iterator<Item = Entry>) -> Vec<Arc<Entry>> {
+    let mut entries: Vec<Arc<Entry>> = Vec::new();
     let mut open: Vec<Vec<u8>> = Vec::new();
     let implied = |path: &[u8]| Arc::new(Entry::new(path, Kind::Implicit, 0o755));
     for entry in sorted {

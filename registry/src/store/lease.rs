@@ -121,7 +121,7 @@ mod tests {
     fn no_promise_is_broken_by_a_race() {
         let digest = Digest::of(b"x");
         for _ in 0..2_000 {
-            let mut leases = Leases::new(Some(Duration::from_millis(100)));
+            let mut leases = Leases::new(Some(Duration::from_secs(30))); // longer than any pause of this thread
             // As if the store had been open for a while, and nobody had asked.
             leases.start = Instant::now().checked_sub(Duration::from_secs(60)).expect("the machine runs for a minute");
             let here = std::sync::atomic::AtomicBool::new(true);
