@@ -19,6 +19,9 @@ const LENGTHS: usize = 8;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoBlock;
 
+/// A block with its first key.
+pub(super) type Keyed<'a> = (&'a [u8], Vec<u8>);
+
 /// The rows of a block, in order.
 pub(super) fn rows(block: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]), NoBlock>> {
     let mut rest = block;
@@ -56,7 +59,7 @@ pub(super) fn find<'a>(block: &'a [u8], wanted: &[u8]) -> Result<Option<&'a [u8]
 pub(super) fn change<'a>(
     block: &'a [u8],
     changes: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-) -> Result<Vec<(&'a [u8], Vec<u8>)>, NoBlock> {
+) -> Result<Vec<Keyed<'a>>, NoBlock> {
     let mut changes = changes.peekable();
     let mut merged = Vec::new();
     let before = |changes: &mut Peekable<_>, merged: &mut Vec<_>, key: Option<&[u8]>| {
@@ -77,13 +80,13 @@ pub(super) fn change<'a>(
 }
 
 /// Lays rows out as blocks of about the same size.
-fn cut<'a>(rows: &[(&'a [u8], &[u8])]) -> Vec<(&'a [u8], Vec<u8>)> {
+fn cut<'a>(rows: &[(&'a [u8], &[u8])]) -> Vec<Keyed<'a>> {
     let size = |(key, value): &(&[u8], &[u8])| LENGTHS + key.len() + value.len();
     let total: usize = rows.iter().map(size).sum();
     let most = if total <= LARGEST { LARGEST } else { total.div_ceil(total.div_ceil(WANTED)) };
-    let mut blocks: Vec<(&[u8], Vec<u8>)> = Vec::new();
+    let mut blocks: Vec<Keyed<'a>> = Vec::new();
     for row in rows {
-        let fits = |(_, block): &(&[u8], Vec<u8>)| block.len() + size(row) <= most;
+        let fits = |(_, block): &Keyed<'_>| block.len() + size(row) <= most;
         if !blocks.last().is_some_and(fits) {
             blocks.push((row.0, Vec::with_capacity(most.min(total))));
         }
