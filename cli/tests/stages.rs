@@ -161,10 +161,10 @@ fn memory_does_not_grow_with_what_a_step_writes() {
 
 #[test]
 fn a_stage_that_failed_is_told_of_once() {
-    let bench = Bench::new("FROM scratch\nCOPY busybox /bin/sh\n");
-    bench.builds(&["-t", "base", "."]);
-    fs::write(bench.den.path().join("context/failing"), "FROM base AS a\nRUN exit 3\nFROM a\nRUN true\n").unwrap();
-    let output = bench.build(&["-f", "failing", "."]);
+    let machine = scene("FROM scratch\nCOPY busybox /bin/sh\n");
+    machine.built(&["-t", "base"]);
+    machine.file("failing", "FROM base AS a\nRUN exit 3\nFROM a\nRUN true\n");
+    let output = machine.build(&["-f", "failing"]).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), told.matches("FROM docker.io/library/base").count()), (Some(1), 1), "{told}");
     assert!(told.contains("failing:2: ") && told.contains("exit code: 3"), "{told}");
