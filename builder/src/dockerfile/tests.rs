@@ -279,6 +279,8 @@ fn written(instruction: &Instruction, layout: usize) -> String {
 
 fn any_instruction() -> impl Strategy<Value = Instruction> {
     let word = "[a-zA-Z0-9/._-]{1,8}";
+    // Where flags may stand, `--` would be the end of them, and `--x` one.
+    let first = "[a-zA-Z0-9/._][a-zA-Z0-9/._-]{0,7}";
     let name = "[A-Z][A-Z0-9_]{0,5}";
     let value = prop_oneof![Just(String::new()), word.prop_map(String::from), "\"[a-z $]{0,6}\"", "'[a-z\"$ ]{0,6}'"];
     let shell = "[a-z][a-z0-9 ${}&|;='.-]{0,20}[a-z]".prop_map(CommandLine::Shell);
@@ -313,9 +315,9 @@ fn any_instruction() -> impl Strategy<Value = Instruction> {
         ports.prop_map(|ports| Instruction::Expose(ports.into_iter().collect())),
         prop::collection::vec("[!-~]{1,8}", 1..4).prop_map(Instruction::Volume),
         prop::collection::vec("[ -~]{1,8}", 1..4).prop_map(Instruction::Shell),
-        word.prop_map(Instruction::User),
-        word.prop_map(Instruction::Workdir),
-        word.prop_map(Instruction::Stopsignal),
+        first.prop_map(Instruction::User),
+        first.prop_map(Instruction::Workdir),
+        first.prop_map(Instruction::Stopsignal),
     ]
 }
 
