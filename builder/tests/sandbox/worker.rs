@@ -39,13 +39,11 @@ pub struct Orders {
     pub lowest_twice: bool,
     /// Starts a thread too early.
     pub thread: bool,
-    /// Leaves the files of the steps where they are.
-    pub keep: bool,
 }
 
 impl Orders {
     pub fn new(image: Image, steps: Vec<Step>) -> Self {
-        Self { image, steps, cancel_at: None, more_layers: 0, lowest_twice: false, thread: false, keep: false }
+        Self { image, steps, cancel_at: None, more_layers: 0, lowest_twice: false, thread: false }
     }
 }
 
@@ -127,13 +125,11 @@ fn carry_out(work: &Path, orders: Orders) -> Answer {
         }));
         layers.push(step.upper);
     }
-    if !orders.keep {
-        for entry in fs::read_dir(&entered.steps).unwrap() {
-            remove_tree(&entry.unwrap().path()).unwrap();
-        }
-        answer.left =
-            fs::read_dir(&entered.steps).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into()).collect();
+    for entry in fs::read_dir(&entered.steps).unwrap() {
+        remove_tree(&entry.unwrap().path()).unwrap();
     }
+    answer.left =
+        fs::read_dir(&entered.steps).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into()).collect();
     answer
 }
 
@@ -164,34 +160,41 @@ fn run_one(entered: &::builder::sandbox::Entered, step: &Step, cancel_at: &Optio
         }
         Err(error) => ran.error = error.to_string(),
     }
-    describe(&step.upper, &step.upper, entered.overlay.opaque_xattr(), &mut ran.upper);
+    describe(&step.upper, entered.overlay.opaque_xattr(), &mut ran.upper);
     ran
 }
 
-fn describe(top: &Path, directory: &Path, opaque: &str, into: &mut BTreeMap<String, String>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let found = fs::symlink_metadata(&path).unwrap();
-        let name = path.strip_prefix(top).unwrap().display().to_string();
-        let mode = found.permissions().mode() & 0o7777;
-        let owner = format!("{:o} {}:{}", mode, found.uid(), found.gid());
-        let kind = found.file_type();
-        let text = if kind.is_dir() {
-            let is_opaque = rustix::fs::lgetxattr(&path, opaque, &mut [0u8; 4]).is_ok();
-            format!("dir{} {owner}", if is_opaque { " opaque" } else { "" })
-        } else if kind.is_symlink() {
-            format!("link to {}", fs::read_link(&path).unwrap().display())
-        } else if kind.is_file() {
-            format!("file {owner} {} bytes, {} links", found.len(), found.nlink())
-        } else if found.rdev() == 0 {
-            "whiteout".to_owned()
-        } else {
-            format!("other {owner}")
-        };
-        into.insert(name, text);
-        if kind.is_dir() {
-            describe(top, &path, opaque, into);
+/// Every entry below a directory. A list instead of calls: steps make deep trees.
+fn describe(top: &Path, opaque: &str, into: &mut BTreeMap<String, String>) {
+    let mut directories = vec![top.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(top).unwrap().display().to_string();
+            into.insert(name, described(&path, opaque));
+            if fs::symlink_metadata(&path).unwrap().is_dir() {
+                directories.push(path);
+            }
         }
+    }
+}
+
+fn described(path: &Path, opaque: &str) -> String {
+    let found = fs::symlink_metadata(path).unwrap();
+    let mode = found.permissions().mode() & 0o7777;
+    let owner = format!("{:o} {}:{}", mode, found.uid(), found.gid());
+    let kind = found.file_type();
+    if kind.is_dir() {
+        let is_opaque = rustix::fs::lgetxattr(path, opaque, &mut [0u8; 4]).is_ok();
+        format!("dir{} {owner}", if is_opaque { " opaque" } else { "" })
+    } else if kind.is_symlink() {
+        format!("link to {}", fs::read_link(path).unwrap().display())
+    } else if kind.is_file() {
+        format!("file {owner} {} bytes, {} links", found.len(), found.nlink())
+    } else if found.rdev() == 0 {
+        "whiteout".to_owned()
+    } else {
+        format!("other {owner}")
     }
 }
 
