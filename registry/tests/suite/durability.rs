@@ -121,8 +121,9 @@ struct Acknowledged {
     pushes: u64,
     /// The numbers of images whose own tag was acknowledged.
     pinned: Vec<u64>,
-    /// For each client's tag: the number of the last acknowledged push, and of the last one that was tried.
-    tags: BTreeMap<String, (u64, u64)>,
+    /// For each client's tag: the number of the last acknowledged push, and of those that were tried since; a
+    /// server that is killed may have carried out each of them.
+    tags: BTreeMap<String, (u64, Vec<u64>)>,
 }
 
 fn layer(number: u64) -> Vec<u8> {
@@ -140,7 +141,7 @@ async fn push(http: Http, client: u64, next: Arc<AtomicU64>, acknowledged: Arc<M
 async fn http_loop(http: &Http, tag: &str, next: &AtomicU64, acknowledged: &Mutex<Acknowledged>) -> Result<(), String> {
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        acknowledged.lock().unwrap().tags.entry(tag.to_owned()).or_default().1 = number;
+        acknowledged.lock().unwrap().tags.entry(tag.to_owned()).or_default().1.push(number);
         let manifest = image(&layer(number));
         let pinned = number.is_multiple_of(PINNED);
         let digest = Digest::of(&manifest);
@@ -161,7 +162,7 @@ async fn http_loop(http: &Http, tag: &str, next: &AtomicU64, acknowledged: &Mute
         let mut acknowledged = acknowledged.lock().unwrap();
         acknowledged.pushes += 1;
         acknowledged.pinned.extend(pinned.then_some(number));
-        acknowledged.tags.entry(tag.to_owned()).or_default().0 = number;
+        acknowledged.tags.insert(tag.to_owned(), (number, Vec::new()));
     }
 }
 
@@ -195,7 +196,7 @@ async fn verify(http: &Http, acknowledged: &Acknowledged) {
     }
     for (tag, (done, tried)) in &acknowledged.tags {
         if *done > 0 {
-            read_image(http, tag, &[*done, *tried]).await;
+            read_image(http, tag, &[&[*done], &tried[..]].concat()).await;
         }
     }
 }
