@@ -81,7 +81,7 @@ enum Program {
     RunPython,
     /// An unchanged build on a machine that has built nothing, with a cache in the registry
     CachedRebuild,
-    /// COPY upon a base of 300 MB in the registry that is pushed to, and upon nothing: lighter; and buildah
+    /// COPY upon a base of 300 MB in the registry that is pushed to, seen before or not, and upon nothing: lighter; and buildah
     CopyOnBase,
     /// All of these
     All,

@@ -4,8 +4,10 @@
 //! run-steps: twenty small RUNs on busybox. run-bytes: one RUN that writes 5 000 files. run-python: a service on a
 //! Debian base from the registry, whose packages pip installs from wheels in the context. cached-rebuild: a multi-stage
 //! file of ten steps on a machine that has built nothing, with the cache that another one has left in the registry.
-//! copy-on-base: the same files copied upon nothing, and upon a large image of the registry that is pushed to.
+//! copy-on-base: the same files copied upon nothing, and upon a large image of the registry that is pushed to, which this
+//! machine has built upon before, or knows from a shared cache, or sees for the first time.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +18,7 @@ use fixtures::registry::Registry;
 use fixtures::seed::Seed;
 
 use crate::contest::{Contestant, Cost, hold, measure};
+use crate::registry_requests::MANIFEST;
 
 const FILES: u64 = 5000;
 const BUSYBOX: &str = "/bin/busybox";
@@ -109,41 +112,74 @@ pub fn cached(lighter: &Path, rounds: usize) {
     );
 }
 
-/// Files of 50 MB upon a base of so many megabytes, and upon nothing.
+/// Files of 50 MB upon nothing and upon a base of so many megabytes: one that this machine has never seen, so that it
+/// has to read once what is in it; one that it has built upon before; and one that only a shared cache has seen.
 pub fn on_base(lighter: &Path, rounds: usize, megabytes: u64) {
     let registry = Registry::start(lighter);
-    let (base, bare) = (registry.reference("base:v1"), "FROM scratch\nCOPY content /app\n");
+    let base = registry.reference("base:v1");
     let size = usize::try_from(megabytes * 1_000_000).expect("it fits into memory");
     let large = Context::new("FROM scratch\nCOPY content /base\n");
     large.fill(1, size);
     Ours::new(lighter).build(&large, &base, &[]);
     drop(large);
-    let (on_base, alone) = (Context::new(&format!("FROM {base}\nCOPY content /app\n")), Context::new(bare));
+    let manifest = registry.send("GET", "/v2/base/manifests/v1", &[("accept", MANIFEST)], b"").expect(200);
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest.body).expect("a manifest");
+    let layer = manifest["layers"][0]["digest"].as_str().expect("an image of one layer");
+    let on_base = Context::new(&format!("FROM {base}\nCOPY content /app\n"));
+    let alone = Context::new("FROM scratch\nCOPY content /app\n");
     [&on_base, &alone].iter().for_each(|context| context.fill(500, 100_000));
-    let before = registry.requests().len();
-    let mut count = 0;
-    let mut name = || {
-        count += 1;
-        registry.reference(&format!("app-{count}:v1")) // nothing of an earlier round is there
+    // Other files upon the same base.
+    let other = Context::new(&format!("FROM {base}\nCOPY busybox /app/\n"));
+    let cache = format!("ref={}", registry.reference("cache:main"));
+    let [import, export] = ["from", "to"].map(|way| vec![format!("--cache-{way}=type=registry,{cache}")]);
+    Ours::new(lighter).build(&other, &registry.reference("other:v1"), &export);
+
+    let count = Cell::new(0);
+    let build = |ours: Ours<'_>, context: &Context, words: &[String], count_of_layers: &Cell<usize>| {
+        count.set(count.get() + 1);
+        let name = registry.reference(&format!("app-{}:v1", count.get())); // nothing of an earlier round is there
+        let before = registry.requests().len();
+        let cost = ours.build(context, &name, words);
+        count_of_layers.set(count_of_layers.get() + fetched(&registry, before, layer));
+        cost
     };
-    let names: Vec<[String; 3]> = (0..rounds.max(1)).map(|_| [name(), name(), name()]).collect();
-    let [mut first, mut second, mut third] = [0, 1, 2].map(|at| names.iter().map(move |names| &names[at]));
+    let counts: [Cell<usize>; 4] = Default::default();
+    let [nothing, seen, shared, unseen] = &counts;
     hold(
         "copy-on-base",
         rounds,
         vec![
-            Contestant::new("upon nothing", || Ours::new(lighter).build(&alone, first.next().expect("one"), &[])),
-            Contestant::new("upon the base", || Ours::new(lighter).build(&on_base, second.next().expect("one"), &[])),
+            Contestant::new("upon nothing", || build(Ours::new(lighter), &alone, &[], nothing)),
+            Contestant::new("base seen before", || {
+                let ours = Ours::new(lighter);
+                ours.build(&other, &registry.reference("other:v2"), &[]);
+                build(ours, &on_base, &[], seen)
+            }),
+            Contestant::new("base seen by others", || build(Ours::new(lighter), &on_base, &import, shared)),
+            Contestant::new("base never seen", || build(Ours::new(lighter), &on_base, &[], unseen)),
         ],
     );
-    let requests = registry.requests().split_off(before);
-    let fetched = requests.iter().filter(|request| request.method == "GET" && request.path.contains("/blobs/")).count();
-    println!("copy-on-base/blobs-fetched  {fetched} in {rounds} rounds: the config of the base each, and no layer\n");
+    println!(
+        "copy-on-base/layers-of-the-base-fetched  seen before {}, seen by others {}, never seen {}, in {rounds} rounds\n",
+        seen.get(),
+        shared.get(),
+        unseen.get()
+    );
+    let mut round = 0;
     hold(
         "copy-on-base/peer",
         rounds,
-        vec![Contestant::new("buildah", || Theirs::new().build(&on_base, third.next().expect("one"), &[]))],
+        vec![Contestant::new("buildah", || {
+            round += 1;
+            Theirs::new().build(&on_base, &registry.reference(&format!("theirs-{round}:v1")), &[])
+        })],
     );
+}
+
+/// How often the one layer of an image was asked for since there were so many requests.
+fn fetched(registry: &Registry, before: usize, layer: &str) -> usize {
+    let requests = registry.requests().split_off(before);
+    requests.iter().filter(|ask| ask.method == "GET" && ask.path.ends_with(layer)).count()
 }
 
 fn pushed(what: &str, lighter: &Path, rounds: usize, context: &Context) {

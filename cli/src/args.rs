@@ -4,6 +4,7 @@
 pub mod build;
 #[cfg(feature = "deploy")]
 mod deploy;
+mod images;
 #[cfg(feature = "build")]
 pub mod index;
 mod install;
@@ -18,6 +19,7 @@ mod upkeep;
 
 #[cfg(feature = "deploy")]
 pub use deploy::*;
+pub use images::*;
 #[cfg(feature = "deploy")]
 pub use pull_secret::*;
 #[cfg(feature = "deploy")]
@@ -71,6 +73,10 @@ pub enum Command {
     Index(index::IndexCommand),
     Inspect(InspectArgs),
     Images(ImagesArgs),
+    #[cfg(feature = "build")]
+    Tag(TagArgs),
+    #[cfg(feature = "build")]
+    Rmi(RmiArgs),
     Login(LoginArgs),
     Logout(LogoutArgs),
     #[cfg(feature = "serve")]
@@ -324,106 +330,6 @@ pub enum NetworkKind {
     Host,
     /// Loopback only
     None,
-}
-
-/// Send an image to a registry
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  lighter push vm2:5000/shop/api:v1
-  lighter push local:api:v1 vm2:5000/shop/api:v1
-  lighter push oci:build/out vm2:5000/shop/api:v1
-
-stdout carries the image, pinned to its digest.")]
-pub struct PushArgs {
-    /// The image: in the local store, or local:, oci:, oci-archive:, docker-archive:
-    pub image: String,
-    /// Where to [default: the registry in the image's own name]
-    pub destination: Option<String>,
-    #[command(flatten)]
-    pub store: StoreArgs,
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-}
-
-/// Fetch an image from a registry into the local store
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  lighter pull vm2:5000/shop/api:v1
-
-stdout carries the image, pinned to its digest.")]
-pub struct PullArgs {
-    /// The image
-    pub image: String,
-    /// Of an image for several platforms, this one [default: this machine's; all: every one]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]|all")]
-    pub platform: Option<String>,
-    #[command(flatten)]
-    pub store: StoreArgs,
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-}
-
-/// Copy an image from any place to any other
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Places:
-  docker://HOST/NAME:TAG   a registry (also without docker://)
-  local:NAME:TAG           the local store
-  oci:DIR[:TAG]            an OCI image layout
-  oci-archive:FILE[:TAG]   a tar of one
-  docker-archive:FILE[:NAME:TAG]  what docker save writes and docker load reads
-
-Examples:
-  lighter copy vm2:5000/shop/api:v1 oci:out:v1
-  lighter copy docker-archive:api.tar vm2:5000/shop/api:v1
-  lighter copy vm2:5000/shop/api:v1 vm3:5000/shop/api:v1")]
-pub struct CopyArgs {
-    /// From where
-    pub source: String,
-    /// To where
-    pub destination: String,
-    /// Of an image for several platforms, only this one [default: all]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]|all")]
-    pub platform: Option<String>,
-    #[command(flatten)]
-    pub store: StoreArgs,
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-}
-
-/// Show an image: manifest, config, layers
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  lighter inspect vm2:5000/shop/api:v1
-  lighter inspect --raw oci:out:v1
-  lighter inspect --config api:v1")]
-pub struct InspectArgs {
-    /// The image; a bare name is looked for in the local store, then in its registry
-    pub image: String,
-    /// Print the manifest, to the byte
-    #[arg(long, conflicts_with = "config")]
-    pub raw: bool,
-    /// Print the image config, to the byte
-    #[arg(long)]
-    pub config: bool,
-    /// Of an image for several platforms, this one [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<oci::Platform>,
-    #[command(flatten)]
-    pub store: StoreArgs,
-    #[command(flatten)]
-    pub registry: RegistryArgs,
-}
-
-/// List the images in the local store
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lighter images")]
-pub struct ImagesArgs {
-    #[command(flatten)]
-    pub store: StoreArgs,
 }
 
 /// Keep a login for a registry, after trying it

@@ -12,6 +12,7 @@ mod embedded;
 mod exchange;
 mod exit;
 mod failure;
+mod habits;
 mod identity;
 #[cfg(feature = "build")]
 mod images;
@@ -58,6 +59,9 @@ fn main() -> ExitCode {
 
 fn usage(error: &clap::Error) -> ExitCode {
     let _ = error.print(); // nobody is left to be told
+    if let Some(hint) = habits::hint(error) {
+        terminal::tell(&format!("hint: {hint}"));
+    }
     if error.use_stderr() && error.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         Exit::Usage.into()
     } else {
@@ -77,7 +81,11 @@ fn run(command: Command) -> Outcome<()> {
         #[cfg(feature = "build")]
         Command::Index(args::index::IndexCommand::Create(args)) => waiting(command::index::create(&args)),
         Command::Inspect(args) => waiting(command::inspect::inspect(&args)),
-        Command::Images(args) => command::inspect::images(&args),
+        Command::Images(args) => command::images::images(&args),
+        #[cfg(feature = "build")]
+        Command::Tag(args) => command::naming::tag(&args),
+        #[cfg(feature = "build")]
+        Command::Rmi(args) => command::naming::rmi(&args),
         Command::Login(args) => waiting(command::login::login(&args)),
         Command::Logout(args) => command::login::logout(&args),
         Command::CredentialProvider(args) => command::credential_provider::run(&args),

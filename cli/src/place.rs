@@ -24,6 +24,9 @@ pub struct Opener {
     pub local: Disk,
     /// For registries.
     pub client: Client,
+    /// Nothing is removed from the local store as long as this lives, or the cache of a build.
+    #[cfg(feature = "build")]
+    pub _in_use: Option<builder::cache::stock::InUse>,
 }
 
 /// A place that is open for reading.

@@ -248,7 +248,7 @@ fn room_is_made_and_damage_found() {
     assert!(scene.prints(&["cache", "verify"]).contains("0 were not"));
     scene.prints(&["cache", "prune", "--all"]);
     let listed = scene.prints(&["cache", "ls"]);
-    assert!(listed.starts_with("all                     0"), "{listed}");
+    assert!(listed.starts_with("all                      0"), "{listed}");
     // The image is whole.
     let tree = scene.path().join("image.tar");
     scene.prints(&["copy", "local:kept:1", &format!("oci-archive:{}", tree.display())]);

@@ -12,16 +12,18 @@
 //! A name is the annotation `org.opencontainers.image.ref.name`. In a layout that is exchanged it is
 //! a tag; in the local store it is a whole reference, so that one layout holds many repositories.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use oci::{Algorithm, Descriptor, Digest, MANIFEST_LIMIT, Manifest, Selector, Tag, Verified};
 use serde::{Deserialize, Serialize};
 
-use crate::place::{Finished, Incoming, Shelf, Spread, replace_file};
+use crate::place::{Finished, Incoming, Shelf, Spread, named_in, replace_file};
 use crate::store::{Body, OpenBlob, Origin, Sink, Source};
 use crate::{Error, Result};
 
@@ -133,6 +135,41 @@ impl Disk {
         self.shelf.size(digest).map_err(Error::disk(self.shelf.path(digest)))
     }
 
+    /// Every blob that is here or that is known to be had from a registry, whether an image names it or not.
+    pub fn blobs(&self) -> Result<Vec<Digest>> {
+        let mut found = HashSet::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            found.extend(self.shelf.flat(algorithm).map_err(Error::disk(&self.root))?);
+            found.extend(named_in(&self.origins(), algorithm).map_err(Error::disk(self.origins()))?);
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// When a blob was used last, as far as that is known: see [`Disk::touch`].
+    pub fn used(&self, digest: &Digest) -> Option<SystemTime> {
+        let of = |path: PathBuf| std::fs::metadata(path).and_then(|found| found.modified()).ok();
+        of(self.shelf.path(digest)).or_else(|| of(self.origins_path(digest)))
+    }
+
+    /// Notes that a blob is of use now. If that cannot be noted it looks older than it is.
+    pub fn touch(&self, digest: &Digest) {
+        let now = |file: File| file.set_modified(SystemTime::now());
+        if let Err(error) = File::open(self.shelf.path(digest)).and_then(now) {
+            tracing::debug!(%error, %digest, "it looks older than it is");
+        }
+    }
+
+    /// Removes a blob and what is known of it. Whoever does so has seen to it that nobody needs it.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<()> {
+        for path in [self.shelf.path(digest), self.origins_path(digest)] {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::disk(&path)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Where a blob lies, if it is here.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.shelf.path(digest)
@@ -168,7 +205,7 @@ impl Disk {
         }
         origins.push(origin.clone());
         let lines: String = origins.iter().map(|origin| format!("{} {}\n", origin.host, origin.name)).collect();
-        std::fs::create_dir_all(self.root.join("origins")).map_err(Error::disk(&path))?;
+        std::fs::create_dir_all(self.origins()).map_err(Error::disk(&path))?;
         replace_file(&path, lines.as_bytes()).map_err(Error::disk(&path))
     }
 
@@ -181,7 +218,11 @@ impl Disk {
     }
 
     fn origins_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join("origins").join(digest.hex())
+        self.origins().join(digest.hex())
+    }
+
+    fn origins(&self) -> PathBuf {
+        self.root.join("origins")
     }
 
     fn index_path(&self) -> PathBuf {

@@ -176,18 +176,12 @@ impl Shelf {
     /// The digests in one of the 256 parts of a sharded shelf, for one algorithm. Files with other
     /// names are not ours.
     pub fn part(&self, algorithm: Algorithm, part: u8) -> io::Result<Vec<Digest>> {
-        let directory = self.directory(algorithm).join(format!("{part:02x}"));
-        let entries = match std::fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let name = entry?.file_name();
-            found.extend(name.to_str().and_then(|hex| format!("{algorithm}:{hex}").parse::<Digest>().ok()));
-        }
-        Ok(found)
+        named_in(&self.directory(algorithm).join(format!("{part:02x}")), algorithm)
+    }
+
+    /// The digests on a flat shelf, for one algorithm. Files with other names are not ours.
+    pub fn flat(&self, algorithm: Algorithm) -> io::Result<Vec<Digest>> {
+        named_in(&self.directory(algorithm), algorithm)
     }
 
     /// Makes a directory when its first content comes, so that a store of nothing opens at once.
@@ -226,6 +220,21 @@ impl Shelf {
 pub fn seal(file: &File) -> io::Result<()> {
     rustix::fs::fdatasync(file)?;
     Ok(rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?)
+}
+
+/// The digests that files of a directory are named by; none if there is no directory.
+pub(crate) fn named_in(directory: &Path, algorithm: Algorithm) -> io::Result<Vec<Digest>> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        found.extend(name.to_str().and_then(|hex| format!("{algorithm}:{hex}").parse::<Digest>().ok()));
+    }
+    Ok(found)
 }
 
 /// Whether a file was moved; that it is not there is no error.

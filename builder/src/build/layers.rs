@@ -125,6 +125,7 @@ impl Layers<'_> {
     /// The blob of a layer, from the store; fetched into it first if need be.
     pub fn blob(&self, link: &Link) -> Result<File, StepProblem> {
         if let Some(file) = self.store.open_blob(&link.blob.digest)? {
+            self.store.touch(&link.blob.digest);
             return Ok(file);
         }
         let _turn = self.busy.turn((Work::Fetch, link.diff_id));

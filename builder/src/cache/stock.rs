@@ -1,7 +1,9 @@
 //! What the cache holds, how large it is, and what goes when it is too large or too old.
 //!
-//! Builds hold the cache shared for as long as they live; whoever removes something holds it alone, so nothing is taken
-//! from a build that runs. A layer that an image in the local store has stays with the image.
+//! Builds, and commands that bring images into the local store, hold the cache shared for as long as they live; whoever
+//! removes something holds it alone, so nothing is taken from them. A blob that an image in the local store has stays with
+//! the image. Those that no image has any more, as the layers of base images and what was left when a name went to
+//! another image, go like everything else.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -27,6 +29,8 @@ pub enum Kind {
     Unpacked,
     /// A cache mount.
     Mount,
+    /// A blob that neither a step nor an image has: of a base image, or of an image that lost its name.
+    Loose,
 }
 
 /// One thing in the cache.
@@ -59,6 +63,24 @@ pub struct Stock<'a> {
     _held: File,
 }
 
+/// The cache, held shared: nothing is removed while this lives.
+#[derive(Debug)]
+pub struct InUse {
+    _held: File,
+}
+
+impl InUse {
+    /// Takes the cache below `directory`; waits while somebody removes something.
+    ///
+    /// # Errors
+    /// If it cannot be made or locked.
+    pub fn hold(directory: &Path) -> Result<Self, Error> {
+        let root = directory.join("v1");
+        fs::create_dir_all(&root).map_err(at(&root))?;
+        Ok(Self { _held: hold(&root, FlockOperation::LockShared).map_err(at(&root))? })
+    }
+}
+
 /// How the cache is held: shared by builds, alone by who removes something.
 pub(super) fn hold(root: &Path, operation: FlockOperation) -> io::Result<File> {
     let file = File::options().create(true).truncate(false).write(true).open(root.join("in-use"))?;
@@ -86,7 +108,10 @@ impl<'a> Stock<'a> {
     /// # Errors
     /// If a directory cannot be read.
     pub fn items(&self) -> Result<Vec<Item>, Error> {
-        let mut items = self.layers()?;
+        let kept = self.blobs_of_images()?;
+        let mut items = self.layers(&kept)?;
+        let of_steps: HashSet<Digest> = items.iter().filter_map(|item| item.blob).collect();
+        items.extend(self.loose(|blob| kept.contains(blob) || of_steps.contains(blob))?);
         for path in entries(&self.root.join("indexes"))? {
             items.push(item(Kind::Index, vec![path])?);
         }
@@ -112,8 +137,7 @@ impl<'a> Stock<'a> {
     }
 
     /// The layers of steps, each with all records that name it.
-    fn layers(&self) -> Result<Vec<Item>, Error> {
-        let kept = self.blobs_of_images()?;
+    fn layers(&self, kept: &HashSet<Digest>) -> Result<Vec<Item>, Error> {
         let mut layers: BTreeMap<String, Item> = BTreeMap::new();
         for path in entries(&self.root.join("steps"))? {
             let record = super::read_limited(&path, super::RECORD_LIMIT);
@@ -136,16 +160,37 @@ impl<'a> Stock<'a> {
         Ok(layers.into_values().collect())
     }
 
+    /// The blobs of the store that nobody has, where `has` knows who has which.
+    fn loose(&self, has: impl Fn(&Digest) -> bool) -> Result<Vec<Item>, Error> {
+        let blobs = self.store.blobs().map_err(|error| self.failed(error))?;
+        let loose = blobs.into_iter().filter(|blob| !has(blob)).map(|blob| Item {
+            kind: Kind::Loose,
+            size: self.store.blob_size(&blob).ok().flatten().unwrap_or(0),
+            used: self.store.used(&blob).unwrap_or(SystemTime::UNIX_EPOCH),
+            paths: Vec::new(),
+            blob: Some(blob),
+        });
+        Ok(loose.collect())
+    }
+
+    fn failed(&self, error: content::Error) -> Error {
+        at(self.store.root())(io::Error::other(error))
+    }
+
     /// All blobs that images in the store name.
     fn blobs_of_images(&self) -> Result<HashSet<Digest>, Error> {
-        let failed = |error: content::Error| at(self.store.root())(io::Error::other(error));
-        let mut waiting: Vec<Descriptor> = self.store.entries().map_err(failed)?;
+        self.blobs_of(self.store.entries().map_err(|error| self.failed(error))?)
+    }
+
+    /// All blobs that some images name, their manifests among them.
+    fn blobs_of(&self, images: Vec<Descriptor>) -> Result<HashSet<Digest>, Error> {
+        let mut waiting = images;
         let mut found = HashSet::new();
         while let Some(next) = waiting.pop() {
             if !found.insert(next.digest) {
                 continue;
             }
-            let Some(file) = self.store.open_blob(&next.digest).map_err(failed)? else { continue };
+            let Some(file) = self.store.open_blob(&next.digest).map_err(|error| self.failed(error))? else { continue };
             let mut bytes = Vec::new();
             file.take(MANIFEST_LIMIT as u64).read_to_end(&mut bytes).map_err(at(self.store.root()))?;
             let Ok(manifest) = Manifest::parse(Some(&next.media_type), bytes) else { continue };
@@ -186,12 +231,25 @@ impl<'a> Stock<'a> {
         for path in &item.paths {
             remove_tree(path).map_err(at(path))?;
         }
-        let Some(blob) = &item.blob else { return Ok(()) };
-        let path = self.store.blob_path(blob);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
-            _ => Ok(()),
+        item.blob.iter().try_for_each(|blob| self.store.remove_blob(blob)).map_err(|error| self.failed(error))
+    }
+
+    /// Removes what only an image has that has lost its name; gives how many blobs and bytes. What the cache has of it
+    /// stays there.
+    ///
+    /// # Errors
+    /// The first blob that cannot be removed.
+    pub fn remove_image(&self, image: Descriptor) -> Result<(usize, u64), Error> {
+        let kept = self.blobs_of_images()?;
+        let of_steps: HashSet<Digest> = self.layers(&kept)?.into_iter().filter_map(|item| item.blob).collect();
+        let of_image = self.blobs_of(vec![image])?;
+        let (mut count, mut bytes) = (0, 0);
+        for item in self.loose(|blob| !of_image.contains(blob) || kept.contains(blob) || of_steps.contains(blob))? {
+            self.remove(&item)?;
+            count += 1;
+            bytes += item.size;
         }
+        Ok((count, bytes))
     }
 
     /// Hashes every layer of a step; damaged ones are removed, and records without a layer forgotten. Gives how many

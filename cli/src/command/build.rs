@@ -110,7 +110,7 @@ pub fn run(mut args: BuildArgs) -> Outcome<()> {
         Finished::of(&built)
     };
     let digest = built.manifest.digest();
-    let opener = Opener { data: data.clone(), local: local.clone(), client: client.clone() };
+    let opener = Opener { data: data.clone(), local: local.clone(), client: client.clone(), _in_use: None };
     for name in &named.pushed {
         push(&runtime, &opener, name, outputs.push_by_digest)?;
     }

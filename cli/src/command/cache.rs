@@ -50,10 +50,10 @@ fn ls(args: &CacheLsArgs) -> Outcome<()> {
         *kind = (kind.0 + 1, kind.1 + item.size);
     }
     for (kind, (count, size)) in kinds {
-        out(&format!("{:<16} {count:>8} {:>12}", name(kind), megabytes(size)));
+        out(&format!("{:<17} {count:>8} {:>12}", name(kind), megabytes(size)));
     }
     let total = items.iter().map(|item| item.size).sum();
-    out(&format!("{:<16} {:>8} {:>12}", "all", items.len(), megabytes(total)));
+    out(&format!("{:<17} {:>8} {:>12}", "all", items.len(), megabytes(total)));
     Ok(())
 }
 
@@ -63,6 +63,7 @@ fn name(kind: Kind) -> &'static str {
         Kind::Index => "indexes",
         Kind::Unpacked => "unpacked layers",
         Kind::Mount => "cache mounts",
+        Kind::Loose => "blobs of no image",
     }
 }
 

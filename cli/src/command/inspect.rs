@@ -1,17 +1,16 @@
-//! inspect and images: looking without touching.
+//! inspect: looking without touching.
 
-use content::{Disk, Source, collect, select_platform};
+use content::{Source, collect, select_platform};
 use oci::{Manifest, ManifestKind, Platform};
 use serde_json::{Value, json};
 
 use super::transfer;
-use crate::args::{ImagesArgs, InspectArgs};
+use crate::args::InspectArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::location::Location;
 use crate::place::{From, Opened, Opener};
-use crate::settings;
-use crate::terminal::{bytes, out};
+use crate::terminal::out;
 
 /// Largest image config that is read, in bytes.
 const CONFIG_LIMIT: usize = 8 << 20;
@@ -98,22 +97,4 @@ fn describe(location: &Location, top: &Manifest, manifest: &Manifest, config: &V
 fn write_exact(bytes: &[u8]) -> Outcome<()> {
     use std::io::Write;
     std::io::stdout().lock().write_all(bytes).map_err(|error| Failure::io("cannot write to stdout", &error))
-}
-
-pub fn images(args: &ImagesArgs) -> Outcome<()> {
-    let data = settings::data_directory(&args.store)?;
-    let disk = settings::local_store(&data)?;
-    let failed = |error: content::Error| Failure::content("cannot read the local store", &error);
-    for (name, entry) in disk.images().map_err(failed)? {
-        out(&format!("{name}@{}  {}", entry.digest, bytes(image_size(&disk, &entry).map_err(failed)?)));
-    }
-    Ok(())
-}
-
-fn image_size(disk: &Disk, entry: &oci::Descriptor) -> content::Result<u64> {
-    let Some(file) = disk.open_blob(&entry.digest)? else { return Ok(0) };
-    let mut bytes = Vec::new();
-    let read = std::io::Read::read_to_end(&mut std::io::Read::take(file, oci::MANIFEST_LIMIT as u64), &mut bytes);
-    read.map_err(|source| content::Error::Disk { path: disk.blob_path(&entry.digest), source })?;
-    Ok(Manifest::parse(None, bytes).map_or(0, |manifest| manifest.blobs().map(|blob| blob.size).sum()))
 }

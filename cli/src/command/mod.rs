@@ -19,6 +19,7 @@ pub mod diff;
 mod docker;
 #[cfg(feature = "build")]
 mod image_options;
+pub mod images;
 #[cfg(feature = "build")]
 pub mod index;
 #[cfg(feature = "serve")]
@@ -32,6 +33,8 @@ pub mod login;
 pub mod manual;
 #[cfg(feature = "build")]
 mod named;
+#[cfg(feature = "build")]
+pub mod naming;
 #[cfg(feature = "build")]
 mod output;
 #[cfg(feature = "build")]

@@ -56,7 +56,7 @@ pub fn run(args: &ShipArgs) -> Outcome<()> {
     let documents = manifests.as_deref().map(deploy::read_manifests).transpose()?;
     let prepared = build::prepare(&job(args, &project)?, &data)?;
     let local = settings::local_store(&data)?;
-    let opener = Opener { data, local, client: settings::client(&args.registry)? };
+    let opener = Opener { data, local, client: settings::client(&args.registry)?, _in_use: None };
     let runtime = crate::runtime()?;
     let embedded = start_registry(args, &runtime, &opener.client)?;
     let host = match (&args.registry_host, &embedded) {

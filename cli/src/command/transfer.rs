@@ -14,7 +14,17 @@ use crate::terminal::{Transfers, out, tell};
 pub fn opener(store: &StoreArgs, registry: &RegistryArgs) -> Outcome<Opener> {
     let data = settings::data_directory(store)?;
     let local = settings::local_store(&data)?;
-    Ok(Opener { data, local, client: settings::client(registry)? })
+    let client = settings::client(registry)?;
+    #[cfg(feature = "build")]
+    let in_use = builder::cache::stock::InUse::hold(&data.join("build"))
+        .map_err(|error| Failure::because(Exit::Disk, "cannot hold the local store", &error))?;
+    Ok(Opener {
+        data,
+        local,
+        client,
+        #[cfg(feature = "build")]
+        _in_use: Some(in_use),
+    })
 }
 
 pub fn location(text: &str) -> Outcome<Location> {
