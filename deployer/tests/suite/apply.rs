@@ -1,12 +1,10 @@
 //! Manifests on a real API server: what server-side apply does to objects that we, kubectl or others made.
 
-mod stage;
-
 use deployer::{Change, Class, Conflict, End, Error, Evidence, Policy, Step};
 use fixtures::kubernetes::User;
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
-use stage::{DEPLOYMENTS, SERVICES, Stage, deployment, image, image_for, pinned};
+use crate::stage::{DEPLOYMENTS, SERVICES, Stage, deployment, image, image_for, pinned};
 
 /// A Service and a Deployment as people write them: the image has no registry yet.
 const WEB: &str = r#"

@@ -1,7 +1,7 @@
 //! Verdicts that need more than counts: missing volumes, restarts, a part of the pods, waves of targets.
 
 use super::patient;
-use super::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
+use crate::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
 use deployer::{Cause, Class, End, Event, Evidence, Policy, Require, Waiting};
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};

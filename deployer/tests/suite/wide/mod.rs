@@ -1,8 +1,5 @@
 //! What the deployer can do beyond rolling an image out: other kinds, guards, sets, rights, checks before a
-//! deploy. On a real API server and controller manager, one for all of these tests.
-
-#[path = "../stage/mod.rs"]
-mod stage;
+//! deploy. On a real API server and controller manager.
 
 mod doors;
 mod guards;

@@ -1,6 +1,5 @@
 //! What every test on the real API server needs: a namespace with a kubelet, one connected [`Cluster`],
 //! a Deployment to change, and images of numbered versions.
-#![allow(dead_code)] // each test file uses a part
 
 use deployer::{Cluster, ConnectOptions, Error, Image, Manifest, Outcome, Plan, Policy, Provenance, Request, What};
 use fixtures::kubernetes::kubelet::{Fate, Kubelet};

@@ -1,7 +1,7 @@
 //! Guards, and who is faster.
 
 use super::patient;
-use super::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
+use crate::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
 use deployer::{Change, Class, Error, Guard, Request};
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::json;

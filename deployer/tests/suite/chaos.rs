@@ -503,7 +503,7 @@ async fn no_verdict_is_wrong_on_a_server_that_misbehaves() {
     rollouts(60).await;
 }
 
-/// The same with a thousand: `cargo test --release -p deployer --test chaos -- --ignored`
+/// The same with a thousand: `cargo test --release -p deployer --test suite -- --ignored chaos`
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes half a minute"]
 async fn not_one_of_a_thousand_verdicts_is_wrong() {

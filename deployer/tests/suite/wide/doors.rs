@@ -1,6 +1,6 @@
 //! Ways to a cluster beside a token in a kubeconfig.
 
-use super::stage::Stage;
+use crate::stage::Stage;
 use deployer::{Cluster, ConnectOptions, Error};
 use fixtures::kubernetes::User;
 use fixtures::kubernetes::kubelet::Fate;

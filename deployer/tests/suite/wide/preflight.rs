@@ -1,7 +1,7 @@
 //! Checks before the first write: rights, and whether the pods could pull.
 
 use super::patient;
-use super::stage::{DEPLOYMENTS, Stage, image, pinned};
+use crate::stage::{DEPLOYMENTS, Stage, image, pinned};
 use deployer::{
     Checks, Class, End, Error, Evidence, Image, Probe, PullSecret, Pullable, Registry, RoleRule, WantedPullSecret,
 };

@@ -1,5 +1,5 @@
 //! Runs the parser, the expander and the ignore rules over the tables of BuildKit and moby, where
-//! `LIGHTER_CORPUS` names a directory that holds them: `cargo test -p builder --test corpus -- --ignored`.
+//! `LIGHTER_CORPUS` names a directory that holds them: `cargo test -p builder --test suite -- --ignored corpus`.
 //! The rules have tables of their own beside the code.
 
 use std::path::PathBuf;

@@ -1,11 +1,9 @@
 //! Versions, and steering by hand, on a real API server and controller manager.
 
-mod stage;
-
 use deployer::{Class, End, Error, Evidence, Goal, Policy, Steer, Target};
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::json;
-use stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
+use crate::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
 use std::time::Duration;
 
 fn patient() -> Policy {

@@ -1,7 +1,7 @@
 //! Every fuzz target, with inputs made from its corpus by a mutation engine that always does the same: so
 //! the targets run with each change, without nightly Rust. libFuzzer finds more: see `fuzz/`.
 
-#[path = "../../fuzz/src/targets.rs"]
+#[path = "../../../fuzz/src/targets.rs"]
 mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -177,7 +177,7 @@ fn no_input_makes_a_parser_fall() {
     run_many(INPUTS, 1);
 }
 
-/// For minutes, when something about a parser has changed: `cargo test --test fuzz -- --ignored`.
+/// For minutes, when something about a parser has changed: `cargo test -p cli --test suite -- --ignored fuzz`.
 #[test]
 #[ignore = "takes minutes"]
 fn no_input_of_very_many_makes_a_parser_fall() {

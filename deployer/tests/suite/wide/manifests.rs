@@ -1,6 +1,6 @@
 //! Manifests: fields of others, autoscalers, sets.
 
-use super::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
+use crate::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
 use deployer::{Change, Error, Force, Manifest, ObjectDiff, Request, Set, What};
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};

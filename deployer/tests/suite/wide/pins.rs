@@ -1,7 +1,7 @@
 //! Which kinds and containers take an image.
 
 use super::patient;
-use super::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
+use crate::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
 use deployer::{
     Assignment, Change, Class, Cluster, ConnectOptions, End, Error, Evidence, Manifest, Outcome, Policy, Request, What,
     Which,
