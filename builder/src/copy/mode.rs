@@ -75,7 +75,8 @@ impl Change {
             Self::SetIfExecutable(bits) if executable => mode | bits,
             Self::SetIfExecutable(_) => mode,
             Self::Copy { from, who, operator } => {
-                let bits = (mode >> from & 7) * 0o111 & who;
+                let three = (mode >> from) & 7;
+                let bits = (three * 0o111) & who;
                 match operator {
                     b'+' => mode | bits,
                     b'-' => mode & !bits,
