@@ -52,15 +52,16 @@ impl Patterns {
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let text = String::from_utf8_lossy(text);
         let lines = text.lines().enumerate().filter(|(_, line)| !line.starts_with('#'));
-        Self::build(lines.map(|(index, line)| (index + 1, line)))
+        Self::build(lines.map(|(index, line)| (index + 1, line)), true)
     }
 
-    /// Takes patterns one by one, as `--exclude` gives them; errors count them like lines.
+    /// Takes patterns one by one, as `--exclude` gives them; errors count them like lines. Unlike in a file, a slash
+    /// at the start is part of the pattern, which then matches nothing.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
-        Self::build(patterns.into_iter().enumerate().map(|(index, pattern)| (index + 1, pattern)))
+        Self::build(patterns.into_iter().enumerate().map(|(index, pattern)| (index + 1, pattern)), false)
     }
 
-    fn build<'a>(lines: impl Iterator<Item = (usize, &'a str)>) -> Result<Self, Invalid> {
+    fn build<'a>(lines: impl Iterator<Item = (usize, &'a str)>, from_root: bool) -> Result<Self, Invalid> {
         let mut patterns = Vec::new();
         for (line, text) in lines {
             let text = text.trim();
@@ -77,7 +78,7 @@ impl Patterns {
                 return Err(Invalid::TooLarge);
             }
             let cleaned = clean(text);
-            let cleaned = if cleaned.len() > 1 { cleaned.trim_start_matches('/') } else { &cleaned };
+            let cleaned = if from_root && cleaned.len() > 1 { cleaned.trim_start_matches('/') } else { &cleaned };
             let matcher = Matcher::new(cleaned).ok_or_else(|| Invalid::Syntax { line, pattern: text.to_owned() })?;
             patterns.push(Pattern { exception, matcher });
         }
@@ -343,7 +344,7 @@ mod tests {
             ("a\\*b", "axb", false),
             ("*", "a/b", true), // through its parent
             ("*.c", "a/b.c", false),
-            ("/foo", "foo", true),
+            ("/foo", "foo", false), // only in a file
             ("foo/", "foo", true),
             ("./foo/../bar", "bar", true),
             ("foo", "foobar", false),

@@ -124,10 +124,19 @@ fn docker_manifest(manifest: &Manifest, names: &[String]) -> Result<Vec<u8>> {
     };
     let entry = DockerEntry {
         config: blob_path(&config.digest),
-        repo_tags: Some(names.to_vec()),
+        repo_tags: Some(names.iter().map(|name| familiar(name).to_owned()).collect()),
         layers: layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
     };
     Ok(json!([entry]).to_string().into_bytes())
+}
+
+/// A name as docker says it in an archive: `docker.io/library/shop:v1` is `shop:v1`.
+fn familiar(name: &str) -> &str {
+    let short = name.strip_prefix("docker.io/").unwrap_or(name);
+    match short.strip_prefix("library/") {
+        Some(rest) if short.len() < name.len() && !rest.contains('/') => rest,
+        _ => short,
+    }
 }
 
 fn blob_path(digest: &Digest) -> String {

@@ -59,6 +59,20 @@ async fn archives_carry_an_image_there_and_back() {
     }
 }
 
+#[tokio::test]
+async fn docker_archives_say_names_as_docker_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Disk::create(directory.path().join("from")).unwrap();
+    contract::check(&disk.repository(None)).await;
+    let which = "copied".parse().unwrap();
+    let manifest = content::Source::manifest(&disk.repository(None), &which).await.unwrap();
+    let names = ["docker.io/library/shop:v1", "docker.io/corp/shop:v1", "vm2:5000/library/shop:v1"].map(str::to_owned);
+    let mut bytes = Vec::new();
+    Archive::write(&disk, &manifest, &names, ArchiveKind::Docker, &mut bytes).unwrap();
+    let tags = r#""RepoTags":["shop:v1","corp/shop:v1","vm2:5000/library/shop:v1"]"#;
+    assert!(String::from_utf8_lossy(&bytes).contains(tags));
+}
+
 #[test]
 fn hostile_archives_are_refused() {
     let directory = tempfile::tempdir().unwrap();

@@ -170,6 +170,11 @@ pub(super) fn owner(
     let tree = copy::Stage::new(view, &contents);
     let resolved = resolve_owner::<copy::Error>(text, |path| tree.read(path.as_bytes(), DATABASE_LIMIT))?;
     if let Some(name) = resolved.unknown {
+        if chain.is_empty() {
+            return Err(StepProblem::Unsupported(format!(
+                "{what}{text} in an image without files, where nobody is {name},"
+            )));
+        }
         let message = format!("{what}{text}: the image knows no {name}; 0 is used, as docker build does");
         builder.event(Event::Warning { rule: None, span: None, message });
     }

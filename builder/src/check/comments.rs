@@ -3,12 +3,13 @@
 
 use crate::dockerfile::{Source, Span};
 
-/// The comments directly above the given lines, from the top, without their `#`. An empty line, an empty
-/// comment or the given line ends them.
+/// The comments above the given lines, from the top, without their `#`. An empty comment, an instruction or the given
+/// line ends them; an empty line does not, though BuildKit's own documentation says so.
 pub(super) fn above(source: &Source, span: Span, end: Option<usize>) -> Vec<&str> {
     let numbers = (1..span.first).rev().take_while(|number| Some(*number) != end);
+    let written = numbers.filter(|number| source.line(*number).is_some_and(|line| !line.trim().is_empty()));
     let mut comments: Vec<&str> =
-        numbers.map_while(|number| comment(source, number).filter(|text| !text.is_empty())).collect();
+        written.map_while(|number| comment(source, number).filter(|text| !text.is_empty())).collect();
     comments.reverse();
     comments
 }

@@ -410,7 +410,7 @@ fn descriptions() {
     assert_eq!(found(text.trim_start_matches("# check=experimental=InvalidDefinitionDescription\n")), [""; 0]);
     let good = "# check=skip=all;experimental=InvalidDefinitionDescription\n# foo this is the foo\nARG foo=bar\n\n\
                 # base this is the base image\nFROM scratch AS base\n\n# baz this is the baz\n\
-                ARG foo=baz bar=qux baz=quux\n# something else\n#\nARG bit=bat\n# something else\n\nARG b\n\
+                ARG foo=baz bar=qux baz=quux\n# something else\n#\nARG bit=bat\n# something else\n#\n\nARG b\n\
                 # comment of no ARG or FROM\nCOPY Dockerfile .\n# check=skip=all\nARG c\n";
     assert_eq!(found(good), [""; 0]);
     assert_eq!(found("# check=experimental=all\nFROM scratch AS a\n"), [""; 0]);
@@ -461,8 +461,9 @@ fn comments_choose_rules_for_one_instruction() {
             "FROM scratch\n# check=skip=all\nENV a=1\nENV b 2\n",
             &["4 LegacyKeyValueFormat: \"ENV key=value\" should be used instead of legacy \"ENV key value\" format"],
         ),
+        ("FROM scratch\n# check=skip=all\n\nENV b 2\n", &[]),
         (
-            "FROM scratch\n# check=skip=all\n\nENV b 2\n",
+            "FROM scratch\n# check=skip=all\n#\nENV b 2\n",
             &["4 LegacyKeyValueFormat: \"ENV key=value\" should be used instead of legacy \"ENV key value\" format"],
         ),
     ]);

@@ -33,9 +33,6 @@ pub enum Error {
     /// A file that is not the same as when it was first read.
     #[error("{0}: changed while the image was built; build again when nothing writes to it")]
     Changed(String),
-    /// A number that is no owner: -1 means "as it is" to the kernel.
-    #[error("--chown={0}: no user or group has that number; the largest is 4294967294")]
-    Owner(String),
     /// A mode that is none.
     #[error("--chmod={0}: not a mode; give it in octal (0755) or as symbols (u=rwX,go=rX)")]
     Mode(String),

@@ -11,15 +11,26 @@ pub enum Chmod {
     Change(Vec<Change>),
 }
 
-/// One change, such as `go=rX`.
+/// One change to the bits, such as those that `go=rX` consists of: clear, set, set if executable.
+///
+/// These are the steps of BSD's setmode(3), which BuildKit follows: unlike GNU's chmod, `X` looks at what the file
+/// had before anything was changed, and `=` clears the set-uid and set-gid of a directory, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// Of user, group, others: 0o700, 0o070 and 0o007 together.
-    who: u32,
-    operator: u8,
-    /// The letters, or one of `ugo`, whose bits are copied.
-    letters: Vec<u8>,
+pub enum Change {
+    /// `+`, and the second half of `=`.
+    Set(u32),
+    /// `-`, and the first half of `=`.
+    Clear(u32),
+    /// `X`.
+    SetIfExecutable(u32),
+    /// The bits of user (6), group (3) or others (0), as they are by then, for those in `who`.
+    Copy { from: u32, who: u32, operator: u8 },
 }
+
+const SET_IDS: u32 = 0o6000;
+const STICKY: u32 = 0o1000;
+/// What is changed where nobody is named; the sticky bit only if it is asked for.
+const STANDARD: u32 = SET_IDS | 0o777;
 
 impl std::str::FromStr for Chmod {
     type Err = Error;
@@ -39,49 +50,41 @@ impl Chmod {
     pub fn apply(&self, mode: u32, is_dir: bool) -> u32 {
         match self {
             Self::Exact(exact) => *exact,
-            Self::Change(changes) => changes.iter().fold(mode, |mode, change| change.apply(mode, is_dir)),
+            Self::Change(changes) => {
+                let executable = is_dir || mode & 0o111 != 0;
+                changes.iter().fold(mode, |mode, change| change.apply(mode, executable))
+            }
+        }
+    }
+
+    /// The bits of a directory that is made on the way to the destination: symbols have nothing there to change, and
+    /// set-uid, set-gid and sticky do not reach it.
+    pub fn of_new_directory(&self) -> u32 {
+        match self {
+            Self::Exact(exact) => *exact & 0o777,
+            Self::Change(_) => 0o755,
         }
     }
 }
 
 impl Change {
-    fn apply(&self, mode: u32, is_dir: bool) -> u32 {
-        let bits = self.bits(mode, is_dir);
-        match self.operator {
-            b'+' => mode | bits,
-            b'-' => mode & !bits,
-            _ => mode & !self.scope(is_dir) | bits,
+    fn apply(&self, mode: u32, executable: bool) -> u32 {
+        match *self {
+            Self::Set(bits) => mode | bits,
+            Self::Clear(bits) => mode & !bits,
+            Self::SetIfExecutable(bits) if executable => mode | bits,
+            Self::SetIfExecutable(_) => mode,
+            Self::Copy { from, who, operator } => {
+                let three = (mode >> from) & 7;
+                let bits = (three * 0o111) & who;
+                match operator {
+                    b'+' => mode | bits,
+                    b'-' => mode & !bits,
+                    _ => mode & !who | bits,
+                }
+            }
         }
     }
-
-    /// The bits that `=` clears first; directories keep set-uid and set-gid, as with chmod(1).
-    fn scope(&self, is_dir: bool) -> u32 {
-        let special = if is_dir { 0 } else { special(self.who) };
-        self.who | special
-    }
-
-    fn bits(&self, mode: u32, is_dir: bool) -> u32 {
-        let all = |three: u32| (three * 0o111) & self.who;
-        self.letters.iter().fold(0, |bits, letter| {
-            bits | match letter {
-                b'r' => all(4),
-                b'w' => all(2),
-                b'x' => all(1),
-                b'X' if is_dir || mode & 0o111 != 0 => all(1),
-                b's' => special(self.who),
-                b't' => 0o1000,
-                b'u' => all(mode >> 6 & 7),
-                b'g' => all(mode >> 3 & 7),
-                b'o' => all(mode & 7),
-                _ => 0,
-            }
-        })
-    }
-}
-
-/// Set-uid for the user, set-gid for the group.
-fn special(who: u32) -> u32 {
-    (if who & 0o700 != 0 { 0o4000 } else { 0 }) | (if who & 0o070 != 0 { 0o2000 } else { 0 })
 }
 
 /// One clause: who, then any number of operators with their letters.
@@ -90,23 +93,72 @@ fn parse(clause: &[u8]) -> Option<Vec<Change>> {
     let mut who = 0;
     for letter in &clause[..at] {
         who |= match letter {
-            b'u' => 0o700,
-            b'g' => 0o070,
+            b'u' => 0o4700,
+            b'g' => 0o2070,
             b'o' => 0o007,
-            b'a' => 0o777,
+            b'a' => STANDARD,
             _ => return None,
         };
     }
-    let who = if who == 0 { 0o777 } else { who };
-    let mut changes: Vec<Change> = Vec::new();
-    for &byte in &clause[at..] {
-        match byte {
-            b'+' | b'-' | b'=' => changes.push(Change { who, operator: byte, letters: Vec::new() }),
-            b'r' | b'w' | b'x' | b'X' | b's' | b't' | b'u' | b'g' | b'o' => changes.last_mut()?.letters.push(byte),
+    let mut changes = Vec::new();
+    let mut rest = &clause[at..];
+    while let Some((&operator, letters)) = rest.split_first() {
+        let end = letters.iter().position(|byte| b"+-=".contains(byte)).unwrap_or(letters.len());
+        operate(operator, who, &letters[..end], &mut changes)?;
+        rest = &letters[end..];
+    }
+    Some(changes)
+}
+
+/// One operator with its letters. Those that copy (`ugo`) take effect where they stand, the others together.
+fn operate(operator: u8, mut who: u32, letters: &[u8], changes: &mut Vec<Change>) -> Option<()> {
+    let (mut bits, mut if_executable) = (0, 0);
+    let mut assigned = false; // what `=` clears, it clears once
+    for letter in letters {
+        match letter {
+            b'r' => bits |= 0o444,
+            b'w' => bits |= 0o222,
+            b'x' => bits |= 0o111,
+            b'X' if operator == b'-' => bits |= 0o111,
+            b'X' => if_executable = 0o111,
+            b's' if who != 0o007 => bits |= SET_IDS,
+            b't' if who != 0o007 => {
+                who |= STICKY;
+                bits |= STICKY;
+            }
+            b's' | b't' => {} // others have neither
+            b'u' | b'g' | b'o' => {
+                flush(operator, who, std::mem::take(&mut bits), std::mem::take(&mut if_executable), changes);
+                assigned = true;
+                let from = match letter {
+                    b'u' => 6,
+                    b'g' => 3,
+                    _ => 0,
+                };
+                let who = if who == 0 { 0o777 } else { who & 0o777 };
+                changes.push(Change::Copy { from, who, operator });
+            }
             _ => return None,
         }
     }
-    Some(changes)
+    if bits == 0 && operator == b'=' && !assigned {
+        changes.push(Change::Clear(if who == 0 { STANDARD } else { who }));
+    }
+    flush(operator, who, bits, if_executable, changes);
+    Some(())
+}
+
+fn flush(operator: u8, who: u32, bits: u32, if_executable: u32, changes: &mut Vec<Change>) {
+    let all = if who == 0 { STANDARD } else { who };
+    match operator {
+        _ if bits == 0 => {}
+        b'+' => changes.push(Change::Set(bits & all)),
+        b'-' => changes.push(Change::Clear(bits & all)),
+        _ => changes.extend([Change::Clear(all), Change::Set(bits & all)]),
+    }
+    if if_executable != 0 {
+        changes.push(Change::SetIfExecutable(if_executable & all));
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +172,16 @@ mod tests {
             ("0", 0o600, false, 0),
             ("4755", 0o600, false, 0o4755),
             ("u=rwX,go=rX", 0o600, false, 0o644),
+            ("u=rwx,go=rX", 0o644, false, 0o744), // `X` sees no `x` that is new
+            ("a=rX", 0o750, false, 0o555),
+            ("a=", 0o7777, true, 0o1000),
+            ("=t", 0o6755, false, 0o7755), // `t` alone is whom it is for
+            ("u=t", 0o6755, false, 0o3055),
+            ("o+s,o+t", 0o644, false, 0o644),
+            ("g=u,o=g", 0o740, false, 0o777),
+            ("g=ru", 0o740, false, 0o770),
+            ("-X", 0o755, false, 0o644),
+            ("u+X=r", 0o755, false, 0o455),
             ("u=rwX,go=rX", 0o700, false, 0o755),
             ("u=rwX,go=rX", 0o600, true, 0o755),
             ("+x", 0o644, false, 0o755),

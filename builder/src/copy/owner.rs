@@ -23,18 +23,17 @@ pub struct Resolved {
 /// Finds what `user[:group]` means. `file` gives the content of a file of the image, by absolute path,
 /// and `None` if there is none; it is only asked when a name has to be looked up.
 ///
-/// A number alone is both user and group (`--chown=1` is 1:1); a name alone brings its primary group.
+/// A number alone is both user and group (`--chown=1` is 1:1); a name alone brings its primary group; a colon with
+/// nothing behind it is the group 0. Numbers end at 2147483647: what is larger is an unknown name.
 /// BuildKit takes an unknown user for 0:0, and leaves the group as it is for an unknown group; so do we,
 /// and say so in [`Resolved::unknown`].
 pub fn resolve_owner<E: From<Error>>(
     text: &str,
     file: impl Fn(&str) -> Result<Option<Vec<u8>>, E>,
 ) -> Result<Resolved, E> {
-    let (user, group) = text.split_once(':').unwrap_or((text, ""));
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let mut resolved = Resolved { owner: Owner::default(), unknown: None };
-    let is_id = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
-    if !user.is_empty() && is_id(user) {
-        let uid = number(user).ok_or_else(|| Error::Owner(text.to_owned()))?;
+    if let Some(uid) = id(user) {
         resolved.owner = Owner { uid, gid: uid };
     } else if !user.is_empty() {
         match file("/etc/passwd")?.and_then(|passwd| user_of(&passwd, user)) {
@@ -42,9 +41,12 @@ pub fn resolve_owner<E: From<Error>>(
             None => resolved.unknown = Some(user.to_owned()),
         }
     }
-    if !group.is_empty() && is_id(group) {
-        resolved.owner.gid = number(group).ok_or_else(|| Error::Owner(text.to_owned()))?;
-    } else if !group.is_empty() {
+    let Some(group) = group else { return Ok(resolved) };
+    if let Some(gid) = id(group) {
+        resolved.owner.gid = gid;
+    } else if group.is_empty() {
+        resolved.owner.gid = 0;
+    } else {
         match file("/etc/group")?.and_then(|groups| group_of(&groups, group)) {
             Some(gid) => resolved.owner.gid = gid,
             None => resolved.unknown = resolved.unknown.or_else(|| Some(group.to_owned())),
@@ -53,9 +55,14 @@ pub fn resolve_owner<E: From<Error>>(
     Ok(resolved)
 }
 
-/// A decimal id; -1 means "as it is" to the kernel and is no owner.
+/// What needs no database: a number, and root, whatever the image calls it.
+fn id(text: &str) -> Option<u32> {
+    if text == "root" { Some(0) } else { number(text) }
+}
+
+/// A decimal id, as user databases have them.
 fn number(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|&id| id != u32::MAX)
+    text.parse::<i32>().ok().and_then(|id| u32::try_from(id).ok())
 }
 
 /// uid and primary gid: `name:password:uid:gid:…`.
@@ -108,7 +115,15 @@ mod tests {
             ("nobody:4", Err("nobody 0:4")),
             ("lp:nobody", Err("nobody 7:70")),
             ("bad", Err("bad 0:0")),
-            ("4294967295", Err("--chown=4294967295: no user or group has that number; the largest is 4294967294")),
+            ("lp:", Ok((7, 0))),
+            ("root", Ok((0, 0))),
+            ("lp:root", Ok((7, 0))),
+            ("5:", Ok((5, 0))),
+            (":", Ok((0, 0))),
+            ("2147483647", Ok((2_147_483_647, 2_147_483_647))),
+            ("2147483648", Err("2147483648 0:0")),
+            ("7:2147483648", Err("2147483648 7:7")),
+            ("-1", Err("-1 0:0")),
         ] {
             assert_eq!(find(text), wanted.map_err(str::to_owned), "{text}");
         }

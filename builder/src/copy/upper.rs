@@ -101,7 +101,7 @@ impl<'a, C> Upper<'a, C> {
                 Some(_) => return Err(view::Error::NotDirectory(show(&at)).into()),
                 None => {
                     let owner = fresh.owner.unwrap_or_default();
-                    let mode = fresh.chmod.map_or(0o755, |chmod| chmod.apply(0o755, true));
+                    let mode = fresh.chmod.map_or(0o755, Chmod::of_new_directory);
                     let entry = Entry::new(at.clone(), Kind::Directory, mode);
                     let entry = Entry { uid: owner.uid, gid: owner.gid, mtime: self.now, ..entry };
                     self.insert(Node { entry, content: None, group: None });

@@ -61,7 +61,7 @@ pub(super) fn announced(line: &str) -> Result<Vec<Heredoc>, Invalid> {
 }
 
 /// `<< EOF` may be written with spaces: puts the operator and its word together.
-pub(super) fn join_operators(words: Vec<String>) -> Vec<String> {
+fn join_operators(words: Vec<String>) -> Vec<String> {
     let is_operator = |word: &str| {
         let word = word.trim_start_matches(|character: char| character.is_ascii_digit());
         word == "<<" || word == "<<-"

@@ -154,7 +154,10 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Reader<'a, I> {
     fn directive(&mut self, comment: &[u8]) -> Result<(), Located<Problem>> {
         let first_line = self.number == 1;
         if self.directives.done || (first_line && comment.starts_with(b"!")) {
-            return Ok(()); // a shebang in the first line may stand above the directives
+            // A shebang may stand above the directives, but `escape` is looked for by another reader of BuildKit's,
+            // which takes it for a comment.
+            self.directives.after_shebang |= first_line && !self.directives.done;
+            return Ok(());
         }
         let comment = String::from_utf8_lossy(comment);
         self.directives.read(&comment).map_err(|problem| self.source.at(Span::line(self.number), problem))
@@ -172,12 +175,13 @@ struct Directives {
     syntax: Option<String>,
     check: Option<String>,
     seen_escape: bool,
+    after_shebang: bool,
     done: bool,
 }
 
 impl Default for Directives {
     fn default() -> Self {
-        Self { escape: '\\', syntax: None, check: None, seen_escape: false, done: false }
+        Self { escape: '\\', syntax: None, check: None, seen_escape: false, after_shebang: false, done: false }
     }
 }
 
@@ -192,6 +196,7 @@ impl Directives {
         let twice = Err(Problem::DirectiveTwice(key.clone()));
         match key.as_str() {
             _ if value.is_empty() => self.done = true,
+            "escape" if self.after_shebang => {}
             "escape" if self.seen_escape => return twice,
             "syntax" if self.syntax.is_some() => return twice,
             "check" if self.check.is_some() => return twice,

@@ -216,10 +216,6 @@ impl Input<'_> {
         for mount in &mounts {
             mount_sources.extend(mount::from_of(mount)?);
         }
-        let empty = command == CommandLine::Shell(String::new());
-        if empty {
-            return Err(Problem::AtLeastOne(self.name).into());
-        }
         Ok(Run {
             command,
             heredocs: self.heredocs.to_vec(),
@@ -242,7 +238,8 @@ impl Input<'_> {
         ];
         let flags = Flags::parse(self.name, self.flags.clone(), &KNOWN)?;
         let transfer = self.transfer(&flags)?;
-        Ok(Instruction::Copy(Copy { transfer, from: flags.value("from"), parents: flags.switch("parents") }))
+        let from = flags.value("from").filter(|from| !from.is_empty());
+        Ok(Instruction::Copy(Copy { transfer, from, parents: flags.switch("parents") }))
     }
 
     fn add(self) -> Result<Instruction, Failure> {
@@ -269,7 +266,7 @@ impl Input<'_> {
         let json = self.json()?;
         let mut list = match json {
             Some(words) => words,
-            None => heredoc::join_operators(words::split_blanks(self.arguments)),
+            None => words::split_blanks(self.arguments),
         };
         let destination = match list.len() {
             0 => return Err(Problem::AtLeastOne(self.name)),
@@ -367,6 +364,8 @@ fn security(value: Option<String>) -> Result<Security, Problem> {
 /// for a newer builder than this one.
 fn onbuild(text: &str, heredocs: &[Heredoc]) -> Result<String, Failure> {
     let (_, trigger) = words::split_name(text);
+    let (flags, _) = words::split_flags(trigger);
+    Flags::parse("ONBUILD", flags, &[])?;
     let (name, _) = words::split_name(trigger);
     if name.is_empty() {
         return Err(Problem::AtLeastOne("ONBUILD").into());

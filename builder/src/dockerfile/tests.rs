@@ -54,12 +54,13 @@ fn continuations_comments_and_blanks() {
 
 #[test]
 fn directives_stand_at_the_top() {
-    let file =
-        read("#!/usr/bin/env x\n# syntax = docker/dockerfile:1 \n#escape=`\n# check=skip=all\nFROM a\nRUN a `\n b");
+    let file = read("#!/usr/bin/env x\n# syntax = docker/dockerfile:1 \n#escape=`\n# check=skip=all\nFROM a");
     assert_eq!(
         (file.escape, file.syntax.as_deref(), file.check.as_deref()),
-        ('`', Some("docker/dockerfile:1"), Some("skip=all"))
+        ('\\', Some("docker/dockerfile:1"), Some("skip=all"))
     );
+    let file = read("# escape=`\n# check=skip=all\nFROM a\nRUN a `\n b");
+    assert_eq!((file.escape, file.check.as_deref()), ('`', Some("skip=all")));
     assert_eq!(file.stages[0].instructions[0].text, "RUN a  b");
     for text in
         ["# comment\n# escape=`\nFROM a", "\n# escape=`\nFROM a", "# x=y\n# escape=`\nFROM a", "FROM a\n# escape=`"]
@@ -198,7 +199,7 @@ fn errors_name_the_line_and_help() {
         ("FROM a\nCOPY", 2, "at least one", ""),
         ("FROM a\nCOPY a <<EOF\nEOF", 2, "heredoc as a destination", ""),
         ("FROM a\nRUN <<EOF\nx", 2, "unterminated heredoc", ""),
-        ("FROM a\nRUN", 2, "at least one", ""),
+        ("FROM a\nONBUILD --x RUN b", 2, "unknown flag: --x of ONBUILD", "ONBUILD has no flags"),
         ("FROM a\nENV a", 2, "must have two", ""),
         ("FROM a\nENV a=b c", 2, "can't find =", ""),
         ("FROM a\nENV =b", 2, "blank", ""),

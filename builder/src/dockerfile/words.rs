@@ -92,13 +92,12 @@ pub(super) fn split_quoted(text: &str, escape: char) -> Vec<String> {
 }
 
 /// The JSON (exec) form: `None` if the text is no JSON array at all, so it is the shell form, and an
-/// error if it is one of anything but strings. What follows the array is ignored, as BuildKit does.
+/// error if it is one of anything but strings. With anything behind the array the text is no JSON.
 pub(super) fn json_array(text: &str) -> Option<Result<Vec<String>, NotStrings>> {
     if !text.trim_start().starts_with('[') {
         return None;
     }
-    let first = serde_json::Deserializer::from_str(text).into_iter::<Value>().next();
-    let Some(Ok(Value::Array(values))) = first else { return None };
+    let Ok(Value::Array(values)) = serde_json::from_str(text) else { return None };
     let strings = values.into_iter().map(|value| match value {
         Value::String(text) => Ok(text),
         _ => Err(NotStrings),
@@ -135,7 +134,8 @@ mod tests {
     fn json_or_not() {
         assert_eq!(json_array("[ \"a\",\t\"b\" ]"), Some(Ok(vec!["a".into(), "b".into()])));
         assert_eq!(json_array("[]"), Some(Ok(vec![])));
-        assert_eq!(json_array("[\"a\"] trailing"), Some(Ok(vec!["a".into()])));
+        assert_eq!(json_array("[\"a\"] \t"), Some(Ok(vec!["a".into()])));
+        assert_eq!(json_array("[\"a\"] # trailing"), None);
         assert_eq!(json_array("[\"a\", 1]"), Some(Err(NotStrings)));
         assert_eq!(json_array("[[\"a\"]]"), Some(Err(NotStrings)));
         for shell in ["['a']", "[\"a\"", "[ -f /x ]", "\"a\"", "{}", ""] {

@@ -12,6 +12,12 @@ pub enum Problem {
     /// More stages than anybody writes.
     #[error("the Dockerfile has more than {0} stages")]
     Stages(usize),
+    /// The file of a heredoc is put into no directory.
+    #[error("open {0}: no such directory; give the file's name only, and its directory as the destination")]
+    HeredocName(String),
+    /// A mount on top of everything.
+    #[error("invalid mount target \"/\": nothing of the image would be left to run")]
+    MountOverRoot,
     /// FROM with a variable that is empty.
     #[error("base name ({0}) should not be blank")]
     BlankBase(String),

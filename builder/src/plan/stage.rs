@@ -330,9 +330,10 @@ impl<'a> Planner<'a> {
 
     fn healthcheck(&mut self, check: &Healthcheck) {
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let (health, shown) = match check {
+        let (health, times) = match check {
             Healthcheck::None => {
-                (HealthConfig { test: vec!["NONE".to_owned()], ..HealthConfig::default() }, "0s 0s 0s 0s 0".to_owned())
+                let health = HealthConfig { test: vec!["NONE".to_owned()], ..HealthConfig::default() };
+                (health, [Duration::ZERO; 4])
             }
             Healthcheck::Probe(probe) => {
                 let test = match &probe.command {
@@ -348,10 +349,16 @@ impl<'a> Planner<'a> {
                     start_interval: nanoseconds(probe.start_interval),
                     retries: u64::from(probe.retries),
                 };
-                (health, format!("{} {}", times.map(go::duration).join(" "), probe.retries))
+                (health, times)
             }
         };
-        self.note(format!("HEALTHCHECK {{{} {shown}}}", go::list(&health.test)));
+        let [interval, timeout, start_period, start_interval] = times.map(go::duration);
+        self.note(format!(
+            "HEALTHCHECK {{Test:{} Interval:{interval} Timeout:{timeout} StartPeriod:{start_period} \
+             StartInterval:{start_interval} Retries:{}}}",
+            go::list(&health.test),
+            health.retries
+        ));
         self.plan.config.run.healthcheck = Some(health);
     }
 
@@ -451,6 +458,11 @@ impl<'a> Planner<'a> {
                 let own = mount.id.take().filter(|id| !id.is_empty());
                 let id = own.unwrap_or_else(|| ignore::clean(mount.target.as_deref().unwrap_or_default()).into_owned());
                 mount.id = Some(format!("{space}/{id}"));
+            }
+            let target =
+                transfer::absolute(&self.plan.config.run.working_dir, mount.target.as_deref().unwrap_or("."), false);
+            if mount.target.is_some() && target == "/" {
+                return Err(Problem::MountOverRoot);
             }
             let origin = match &mount.from {
                 Some(name) => Some(outline::origin(self.file, self.options, self.id, name)?),

@@ -77,7 +77,7 @@ fn history_is_written_as_buildkit_does() {
         ("STOPSIGNAL SIGQUIT", "STOPSIGNAL SIGQUIT"),
         (
             "HEALTHCHECK --interval=5m --timeout=3s --start-period=1m --start-interval=2s --retries=4 CMD curl x",
-            "HEALTHCHECK {[CMD-SHELL curl x] 5m0s 3s 1m0s 2s 4}",
+            "HEALTHCHECK {Test:[CMD-SHELL curl x] Interval:5m0s Timeout:3s StartPeriod:1m0s StartInterval:2s Retries:4}",
         ),
         ("ARG k=v", "ARG k=v"),
         ("ARG k", "ARG k"),

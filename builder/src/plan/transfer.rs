@@ -57,7 +57,11 @@ impl Planner<'_> {
         let inline = transfer.heredocs.iter().map(|heredoc| {
             let text = heredoc.text();
             let text = if heredoc.expand { self.scope().expand(Style::heredoc(), &text)? } else { text };
-            Ok(Inline { name: heredoc.name.clone(), text })
+            let name = ignore::clean(&format!("/{}", heredoc.name)).trim_start_matches('/').to_owned();
+            if name.contains('/') {
+                return Err(Problem::HeredocName(heredoc.name.clone()));
+            }
+            Ok(Inline { name, text })
         });
         let sources = transfer.sources.iter().map(|text| copy_source(expand(text)?));
         let chmod = filled(&transfer.chmod)?;

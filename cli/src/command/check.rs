@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use builder::build::BaseImages;
 use builder::check::{self, Around};
 use builder::config::ImageConfig;
+use builder::plan::context_name;
 use oci::{Platform, Reference};
 
 use super::build::{self, Job};
@@ -32,6 +33,8 @@ pub fn run(args: &BuildArgs) -> Outcome<()> {
             .with_layouts(loaded.layouts.clone());
     let known = RefCell::new(BTreeMap::new());
     let base = |reference: &Reference, platform: &Platform| {
+        // The rules look at what FROM says; a --build-context of that name stands for it.
+        let reference = options.images.get(&context_name(&reference.to_string())).unwrap_or(reference);
         let key = (reference.clone(), platform.to_string());
         known.borrow_mut().entry(key).or_insert_with(|| base(&images, reference, platform)).clone()
     };

@@ -93,6 +93,18 @@ fn nothing_found_is_exit_code_0() {
     assert_eq!(ended.code, Some(1), "the argument replaces the directive: {}", ended.told);
 }
 
+/// What a base image says of variables is known from a `--build-context` that stands for it, too.
+#[test]
+fn base_images_come_from_contexts() {
+    let text = "FROM base\nENV a=$said b=$unsaid\n";
+    let bench = Bench::new(&[("Dockerfile", text), ("Base", "FROM scratch\nENV said=1\n")]);
+    let ended = bench.lighter(&["-f", "Base", "-o", "type=oci,dest=layout,tar=false", "."]);
+    assert_eq!(ended.code, Some(0), "{}", ended.told);
+    let ended = bench.lighter(&["--check", "--build-context", "base=oci-layout://layout", "."]);
+    assert_eq!(ended.told, "error: the check found 1 problem\n");
+    assert!(ended.out.contains("UndefinedVar: Usage of undefined variable '$unsaid'"), "{}", ended.out);
+}
+
 #[test]
 fn errors_are_errors() {
     for (dockerfile, arguments, code, wanted) in [
