@@ -6,20 +6,21 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use content::place::seal;
+use content::place::{protect, seal};
 use oci::wire::UploadId;
 use oci::wire::range::Chunk;
 use oci::{Algorithm, Digest, Mismatch, RepoName, Verified, Verifier};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
+use super::filing::Arrived;
 use super::{Store, StoreError, blocking};
 use crate::state::Transaction;
 
@@ -453,7 +454,8 @@ impl Upload {
         }
         let mut state = self.state.take().ok_or(StoreError::NoUpload)?;
         let verifier = state.take().ok_or(StoreError::NoUpload)?;
-        let verified = match verify(verifier, &self.file, digest).await? {
+        let small = self.store.inner.ahead.takes(verifier.size());
+        let (verified, bytes) = match verify(verifier, &self.file, digest, small).await? {
             Ok(verified) => verified,
             Err(unfit) => {
                 // The session is over also where the disk was full: what the kernel could not write it
@@ -466,7 +468,8 @@ impl Upload {
             }
         };
         let (store, id) = (&self.store, self.id.to_string());
-        let filed = store.file_blob(&self.session.repo, self.session.path.clone(), verified, Some(id)).await;
+        let arrived = Arrived { path: self.session.path.clone(), blob: verified, bytes };
+        let filed = store.file_blob(&self.session.repo, arrived, Some(id)).await;
         if !matches!(filed, Err(StoreError::Full)) {
             store.inner.uploads.with(|sessions| sessions.remove(&self.id));
         }
@@ -491,13 +494,27 @@ enum Unfit {
 }
 
 /// Compares what arrived with its claim, hashing again if the claim is by another algorithm, and makes it
-/// durable. Nobody else waits for that: no lock is held yet.
-async fn verify(verifier: Verifier, file: &Arc<File>, digest: Digest) -> Result<Result<Verified, Unfit>, StoreError> {
+/// durable. Nobody else waits for that: no lock is held yet. Of what is `small` the bytes are given instead.
+async fn verify(
+    verifier: Verifier,
+    file: &Arc<File>,
+    digest: Digest,
+    small: bool,
+) -> Result<Result<(Verified, Option<Vec<u8>>), Unfit>, StoreError> {
     let (file, size) = (file.clone(), verifier.size());
     let verified = blocking(move || {
         // A write that failed may have left more than was hashed, if taking it back failed too.
         if file.metadata()?.len() != size {
             file.set_len(size)?;
+        }
+        if small {
+            let mut bytes = vec![0; size as usize];
+            file.read_exact_at(&mut bytes, 0)?;
+            // What the journal takes is hashed, not only what the file was given.
+            let mut verifier = Verifier::new(digest.algorithm());
+            verifier.update(&bytes);
+            protect(&file)?;
+            return Ok(verifier.finish(digest).map(|verified| (verified, Some(bytes))).map_err(Unfit::Other));
         }
         let running = verifier.clone().seal().digest().algorithm();
         let verifier = match running == digest.algorithm() {
@@ -505,7 +522,7 @@ async fn verify(verifier: Verifier, file: &Arc<File>, digest: Digest) -> Result<
             false => hash_file(&file, digest.algorithm())?,
         };
         let verified = verifier.finish(digest).map_err(Unfit::Other);
-        Ok(verified.and_then(|verified| seal(&file).map(|()| verified).map_err(Unfit::Undurable)))
+        Ok(verified.and_then(|verified| seal(&file).map(|()| (verified, None)).map_err(Unfit::Undurable)))
     });
     verified.await?.map_err(StoreError::io(Path::new("an upload")))
 }

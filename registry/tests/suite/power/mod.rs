@@ -3,6 +3,11 @@
 //! From each of them the store must open, have everything that had been acknowledged by then, and be
 //! sound. So an answer that is sent before what it promises is durable fails here, as does a name that is
 //! durable before its content, however short the moment.
+//!
+//! Blobs are small and large: small ones lie in the journal until the disk has their files, and come back
+//! from there at the start. The server makes snapshots all the while, after which the journal is no longer
+//! asked. And each state is that of another boot, as it is after a cut: or it would be trusted as after
+//! `kill -9`, and nothing would be made again.
 
 mod disk;
 mod trace;
@@ -23,7 +28,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::client::{Http, MANIFEST, image_with, noise};
-use crate::durability::{CALM, Victim};
+use crate::durability::{CALM, SNAPSHOT_EVERY, Victim};
 use disk::{Act, Disk, Event, Luck, Tree};
 
 const CLIENTS: usize = 3;
@@ -107,7 +112,9 @@ impl Client {
 
     async fn push_image(&self, repo: &str, round: usize) -> Digest {
         let seed = (self.number * ROUNDS + round) as u64;
-        let layer = noise(seed, 700 + round * 900);
+        // Each way of pushing with a blob that the journal takes as well, and with one that is too large.
+        let size = if round < ROUNDS / 2 { 700 + round * 900 } else { 16_500 + round * 200 };
+        let layer = noise(seed, size);
         // Every so often one that is too large for the journal, so that it lies in a file.
         let note = if round % 4 == 2 { "x".repeat(70_000) } else { String::new() };
         let manifest = image_with(&layer, json!({"annotations": {"round": round.to_string(), "note": note}}));
@@ -173,6 +180,7 @@ async fn traced_work(calm: bool) -> (Log, Vec<Event>) {
     if calm {
         strace.env(CALM, "yes");
     }
+    strace.env(SNAPSHOT_EVERY, "30000");
     let mut victim = Victim::start_as(&data, &mut strace);
     let traced = traced(&victim.process);
     let (log, requests) = (Arc::<Mutex<Log>>::default(), Arc::<AtomicUsize>::default());
@@ -415,6 +423,7 @@ async fn try_state(
 ) -> Result<(), String> {
     let tried = tokio::task::spawn_blocking(move || {
         tree.write_to(&place);
+        start_machine_anew(&place);
         let mut verified = verify(&place, &allowed, &log.manifests);
         if goes_on_too && verified.is_ok() {
             verified = Handle::current().block_on(goes_on(&place, &allowed));
@@ -425,6 +434,14 @@ async fn try_state(
         verified
     });
     tried.await.unwrap_or_else(|panic| Err(panic.to_string())).map_err(|error| format!("{told}: {error}"))
+}
+
+/// The mark of a boot in the data is that of one long ago.
+fn start_machine_anew(data: &Path) {
+    let state = data.join("index.state");
+    if std::fs::read_to_string(&state).is_ok_and(|mark| mark.starts_with("boot ")) {
+        std::fs::write(&state, "boot of another time").unwrap();
+    }
 }
 
 fn fingerprint(tree: &Tree, answered: usize) -> u64 {
