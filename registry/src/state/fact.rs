@@ -168,6 +168,15 @@ impl Record {
         Ok(Self { at: head.at, facts: head.facts, body: body.to_vec() })
     }
 
+    /// Whether a record may carry a blob, without reading it: most do not.
+    pub(crate) fn may_carry(bytes: &[u8]) -> bool {
+        const MARK: &[u8] = br#""ahead":true"#;
+        let json = bytes.split_first_chunk().map(|(length, rest)| (u32::from_le_bytes(*length) as usize, rest));
+        // What is cut short is for `decode` to complain about.
+        json.and_then(|(length, rest)| rest.get(..length))
+            .is_none_or(|json| json.windows(MARK.len()).any(|window| window == MARK))
+    }
+
     /// The blob that the record carries, if it does.
     pub(crate) fn carried(&self) -> Option<(Digest, &[u8])> {
         self.facts.iter().find_map(|fact| match fact {

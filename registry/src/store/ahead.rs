@@ -130,6 +130,9 @@ pub(super) fn restore(index: &Index, journal: &Journal, shelf: &Shelf, after: Ls
     let mut restored = 0;
     let after = after.max(journal.oldest()?.previous());
     journal.replay(after, |_, payload| {
+        if !Record::may_carry(payload) {
+            return Ok(());
+        }
         let record = Record::decode(payload)?;
         let Some((digest, bytes)) = record.carried() else { return Ok(()) };
         // What was collected since must not come back.

@@ -87,7 +87,9 @@ fn carried(data: &Path) -> Vec<Digest> {
     let mut found = Vec::new();
     journal
         .replay(journal.oldest().unwrap().previous(), |_, payload| {
-            found.extend(Record::decode(payload).unwrap().carried().map(|(digest, _)| digest));
+            let record = Record::decode(payload).unwrap();
+            assert_eq!(Record::may_carry(payload), record.carried().is_some());
+            found.extend(record.carried().map(|(digest, _)| digest));
             Ok::<(), journal::JournalError>(())
         })
         .unwrap();

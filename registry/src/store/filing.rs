@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use content::place::{seal, sync_directory};
-use oci::{Digest, Manifest, RepoName, Verified};
+use content::place::{protect, seal, sync_directory};
+use oci::{Digest, Manifest, Mismatch, RepoName, Verified, Verifier};
 
+use super::uploads::hash_file;
 use super::{Store, StoreError, ahead, blocking};
 use crate::state::Transaction;
 
@@ -86,4 +89,46 @@ impl Store {
         });
         filed.await?.map_err(self.undurable(&path))
     }
+}
+
+/// Why what arrived cannot be filed.
+pub(super) enum Unfit {
+    /// It is something else.
+    Other(Mismatch),
+    /// It could not be made durable.
+    Undurable(io::Error),
+}
+
+/// Compares what arrived with its claim, hashing again if the claim is by another algorithm, and makes it
+/// durable. Nobody else waits for that: no lock is held yet. Of what is `small` the bytes are given instead.
+pub(super) async fn verify(
+    verifier: Verifier,
+    file: &Arc<File>,
+    digest: Digest,
+    small: bool,
+) -> Result<Result<(Verified, Option<Vec<u8>>), Unfit>, StoreError> {
+    let (file, size) = (file.clone(), verifier.size());
+    let verified = blocking(move || {
+        // A write that failed may have left more than was hashed, if taking it back failed too.
+        if file.metadata()?.len() != size {
+            file.set_len(size)?;
+        }
+        if small {
+            let mut bytes = vec![0; size as usize];
+            file.read_exact_at(&mut bytes, 0)?;
+            // What the journal takes is hashed, not only what the file was given.
+            let mut verifier = Verifier::new(digest.algorithm());
+            verifier.update(&bytes);
+            protect(&file)?;
+            return Ok(verifier.finish(digest).map(|verified| (verified, Some(bytes))).map_err(Unfit::Other));
+        }
+        let running = verifier.clone().seal().digest().algorithm();
+        let verifier = match running == digest.algorithm() {
+            true => verifier,
+            false => hash_file(&file, digest.algorithm())?,
+        };
+        let verified = verifier.finish(digest).map_err(Unfit::Other);
+        Ok(verified.and_then(|verified| seal(&file).map(|()| (verified, None)).map_err(Unfit::Undurable)))
+    });
+    verified.await?.map_err(StoreError::io(Path::new("an upload")))
 }

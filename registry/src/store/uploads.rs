@@ -6,21 +6,20 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use content::place::{protect, seal};
 use oci::wire::UploadId;
 use oci::wire::range::Chunk;
-use oci::{Algorithm, Digest, Mismatch, RepoName, Verified, Verifier};
+use oci::{Algorithm, Digest, RepoName, Verified, Verifier};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
-use super::filing::Arrived;
+use super::filing::{Arrived, Unfit, verify};
 use super::{Store, StoreError, blocking};
 use crate::state::Transaction;
 
@@ -319,7 +318,7 @@ fn write_all_at(file: &File, parts: &[Bytes], mut at: u64) -> io::Result<()> {
 }
 
 /// Hashes a file from its start.
-fn hash_file(file: &File, algorithm: Algorithm) -> io::Result<Verifier> {
+pub(super) fn hash_file(file: &File, algorithm: Algorithm) -> io::Result<Verifier> {
     let mut verifier = Verifier::new(algorithm);
     let mut buffer = vec![0; READ];
     let mut reader = file;
@@ -483,48 +482,6 @@ impl Upload {
             tracing::debug!(%error, "an upload could not be discarded");
         }
     }
-}
-
-/// Why what arrived cannot be filed.
-enum Unfit {
-    /// It is something else.
-    Other(Mismatch),
-    /// It could not be made durable.
-    Undurable(io::Error),
-}
-
-/// Compares what arrived with its claim, hashing again if the claim is by another algorithm, and makes it
-/// durable. Nobody else waits for that: no lock is held yet. Of what is `small` the bytes are given instead.
-async fn verify(
-    verifier: Verifier,
-    file: &Arc<File>,
-    digest: Digest,
-    small: bool,
-) -> Result<Result<(Verified, Option<Vec<u8>>), Unfit>, StoreError> {
-    let (file, size) = (file.clone(), verifier.size());
-    let verified = blocking(move || {
-        // A write that failed may have left more than was hashed, if taking it back failed too.
-        if file.metadata()?.len() != size {
-            file.set_len(size)?;
-        }
-        if small {
-            let mut bytes = vec![0; size as usize];
-            file.read_exact_at(&mut bytes, 0)?;
-            // What the journal takes is hashed, not only what the file was given.
-            let mut verifier = Verifier::new(digest.algorithm());
-            verifier.update(&bytes);
-            protect(&file)?;
-            return Ok(verifier.finish(digest).map(|verified| (verified, Some(bytes))).map_err(Unfit::Other));
-        }
-        let running = verifier.clone().seal().digest().algorithm();
-        let verifier = match running == digest.algorithm() {
-            true => verifier,
-            false => hash_file(&file, digest.algorithm())?,
-        };
-        let verified = verifier.finish(digest).map_err(Unfit::Other);
-        Ok(verified.and_then(|verified| seal(&file).map(|()| (verified, None)).map_err(Unfit::Undurable)))
-    });
-    verified.await?.map_err(StoreError::io(Path::new("an upload")))
 }
 
 #[cfg(test)]

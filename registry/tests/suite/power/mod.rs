@@ -379,7 +379,7 @@ async fn the_power_goes_at_every_moment(calm: bool, care: Care) {
     let log = Arc::new(log);
     let workplace = workplace();
     let (mut disk, mut answered, mut seen) = (Disk::new(&events), HashSet::new(), HashSet::new());
-    let (mut moment, mut tried, mut failures) = (0, 0, Vec::new());
+    let (mut moment, mut tried, mut outcomes) = (0, 0, Vec::new());
     let mut running = tokio::task::JoinSet::new();
     while let Some(event) = disk.step() {
         moment += 1;
@@ -399,20 +399,33 @@ async fn the_power_goes_at_every_moment(calm: bool, care: Care) {
             let told = format!("after event {moment} ({:?}), {luck:?}", what(event));
             running.spawn(try_state(tree, place, allowed, log, tried % GOES_ON == 0, told));
             if running.len() >= AT_ONCE {
-                failures.extend(running.join_next().await.unwrap().unwrap().err());
+                outcomes.push(running.join_next().await.unwrap().unwrap());
             }
         }
     }
-    failures.extend(running.join_all().await.into_iter().filter_map(Result::err));
+    outcomes.extend(running.join_all().await);
+    let (mut failures, mut lacking, mut restored) = (Vec::new(), 0, 0);
+    for outcome in outcomes {
+        match outcome {
+            Ok(blobs) => (lacking, restored) = (lacking + usize::from(blobs > 0), restored + blobs),
+            Err(error) => failures.push(error),
+        }
+    }
     // The trace has all of the work, or nothing was proved.
     assert!(last.is_subset(&answered) || !calm, "the trace lacks answers: {:?}", last.difference(&answered));
     assert!(tried > events.len() / 2, "{tried} states of {} events", events.len());
     let mut out = std::io::stderr().lock();
-    std::io::Write::write_fmt(&mut out, format_args!("{} events, {tried} states of the disk\n", events.len())).unwrap();
+    let told = format_args!(
+        "{} events, {tried} states of the disk, {restored} blobs that {lacking} of them lacked\n",
+        events.len()
+    );
+    std::io::Write::write_fmt(&mut out, told).unwrap();
     let shown: Vec<_> = failures.iter().take(10).collect();
     assert!(failures.is_empty(), "{} of {tried} states lost something: {shown:#?}", failures.len());
+    assert!(lacking > tried / 10, "only {lacking} of {tried} states lacked what the journal has");
 }
 
+/// Opens the store in a state and looks at it; says how many files it wrote again.
 async fn try_state(
     tree: Tree,
     place: PathBuf,
@@ -420,20 +433,39 @@ async fn try_state(
     log: Arc<Log>,
     goes_on_too: bool,
     told: String,
-) -> Result<(), String> {
+) -> Result<usize, String> {
     let tried = tokio::task::spawn_blocking(move || {
         tree.write_to(&place);
         start_machine_anew(&place);
+        let before = whole_blobs(&place.join("blobs"));
         let mut verified = verify(&place, &allowed, &log.manifests);
+        let restored = whole_blobs(&place.join("blobs")).difference(&before).count();
         if goes_on_too && verified.is_ok() {
             verified = Handle::current().block_on(goes_on(&place, &allowed));
         }
         if verified.is_ok() {
             std::fs::remove_dir_all(&place).unwrap();
         }
-        verified
+        verified.map(|()| restored)
     });
     tried.await.unwrap_or_else(|panic| Err(panic.to_string())).map_err(|error| format!("{told}: {error}"))
+}
+
+/// The files that are what their names say.
+fn whole_blobs(directory: &Path) -> HashSet<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return HashSet::new() };
+    let mut found = HashSet::new();
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            found.extend(whole_blobs(&path));
+            continue;
+        }
+        let (bytes, name) = (std::fs::read(&path).unwrap(), path.file_name().unwrap().to_str().unwrap());
+        if [Algorithm::Sha256, Algorithm::Sha512].iter().any(|kind| Digest::of_with(*kind, &bytes).hex() == name) {
+            found.insert(name.to_owned());
+        }
+    }
+    found
 }
 
 /// The mark of a boot in the data is that of one long ago.
