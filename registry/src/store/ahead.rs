@@ -53,7 +53,8 @@ impl Ahead {
     /// Looks at the file system that content lies on. `pending` says whether there may be files that an
     /// earlier process left to the page cache.
     pub(super) fn open(data: &Path, pending: bool) -> io::Result<Self> {
-        let file_system = File::open(data.join("blobs"))?;
+        // Content is renamed from here to its place, so it is the same file system.
+        let file_system = File::open(data.join(super::layout::UPLOADS))?;
         let works = is_trusted(fstatfs(&file_system)?.f_type as u64)
             && tells(&rustix::system::uname().release().to_string_lossy());
         if !works {
@@ -209,7 +210,7 @@ mod tests {
     #[test]
     fn a_sync_that_failed_fails_for_ever_and_nothing_is_synced_for_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        Shelf::open(dir.path(), content::place::Spread::Sharded).unwrap();
+        std::fs::create_dir(dir.path().join("uploads")).unwrap();
         let ahead = Ahead::open(dir.path(), true).unwrap();
         ahead.sync().unwrap();
         assert!(!ahead.pending.load(Ordering::SeqCst));

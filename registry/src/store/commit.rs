@@ -410,7 +410,7 @@ mod tests {
 
     fn open(dir: &Path, change: impl FnOnce(&mut Journal)) -> (Committer, Arc<Index>) {
         let path = |name: &str| dir.join(name);
-        for name in ["journal", "snapshot", "blobs"] {
+        for name in ["journal", "snapshot", "uploads"] {
             std::fs::create_dir_all(path(name)).unwrap();
         }
         Journal::start(&path("journal"), 1).unwrap();
