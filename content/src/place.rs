@@ -8,7 +8,8 @@
 //!
 //! Content is written to `ingest`, hashed on the way, and moved to its name only with a [`Verified`]
 //! in hand: file data first, then the name, then the directory. So a name that exists is whole, also
-//! after a power cut. Ordinary blocking functions; callers in async code use a blocking thread.
+//! after a power cut; but for what is kept `unsynced`, which its owner has elsewhere until the disk has
+//! it. Ordinary blocking functions; callers in async code use a blocking thread.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -141,15 +142,40 @@ impl Shelf {
         self.name(path, verified)
     }
 
+    /// The same, whatever lies there already: for those who do not know whether that is whole.
+    pub fn replace_sealed(&self, path: &Path, verified: &Verified) -> io::Result<()> {
+        self.name(path, verified)
+    }
+
+    /// Moves a hashed file of this file system to its name, whatever lies there already, without waiting
+    /// for the disk. A power cut may take the name, the content or parts of it: so this is only for those
+    /// who have the content elsewhere until the whole file system was synced.
+    pub fn place_unsynced(&self, path: &Path, verified: &Verified) -> io::Result<()> {
+        self.renamed_to(path, &self.path(&verified.digest()))
+    }
+
+    /// The same for content that was hashed while it came in.
+    pub fn keep_unsynced(&self, mut finished: Finished) -> io::Result<Verified> {
+        protect(&finished.file)?;
+        self.place_unsynced(&finished.path, &finished.verified)?;
+        finished.placed = true;
+        Ok(finished.verified)
+    }
+
     fn name(&self, path: &Path, verified: &Verified) -> io::Result<()> {
         let target = self.path(&verified.digest());
+        self.renamed_to(path, &target)?;
+        sync_directory(target.parent().ok_or(io::ErrorKind::InvalidInput)?)
+    }
+
+    /// Gives a file its name, not durably, in a directory whose own name is durable.
+    fn renamed_to(&self, path: &Path, target: &Path) -> io::Result<()> {
         let directory = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
         if !directory.is_dir() {
             self.make(directory)?;
         }
         let _made_and_durable = self.directories.read().unwrap_or_else(PoisonError::into_inner);
-        std::fs::rename(path, &target)?;
-        sync_directory(directory)
+        std::fs::rename(path, target)
     }
 
     /// Moves content out of its place, for good or until it is moved back. False if it is not here.
@@ -161,14 +187,9 @@ impl Shelf {
     /// [`Shelf::remove_to`] took from here: it is not hashed again.
     pub fn bring_back(&self, from: &Path, digest: &Digest) -> io::Result<bool> {
         let target = self.path(digest);
-        let directory = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        if !directory.is_dir() {
-            self.make(directory)?;
-        }
-        let _made_and_durable = self.directories.read().unwrap_or_else(PoisonError::into_inner);
-        let moved = renamed(std::fs::rename(from, &target))?;
+        let moved = renamed(self.renamed_to(from, &target))?;
         if moved {
-            sync_directory(directory)?;
+            sync_directory(target.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
         }
         Ok(moved)
     }
@@ -219,6 +240,11 @@ impl Shelf {
 /// In this order: where the disk turns out to be full, the file can still be written to.
 pub fn seal(file: &File) -> io::Result<()> {
     rustix::fs::fdatasync(file)?;
+    protect(file)
+}
+
+/// Lets a file only be read from now on.
+pub fn protect(file: &File) -> io::Result<()> {
     Ok(rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(0o444))?)
 }
 
@@ -406,6 +432,33 @@ mod tests {
         put();
         assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), before);
         assert_eq!(files(&directory.path().join("ingest")), 0);
+    }
+
+    #[test]
+    fn what_nobody_knows_to_be_whole_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path(), Spread::Sharded).unwrap();
+        let incoming = || {
+            let mut incoming = shelf.incoming(Algorithm::Sha256).unwrap();
+            incoming.write_all(b"hello").unwrap();
+            incoming.seal()
+        };
+        let path = shelf.path(&Digest::of(b"hello"));
+        for damaged in [b"HELLO".as_slice(), b""] {
+            std::fs::write(&path, damaged).unwrap();
+            let verified = shelf.keep_unsynced(incoming()).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"hello");
+            let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+            assert_eq!(mode & 0o777, 0o444);
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, damaged).unwrap();
+            let mut finished = incoming();
+            shelf.replace_sealed(&finished.path, &verified).unwrap();
+            finished.placed = true;
+            assert_eq!(std::fs::read(&path).unwrap(), b"hello");
+            std::fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(files(&shelf.ingest()), 0);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::keeping::Keeping;
 use crate::limit::{Limiter, Rate};
 use crate::metrics::Metrics;
 use crate::promise::Plain;
-use crate::store::{OpenError, Store};
+use crate::store::{OpenError, SNAPSHOT_EVERY, Store};
 use crate::tls::{Tls, TlsSettings};
 use crate::upkeep::Owner;
 use crate::watched::ReadError;
@@ -99,6 +99,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What is kept, and for how long.
     pub keeping: Keeping,
+    /// After how many bytes of journal all rows are written to a snapshot, so that it stays short.
+    pub snapshot_every: usize,
 }
 
 impl Settings {
@@ -117,6 +119,7 @@ impl Settings {
             hooks: Vec::new(),
             limits: Limits::default(),
             keeping: Keeping::default(),
+            snapshot_every: SNAPSHOT_EVERY,
         }
     }
 }
@@ -260,7 +263,7 @@ struct Opened {
 /// Opens everything that lies on disk.
 fn open(settings: Settings, addr: SocketAddr) -> Result<Opened, BindError> {
     let tls = settings.tls.map(Tls::open).transpose().map_err(BindError::Prepare)?;
-    let store = Store::open_keeping(&settings.data, settings.keeping)?;
+    let store = Store::open_serving(&settings.data, settings.keeping, settings.snapshot_every)?;
     // A registry on a file system without sockets serves all the same.
     let owner = Owner::bind(&settings.data, store.clone())
         .inspect_err(|error| tracing::warn!(%error, "gc, fsck and their like will not work while this registry runs"))

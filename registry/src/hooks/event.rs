@@ -84,7 +84,7 @@ pub(super) fn events(journal: u64, lsn: u64, record: &Record) -> Vec<Event> {
             Fact::ManifestStored { digest, media_type, size, .. } if digest == wanted => {
                 Some((media_type.clone(), *size))
             }
-            Fact::BlobStored { digest, size } if digest == wanted => Some((BLOB.to_owned(), *size)),
+            Fact::BlobStored { digest, size, .. } if digest == wanted => Some((BLOB.to_owned(), *size)),
             _ => None,
         })
     };

@@ -4,6 +4,7 @@ use std::ops::Bound;
 use std::path::Path;
 
 use content::place::replace_file;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::sled_rows::SledRows;
 use super::{IndexError, Places};
@@ -140,21 +141,50 @@ pub(super) fn pages<R: Rows>(rows: &R) -> impl Iterator<Item = Result<(Vec<u8>, 
 
 const CLEAN: &str = "clean";
 
-/// Whether the index was closed properly, or written since this machine started.
-pub(super) fn written_safely(state: &Path) -> bool {
-    let Ok(text) = std::fs::read_to_string(state) else { return false };
-    text == CLEAN || (!text.is_empty() && Some(text) == this_boot())
+/// How the last process left what it wrote, from best to worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Left {
+    /// It was closed properly.
+    Clean,
+    /// The page cache has everything: neither was the machine started since, nor the file system mounted.
+    Cached,
+    /// The machine was not started since. But the file system may have been mounted anew, and what it had
+    /// not written may be lost if it failed before.
+    SameBoot,
+    /// Nobody knows what of it reached the disk.
+    Unknown,
 }
 
-/// The kernel's name for the time since this machine started; `None` where it has none, and then an
-/// index that was not closed is not trusted.
-fn this_boot() -> Option<String> {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(format!("boot {}", id.trim()))
+/// How the last process left what it wrote.
+pub(super) fn left(state: &Path) -> Left {
+    let text = std::fs::read_to_string(state).unwrap_or_default(); // unreadable is as bad as missing
+    let boot = |text: &str| text.lines().next().map(str::to_owned).filter(|line| !line.is_empty());
+    match mark(state) {
+        _ if text == CLEAN => Left::Clean,
+        Some(now) if now == text && now.lines().count() == 2 => Left::Cached,
+        Some(now) if boot(&now) == boot(&text) => Left::SameBoot,
+        _ => Left::Unknown,
+    }
+}
+
+/// Names the time since this machine started and the file system was mounted, as far as the kernel has
+/// names for these. Without one for the boot, an index that was not closed is not trusted.
+fn mark(state: &Path) -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let mount = mount_of(state.parent()?).map_or(String::new(), |mount| format!("\nmount {mount}"));
+    Some(format!("boot {}{mount}", boot.trim()))
+}
+
+/// The kernel's number for the mount that a directory lies on, which is never used again until the machine
+/// starts anew; since Linux 6.8.
+fn mount_of(directory: &Path) -> Option<u64> {
+    const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+    let status = statx(CWD, directory, AtFlags::empty(), MNT_ID_UNIQUE).ok()?;
+    (status.stx_mask & MNT_ID_UNIQUE.bits() != 0).then_some(status.stx_mnt_id)
 }
 
 pub(super) fn mark_open(state: &Path) -> Result<(), IndexError> {
-    let text = this_boot().unwrap_or_default();
+    let text = mark(state).unwrap_or_default();
     replace_file(state, text.as_bytes()).map_err(IndexError::io(state))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! index.sled/    rows, and up to which journal record they go
-//! index.state    `clean`, or the boot during which the index was last written
+//! index.state    `clean`, or the boot and the mount during which the data was last written
 //! ```
 //!
 //! The index is never the only copy: it can be deleted while the registry is stopped, and is made
@@ -30,6 +30,7 @@ use std::thread::JoinHandle;
 
 use crate::journal::{Journal, JournalError, Lsn};
 use crate::state::{InvalidRecord, MemoryRows, Rows, RowsError, Write};
+pub(crate) use build::Left;
 use hot::Hot;
 use layers::Layers;
 use sled_rows::SledRows;
@@ -65,7 +66,7 @@ pub(crate) enum IndexError {
 }
 
 impl IndexError {
-    fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_owned(), source }
     }
 }
@@ -97,8 +98,18 @@ enum Backend {
 impl Index {
     /// Opens the index as of the journal's last record, making it again where it cannot be trusted.
     pub(crate) fn open(places: Places, journal: &Journal) -> Result<Self, IndexError> {
-        let trusted =
-            if build::written_safely(&places.state) { SledRows::trusted(&places.sled, journal)? } else { None };
+        Self::open_after(places, journal, |_, _| Ok(()))
+    }
+
+    /// The same, with something done before the data counts as being written to: it hears how the last
+    /// process left it, and is done again at the next start if it does not get to its end.
+    pub(crate) fn open_after(
+        places: Places,
+        journal: &Journal,
+        first: impl FnOnce(&Self, Left) -> Result<(), IndexError>,
+    ) -> Result<Self, IndexError> {
+        let left = build::left(&places.state);
+        let trusted = if left < Left::Unknown { SledRows::trusted(&places.sled, journal)? } else { None };
         let rows = match trusted {
             Some(rows) => rows,
             None => build::rebuild(&places, journal)?,
@@ -108,14 +119,21 @@ impl Index {
             layers.apply(writes, lsn);
             if layers.is_full() { layers.age().write(journal.id()) } else { Ok(()) }
         })?;
-        build::mark_open(&places.state)?;
-        Ok(Self {
+        let index = Self {
             places,
             journal: journal.id(),
             rows: RwLock::new(Backend::Sled(layers)),
             hot: Hot::default(),
             writing: Mutex::default(),
-        })
+        };
+        first(&index, left)?;
+        build::mark_open(&index.places.state)?;
+        Ok(index)
+    }
+
+    /// Makes sure that the next start takes nothing for granted of what was written.
+    pub(crate) fn distrust(&self) {
+        build::mark_suspect(&self.places.state);
     }
 
     /// Applies changes that are durable in the journal up to `lsn`.

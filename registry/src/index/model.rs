@@ -174,7 +174,7 @@ fn transaction(op: &Op) -> Transaction {
         Op::StoreBlob(at, number) => {
             let mut verifier = Verifier::sha256();
             verifier.update(&blob_bytes(*number));
-            Transaction::StoreBlob { repo: repo(*at), blob: verifier.seal(), upload: None }
+            Transaction::StoreBlob { repo: repo(*at), blob: verifier.seal(), upload: None, bytes: None }
         }
         Op::Mount(to, number, from) => {
             let from = from.map_or(MountSource::Anywhere, |from| MountSource::Repo(repo(from)));

@@ -116,7 +116,8 @@ impl World {
         let tags = vec![tag()];
         let manifest = Box::new(manifest());
         self.in_place = true;
-        self.commit(&Transaction::StoreBlob { repo: repo.clone(), blob: verifier.seal(), upload: None }).unwrap();
+        self.commit(&Transaction::StoreBlob { repo: repo.clone(), blob: verifier.seal(), upload: None, bytes: None })
+            .unwrap();
         let put = Transaction::PutManifest {
             repo: repo.clone(),
             manifest,
@@ -262,7 +263,8 @@ impl World {
             Pusher::Filed => add("has filed", &|world| {
                 let mut verifier = Verifier::sha256();
                 verifier.update(b"blob");
-                let store = Transaction::StoreBlob { repo: repo(who), blob: verifier.seal(), upload: None };
+                let store =
+                    Transaction::StoreBlob { repo: repo(who), blob: verifier.seal(), upload: None, bytes: None };
                 world.commit(&store).unwrap();
                 (world.lock, world.pushers[who]) = (None, Pusher::Promised { lapsed: !world.leased });
             }),

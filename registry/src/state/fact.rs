@@ -1,7 +1,7 @@
 //! Facts: what happened, as the journal keeps it, and the row changes that follow.
 //!
-//! A record is `length of the JSON (u32) | JSON | manifest bytes`, so that it can be read by people
-//! and a manifest stays exactly as it was pushed.
+//! A record is `length of the JSON (u32) | JSON | body`, so that it can be read by people. The body is
+//! a small manifest, exactly as it was pushed, or a small blob whose file the disk may not have yet.
 
 use std::net::IpAddr;
 
@@ -20,8 +20,14 @@ pub(crate) enum Fact {
     UploadOpened { id: String, repo: RepoName, algorithm: String },
     /// An upload session ended, by success, cancel or failure.
     UploadClosed { id: String },
-    /// A blob lies on disk, whole and durable.
-    BlobStored { digest: Digest, size: u64 },
+    /// A blob lies on disk, whole.
+    BlobStored {
+        digest: Digest,
+        size: u64,
+        /// Whether the record's body holds its bytes: then its file may not be durable yet, else it is.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        ahead: bool,
+    },
     /// A blob can be read in a repository.
     BlobLinked { repo: RepoName, digest: Digest },
     /// A blob can no longer be read in a repository.
@@ -124,7 +130,8 @@ pub(crate) struct Referrer {
 pub(crate) struct Record {
     pub(crate) at: Timestamp,
     pub(crate) facts: Vec<Fact>,
-    /// The bytes of the one manifest that is stored, if it is kept inline.
+    /// The bytes of the one manifest that is stored, if it is kept inline, or of the one blob that is
+    /// written ahead.
     pub(crate) body: Vec<u8>,
 }
 
@@ -161,6 +168,23 @@ impl Record {
         Ok(Self { at: head.at, facts: head.facts, body: body.to_vec() })
     }
 
+    /// Whether a record may carry a blob, without reading it: most do not.
+    pub(crate) fn may_carry(bytes: &[u8]) -> bool {
+        const MARK: &[u8] = br#""ahead":true"#;
+        let json = bytes.split_first_chunk().map(|(length, rest)| (u32::from_le_bytes(*length) as usize, rest));
+        // What is cut short is for `decode` to complain about.
+        json.and_then(|(length, rest)| rest.get(..length))
+            .is_none_or(|json| json.windows(MARK.len()).any(|window| window == MARK))
+    }
+
+    /// The blob that the record carries, if it does.
+    pub(crate) fn carried(&self) -> Option<(Digest, &[u8])> {
+        self.facts.iter().find_map(|fact| match fact {
+            Fact::BlobStored { digest, ahead: true, .. } => Some((*digest, &*self.body)),
+            _ => None,
+        })
+    }
+
     /// The row changes that follow, in order; a later one of the same key wins.
     pub(crate) fn writes(&self) -> Vec<Write> {
         let mut writes = Vec::new();
@@ -181,7 +205,7 @@ impl Record {
                 ));
             }
             Fact::UploadClosed { id } => out.push(Write::remove(key::upload(id))),
-            Fact::BlobStored { digest, size } => {
+            Fact::BlobStored { digest, size, ahead: _ } => {
                 out.push(Write::put(key::blob(digest), &BlobRow { size: *size, stored_at: at }));
             }
             Fact::BlobLinked { repo, digest } => {

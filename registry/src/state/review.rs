@@ -90,7 +90,7 @@ pub(super) fn resurrect(
     let Some(since) = view.doubted(&ghost)? else { return Err(super::Refusal::BlobUnknown(*digest).into()) };
     let mut facts = vec![Fact::Settled { item: ghost, since }];
     if view.stored_blob(digest)?.is_none() {
-        facts.push(Fact::BlobStored { digest: *digest, size });
+        facts.push(Fact::BlobStored { digest: *digest, size, ahead: false });
     }
     facts.push(Fact::BlobLinked { repo: repo.clone(), digest: *digest });
     doubt(view, &mut facts, Item::Link { repo: repo.clone(), digest: *digest })?;

@@ -7,15 +7,16 @@ use super::fact::{Asked, Pull, Referrer};
 use super::{Fact, Item, Record, Rows, RowsError, View, review};
 use crate::keeping::TagPattern;
 
-/// A change that somebody wants. Content it speaks of is durable on disk already.
+/// A change that somebody wants. Content it speaks of is durable on disk already, or comes with it.
 #[derive(Debug, Clone)]
 pub(crate) enum Transaction {
     /// Start an upload session.
     OpenUpload { id: String, repo: RepoName, algorithm: Algorithm },
     /// End an upload session without a result.
     CloseUpload { id: String },
-    /// Make a blob that lies on disk readable in a repository, and end the session it came by.
-    StoreBlob { repo: RepoName, blob: Verified, upload: Option<String> },
+    /// Make a blob that lies on disk readable in a repository, and end the session it came by. With its
+    /// bytes, its file need not be durable.
+    StoreBlob { repo: RepoName, blob: Verified, upload: Option<String>, bytes: Option<Vec<u8>> },
     /// Make a blob of another repository readable in this one.
     MountBlob { repo: RepoName, digest: Digest, from: MountSource },
     /// Make a blob unreadable in a repository.
@@ -223,7 +224,13 @@ pub(crate) fn decide(rows: &impl Rows, transaction: &Transaction, now: Timestamp
             vec![Fact::UploadOpened { id: id.clone(), repo: repo.clone(), algorithm: algorithm.to_string() }]
         }
         Transaction::CloseUpload { id } => close_upload(&view, id)?,
-        Transaction::StoreBlob { repo, blob, upload } => store_blob(&view, repo, blob, upload.as_deref())?,
+        Transaction::StoreBlob { repo, blob, upload, bytes } => {
+            let facts = store_blob(&view, repo, blob, upload.as_deref(), bytes.is_some())?;
+            if facts.iter().any(|fact| matches!(fact, Fact::BlobStored { ahead: true, .. })) {
+                body = bytes.clone().unwrap_or_default();
+            }
+            facts
+        }
         Transaction::MountBlob { repo, digest, from } => mount_blob(&view, repo, digest, from)?,
         Transaction::UnlinkBlob { repo, digest } => unlink_blob(&view, repo, digest)?,
         Transaction::PutManifest { repo, manifest, inline, tags, frozen, terms } => {
@@ -265,13 +272,14 @@ fn store_blob(
     repo: &RepoName,
     blob: &Verified,
     upload: Option<&str>,
+    ahead: bool,
 ) -> Result<Vec<Fact>, Decision> {
     let mut facts = match upload {
         Some(id) => close_upload(view, id)?,
         None => Vec::new(),
     };
     if view.stored_blob(&blob.digest())?.is_none() {
-        facts.push(Fact::BlobStored { digest: blob.digest(), size: blob.size() });
+        facts.push(Fact::BlobStored { digest: blob.digest(), size: blob.size(), ahead });
     }
     if !view.is_linked(repo, &blob.digest())? {
         link(view, &mut facts, repo, blob.digest())?;
@@ -362,7 +370,7 @@ fn put_manifest(
             check_complete(view, repo, manifest)?;
         }
         if !inline && view.stored_blob(&digest)?.is_none() {
-            facts.push(Fact::BlobStored { digest, size: manifest.bytes().len() as u64 });
+            facts.push(Fact::BlobStored { digest, size: manifest.bytes().len() as u64, ahead: false });
         }
         facts.push(Fact::ManifestStored {
             repo: repo.clone(),
@@ -493,7 +501,7 @@ fn adopt(view: &View<'_, impl Rows>, digest: &Digest, size: u64) -> Result<Vec<F
     if view.stored_blob(digest)?.is_some() {
         return Ok(Vec::new());
     }
-    let mut facts = vec![Fact::BlobStored { digest: *digest, size }];
+    let mut facts = vec![Fact::BlobStored { digest: *digest, size, ahead: false }];
     doubt(view, &mut facts, Item::Content { digest: *digest })?;
     Ok(facts)
 }

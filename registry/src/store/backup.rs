@@ -10,8 +10,9 @@
 //!
 //! Why it is consistent: snapshots and closed segments never change, and the journal that is copied
 //! after the snapshots has every record that they contain. Its last segment may end in the middle of a
-//! record, like after a crash. Every file that the copied metadata speaks of was durable before its
-//! record, and stays in its place or, for a grace longer than a copy takes, in the trash.
+//! record, like after a crash. Every file that the copied metadata speaks of was there before its record,
+//! and stays in its place or, for a grace longer than a copy takes, in the trash. Small blobs of which the
+//! source's disk may not have the file yet are in the journal, and are written from that.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -22,8 +23,9 @@ use content::place::{Shelf, Spread, replace_file, sync_directory};
 use oci::{Algorithm, Digest};
 use rustix::fs::{FlockOperation, flock};
 
+use super::ahead;
 use super::layout::{self, JOURNAL, SNAPSHOTS, TRASH};
-use crate::index::{Index, IndexError, Places};
+use crate::index::{Index, IndexError};
 use crate::journal::{Journal, JournalError};
 use crate::state::View;
 
@@ -90,7 +92,10 @@ impl BackupError {
 
 impl From<IndexError> for BackupError {
     fn from(error: IndexError) -> Self {
-        Self::Metadata(Box::new(error))
+        match error {
+            IndexError::Io { path, source } => Self::Io { path, source },
+            error => Self::Metadata(Box::new(error)),
+        }
     }
 }
 
@@ -104,7 +109,7 @@ impl From<JournalError> for BackupError {
 /// meanwhile. `copy` has files copied even where a hard link would do.
 pub fn backup(data: &Path, dest: &Path, copy: bool) -> Result<BackedUp, BackupError> {
     let version = std::fs::read_to_string(data.join("VERSION")).unwrap_or_default(); // missing is as wrong as another
-    if version != layout::VERSION {
+    if !layout::is_known(&version) {
         return Err(BackupError::Source(data.to_owned()));
     }
     let _lock = prepare(dest)?;
@@ -112,7 +117,8 @@ pub fn backup(data: &Path, dest: &Path, copy: bool) -> Result<BackedUp, BackupEr
     copy_metadata(data, &next)?;
     let journal = Journal::open(&next.join(JOURNAL))?;
     let record = journal.last().0;
-    let places = places(&next);
+    let places = layout::places(&next);
+    let durable = ahead::durable_until(&places.snapshots, &journal)?;
     let index = Index::open(places, &journal)?;
     let mut done = BackedUp { record, ..BackedUp::default() };
     let copier = Copier {
@@ -122,18 +128,17 @@ pub fn backup(data: &Path, dest: &Path, copy: bool) -> Result<BackedUp, BackupEr
         aside: dest.join("next-blob"),
         copy,
     };
+    // What the disk may not have yet is not linked but taken from the journal.
+    done.new += ahead::restore(&index, &journal, &copier.to, durable)?;
     copier.all(&index, &mut done)?;
+    File::open(dest).and_then(|dest| ahead::sync(&dest)).map_err(BackupError::io(dest))?;
     index.close()?;
     drop((index, journal));
-    swap(dest, &next)?;
-    let index = Index::open(self::places(dest), &Journal::open(&dest.join(JOURNAL))?)?;
+    swap(dest, &next, &version)?;
+    let index = Index::open(layout::places(dest), &Journal::open(&dest.join(JOURNAL))?)?;
     copier.remove_needless(&index, &mut done)?;
     index.close()?;
     Ok(done)
-}
-
-fn places(dir: &Path) -> Places {
-    Places { sled: dir.join("index.sled"), state: dir.join("index.state"), snapshots: dir.join(SNAPSHOTS) }
 }
 
 /// Makes sure that the destination is ours alone, and for a backup.
@@ -286,7 +291,7 @@ impl Copier {
 }
 
 /// Puts the new metadata in place of the old. Without `VERSION` nobody takes a half of each for whole.
-fn swap(dest: &Path, next: &Path) -> Result<(), BackupError> {
+fn swap(dest: &Path, next: &Path, found: &str) -> Result<(), BackupError> {
     let failed = BackupError::io(dest);
     let swapped = (|| {
         let version = dest.join("VERSION");
@@ -305,7 +310,7 @@ fn swap(dest: &Path, next: &Path) -> Result<(), BackupError> {
         std::fs::remove_dir_all(next)?;
         layout::make_directories(dest)?;
         sync_directory(dest)?;
-        replace_file(&version, layout::VERSION.as_bytes())
+        replace_file(&version, found.as_bytes())
     })();
     swapped.map_err(failed)
 }

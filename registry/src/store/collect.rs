@@ -24,7 +24,7 @@ use oci::{Algorithm, Digest, RepoName};
 use serde::{Deserialize, Serialize};
 
 use super::lease::Taking;
-use super::{Store, StoreError, layout, stripe};
+use super::{Store, StoreError, ahead, layout, stripe};
 use crate::keeping::Patience;
 use crate::state::{Item, Kind, Transaction, is_needed};
 
@@ -356,6 +356,12 @@ impl Store {
             }
         }
         let Some(size) = self.size_on_disk(&digest)? else { return Ok(false) };
+        // The power may have gone while it was on its way to the trash.
+        let path = self.inner.shelf.path(&digest);
+        let at = path.clone();
+        if !super::blocking(move || ahead::is_whole(&at, &digest)).await?.map_err(StoreError::io(&path))? {
+            return Ok(false);
+        }
         match self.commit(Transaction::Resurrect { repo: repo.clone(), digest, size }).await {
             Ok(()) => {
                 tracing::info!(repository = %repo, %digest, "a collected blob is needed after all");
@@ -371,7 +377,8 @@ impl Store {
     }
 
     /// Takes in the files of a part of the shelf that no row speaks of: a crash came between a file's
-    /// name and its record. They are doubted, so they go unless somebody pushes them.
+    /// name and its record. They are doubted, so they go unless somebody pushes them. What a power cut
+    /// left only half of goes at once.
     fn adopt(&self, part: u8) -> Result<u64, StoreError> {
         let mut adopted = 0;
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
@@ -383,6 +390,7 @@ impl Store {
                 // Whoever is just filing it holds the lock.
                 let _filing = self.inner.stripes[stripe(&digest)].blocking_write();
                 if let (None, Some(size)) = (self.read(|view| view.stored_blob(&digest))?, self.size_on_disk(&digest)?)
+                    && self.make_good(&digest)?
                 {
                     self.inner.committer.commit_blocking(Transaction::Adopt { digest, size })?;
                     adopted += 1;

@@ -9,9 +9,10 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
+use super::ahead::Ahead;
 use super::feed::{self, Readers};
 use crate::index::{Index, IndexError};
-use crate::journal::{self, Journal, Lsn, PAYLOAD_LIMIT, Purpose, snapshot};
+use crate::journal::{self, Journal, PAYLOAD_LIMIT, Purpose, snapshot};
 use crate::state::{Decision, Overlay, Record, Transaction, Write, decide};
 
 /// Most transactions in one batch. More wait: the next batch starts within a disk's `fdatasync`.
@@ -38,21 +39,23 @@ impl Committer {
     pub(super) fn start(
         journal: Journal,
         index: Arc<Index>,
+        ahead: Arc<Ahead>,
         snapshots: PathBuf,
         readers: Arc<Readers>,
         snapshot_every: usize,
     ) -> std::io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let closed = Arc::new(OnceLock::new());
+        let content = Content { ahead, index: index.clone(), closed: closed.clone() };
         let snapshots = Snapshots {
             dir: snapshots,
-            index: index.clone(),
+            content: content.clone(),
             readers,
             every: snapshot_every,
             bytes: 0,
             running: Arc::default(),
         };
-        let writer = Writer { journal, index, closed: closed.clone(), snapshots };
+        let writer = Writer { journal, index, closed: closed.clone(), content, snapshots };
         let thread = std::thread::Builder::new().name("registry-writer".to_owned()).spawn(|| writer.run(jobs))?;
         Ok(Self { queue: Some(queue), closed, thread: Some(thread) })
     }
@@ -128,6 +131,7 @@ struct Writer {
     journal: Journal,
     index: Arc<Index>,
     closed: Arc<OnceLock<String>>,
+    content: Content,
     snapshots: Snapshots,
 }
 
@@ -256,7 +260,12 @@ impl Writer {
             }
         }
         let synced = self.journal.sync().map_err(IndexError::from);
-        if let Err(error) = synced.and_then(|()| self.index.close()) {
+        let closed = match synced {
+            // Only then may the next start take everything for granted.
+            Ok(()) if self.content.make_durable() => self.index.close(),
+            synced => synced,
+        };
+        if let Err(error) = closed {
             tracing::error!(%error, "the index could not be closed; the next start makes it again");
         }
         if let Some(reply) = reply {
@@ -322,10 +331,31 @@ enum Unwritten {
     ReadOnly(String),
 }
 
+/// The files of what the index speaks of.
+#[derive(Clone)]
+struct Content {
+    ahead: Arc<Ahead>,
+    index: Arc<Index>,
+    closed: Arc<OnceLock<String>>,
+}
+
+impl Content {
+    /// Makes the files of all records durable that the index has by now. If that fails nothing is written
+    /// any more, and the next start has to look which of them are whole: the journal still has them all.
+    fn make_durable(&self) -> bool {
+        let synced = self.ahead.sync();
+        if let Err(error) = &synced {
+            close_for_good(&self.closed, format!("could not sync the file system of the blobs: {error}"));
+            self.index.distrust();
+        }
+        synced.is_ok()
+    }
+}
+
 /// Makes snapshots beside the writer, which goes on meanwhile.
 struct Snapshots {
     dir: PathBuf,
-    index: Arc<Index>,
+    content: Content,
     readers: Arc<Readers>,
     every: usize,
     bytes: usize,
@@ -340,11 +370,11 @@ impl Snapshots {
             return;
         }
         self.bytes = 0;
-        let (dir, index, running) = (self.dir.clone(), self.index.clone(), self.running.clone());
+        let (dir, content, running) = (self.dir.clone(), self.content.clone(), self.running.clone());
         let readers = self.readers.clone();
         let (id, journal) = (journal.id(), journal.dir().to_owned());
         let work = move || {
-            if let Err(error) = take_snapshot(&dir, &index, &readers, id, &journal) {
+            if let Err(error) = take_snapshot(&dir, &content, &readers, id, &journal) {
                 tracing::error!(%error, "no snapshot could be made; the journal grows until the next one");
             }
             running.store(false, Ordering::Release);
@@ -356,14 +386,19 @@ impl Snapshots {
     }
 }
 
-fn take_snapshot(dir: &Path, index: &Index, readers: &Readers, id: u64, journal: &Path) -> Result<Lsn, IndexError> {
+/// Files first: a snapshot says that the disk has all that its rows and older records speak of.
+fn take_snapshot(dir: &Path, content: &Content, readers: &Readers, id: u64, journal: &Path) -> Result<(), IndexError> {
+    let index = &content.index;
     let lsn = index.applied();
+    if !content.make_durable() {
+        return Ok(());
+    }
     snapshot::write::<IndexError>(dir, id, lsn, index.dump().map(|row| row.map_err(IndexError::from)))?;
     if let Some(covered) = snapshot::prune(dir)? {
         journal::forget_until(journal, feed::forgettable(readers, journal, covered)?)?;
     }
     tracing::info!(lsn = lsn.0, "snapshot made");
-    Ok(lsn)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -375,7 +410,7 @@ mod tests {
 
     fn open(dir: &Path, change: impl FnOnce(&mut Journal)) -> (Committer, Arc<Index>) {
         let path = |name: &str| dir.join(name);
-        for name in ["journal", "snapshot"] {
+        for name in ["journal", "snapshot", "uploads"] {
             std::fs::create_dir_all(path(name)).unwrap();
         }
         Journal::start(&path("journal"), 1).unwrap();
@@ -383,13 +418,15 @@ mod tests {
         let places = Places { sled: path("index.sled"), state: path("index.state"), snapshots: path("snapshot") };
         let index = Arc::new(Index::open(places, &journal).unwrap());
         change(&mut journal);
-        (Committer::start(journal, index.clone(), path("snapshot"), Arc::default(), usize::MAX).unwrap(), index)
+        let ahead = Arc::new(Ahead::open(dir, false).unwrap());
+        let committer = Committer::start(journal, index.clone(), ahead, path("snapshot"), Arc::default(), usize::MAX);
+        (committer.unwrap(), index)
     }
 
     fn store(content: &[u8]) -> Transaction {
         let mut verifier = oci::Verifier::new(Algorithm::Sha256);
         verifier.update(content);
-        Transaction::StoreBlob { repo: repo(), blob: verifier.seal(), upload: None }
+        Transaction::StoreBlob { repo: repo(), blob: verifier.seal(), upload: None, bytes: None }
     }
 
     fn repo() -> RepoName {

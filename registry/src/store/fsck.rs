@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use oci::{Algorithm, Digest, Manifest, RepoName, Tag, Verifier, media_type};
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, layout, stripe};
+use super::{Store, StoreError, ahead, layout, stripe};
 use crate::index::Index;
 use crate::state::{Item, RowsError, Transaction, View};
 
@@ -37,6 +37,8 @@ pub enum Finding {
     Unreadable(Digest, String),
     /// No row speaks of a file.
     Orphan(Digest),
+    /// No row speaks of a small file that is something else than its name says.
+    Leftover(Digest),
     /// The bytes of a manifest in the index are not what their digest says.
     ManifestDamaged(RepoName, Digest),
     /// A manifest names content that its repository does not hold.
@@ -54,6 +56,12 @@ impl fmt::Display for Finding {
             Self::Damaged(digest) => write!(f, "damaged: the file of {digest} is something else; push it again"),
             Self::Unreadable(digest, why) => write!(f, "unreadable: {digest}: {why}"),
             Self::Orphan(digest) => write!(f, "orphan: nothing is known about the file {digest}"),
+            Self::Leftover(digest) => {
+                write!(
+                    f,
+                    "leftover: nothing is known about the file {digest}, of which a power cut left something else"
+                )
+            }
             Self::ManifestDamaged(repo, digest) => write!(f, "damaged: the manifest {repo}@{digest}; push it again"),
             Self::Incomplete(repo, digest, child) => {
                 write!(f, "incomplete: {repo}@{digest} names {child}, which is not there; push it again")
@@ -259,9 +267,21 @@ impl Check<'_> {
                 self.found(&Finding::Orphan(*digest));
                 let size = std::fs::metadata(&path).map(|metadata| metadata.len());
                 let size = size.map_err(StoreError::io(&self.store.inner.data))?;
+                if self.repair {
+                    self.store.make_good(digest)?;
+                }
                 self.repair(Transaction::Adopt { digest: *digest, size })
             }
             Hashed::Missing => Ok(()),
+            // The collector removes it, too. Of what is larger the disk had every byte.
+            Hashed::Wrong if !ahead::is_whole(&path, digest).unwrap_or(true) => {
+                self.found(&Finding::Leftover(*digest));
+                if self.repair {
+                    std::fs::remove_file(&path).map_err(StoreError::io(&path))?;
+                    self.checked.repaired += 1;
+                }
+                Ok(())
+            }
             Hashed::Wrong => {
                 self.found(&Finding::Damaged(*digest));
                 if self.repair {

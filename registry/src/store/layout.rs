@@ -8,6 +8,7 @@ use content::place::{replace_file, sync_directory};
 use rustix::fs::{FlockOperation, flock};
 
 use super::OpenError;
+use crate::index::Places;
 use crate::journal::Journal;
 
 pub(super) const JOURNAL: &str = "journal";
@@ -19,7 +20,10 @@ pub(super) const QUARANTINE: &str = "quarantine";
 const DIRECTORIES: [&str; 5] = [JOURNAL, SNAPSHOTS, UPLOADS, TRASH, QUARANTINE];
 
 /// What `VERSION` says. Another format is another version, never a change in place.
-pub(super) const VERSION: &str = "lighter registry 2\n";
+pub(super) const VERSION: &str = "lighter registry 3\n";
+/// A version that is read as well, and becomes this one when it is opened: all that differs is that records
+/// may carry small blobs, which a program of then would not write again after a power cut.
+const OLDER: &str = "lighter registry 2\n";
 /// Longest `VERSION` that is looked at, in bytes.
 const VERSION_LIMIT: usize = 64;
 
@@ -34,16 +38,23 @@ pub(super) fn prepare(data: &Path) -> Result<File, OpenError> {
     };
     match found.as_deref() {
         None if is_foreign(data)? => return Err(OpenError::Foreign { data: data.to_owned() }),
-        Some(other) if other != VERSION => {
+        Some(other) if !is_known(other) => {
             return Err(OpenError::Version { data: data.to_owned(), found: other.trim().to_owned() });
         }
         _ => {}
     }
     let lock = lock(data)?;
-    if found.is_none() {
-        create(data, &version)?;
+    match found.as_deref() {
+        None => create(data, &version)?,
+        Some(OLDER) => replace_file(&version, VERSION.as_bytes()).map_err(OpenError::io(&version))?,
+        Some(_) => {}
     }
     Ok(lock)
+}
+
+/// Whether a data directory of this version can be read.
+pub(super) fn is_known(version: &str) -> bool {
+    [VERSION, OLDER].contains(&version)
 }
 
 /// Whether a directory without `VERSION` holds anything that a first start does not leave behind.
@@ -79,6 +90,11 @@ fn create(data: &Path, version: &Path) -> Result<(), OpenError> {
     let id = uuid::Uuid::now_v7().as_u128() as u64; // the low half of the UUID is random
     Journal::start(&data.join(JOURNAL), id).map_err(OpenError::metadata)?;
     replace_file(version, VERSION.as_bytes()).map_err(OpenError::io(version))
+}
+
+/// Where the index lies, and what it is made from.
+pub(super) fn places(data: &Path) -> Places {
+    Places { sled: data.join("index.sled"), state: data.join("index.state"), snapshots: data.join(SNAPSHOTS) }
 }
 
 /// Makes the directories that every store has, where they are missing.

@@ -18,14 +18,17 @@
 //! ```
 //!
 //! A commit goes file data, file name, journal, index, answer; in that order, each durable before the
-//! next. So metadata never speaks of content that could vanish.
+//! next. Small blobs lie in the journal as well until the disk has their files (`ahead`). So metadata
+//! never speaks of content that could vanish.
 
+mod ahead;
 mod backup;
 mod collect;
 mod commit;
 mod error;
 mod explain;
 mod feed;
+mod filing;
 mod fsck;
 mod layout;
 mod lease;
@@ -43,15 +46,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use content::place::{Shelf, Spread, sync_directory};
-use oci::{Descriptor, Digest, Manifest, RepoName, Selector, Tag, Verified};
+use content::place::{Shelf, Spread};
+use oci::{Descriptor, Digest, Manifest, RepoName, Selector, Tag};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::index::{Index, Places};
-use crate::journal::Journal;
+use crate::index::{Index, Left};
+use crate::journal::{Journal, Lsn};
 use crate::keeping::Keeping;
 pub use crate::state::Refusal;
 use crate::state::{Asked, Frozen, MountSource, RowsError, Terms, Transaction, View};
+use ahead::Ahead;
 pub use backup::{BackedUp, BackupError, backup};
 use collect::{Collector, Progress};
 pub use collect::{GcStatus, Pass};
@@ -74,7 +78,7 @@ use uploads::Uploads;
 const INLINE_LIMIT: usize = 64 << 10;
 
 /// A snapshot is made after this many bytes of records.
-const SNAPSHOT_EVERY: usize = 64 << 20;
+pub(crate) const SNAPSHOT_EVERY: usize = 64 << 20;
 
 /// How many digests can be filed at the same time without waiting for each other.
 const STRIPES: usize = 64;
@@ -94,6 +98,7 @@ pub struct Store {
 struct Inner {
     data: PathBuf,
     shelf: Shelf,
+    ahead: Arc<Ahead>,
     index: Arc<Index>,
     uploads: Uploads,
     journal_id: u64,
@@ -126,8 +131,13 @@ impl Store {
 
     /// The same, with policies. Garbage is collected in the background if they say so.
     pub fn open_keeping(data: &Path, keeping: Keeping) -> Result<Self, OpenError> {
+        Self::open_serving(data, keeping, SNAPSHOT_EVERY)
+    }
+
+    /// The same, with a snapshot after so many bytes of journal.
+    pub(crate) fn open_serving(data: &Path, keeping: Keeping, snapshot_every: usize) -> Result<Self, OpenError> {
         let lease = Some(keeping.gc.lease.duration());
-        Self::open_with(data, keeping, lease, SNAPSHOT_EVERY)
+        Self::open_with(data, keeping, lease, snapshot_every)
     }
 
     /// Opens a store that no server uses, to look after it: nobody was promised anything, and nothing
@@ -137,16 +147,16 @@ impl Store {
         Self::open_with(data, keeping, None, SNAPSHOT_EVERY)
     }
 
-    /// The same, with the index made again from snapshot and journal.
-    pub fn open_rebuilt(data: &Path, keeping: Keeping) -> Result<Self, OpenError> {
-        {
-            let _lock = layout::prepare(data)?;
-            let index = data.join("index.sled");
-            if index.exists() {
-                std::fs::remove_dir_all(&index).map_err(OpenError::io(&index))?;
-            }
+    /// The same, with the index made again from snapshot and journal, and small blobs that are damaged
+    /// from the journal, as far as it has them.
+    pub fn open_rebuilt(data: &Path, mut keeping: Keeping) -> Result<Self, OpenError> {
+        keeping.gc.enabled = false;
+        let lock = layout::prepare(data)?;
+        let index = data.join("index.sled");
+        if index.exists() {
+            std::fs::remove_dir_all(&index).map_err(OpenError::io(&index))?;
         }
-        Self::open_offline(data, keeping)
+        Self::open_locked(data, lock, keeping, None, SNAPSHOT_EVERY, true)
     }
 
     /// The same, with a snapshot after so many bytes of journal.
@@ -157,28 +167,48 @@ impl Store {
         snapshot_every: usize,
     ) -> Result<Self, OpenError> {
         let lock = layout::prepare(data)?;
+        Self::open_locked(data, lock, keeping, lease, snapshot_every, false)
+    }
+
+    fn open_locked(
+        data: &Path,
+        lock: File,
+        keeping: Keeping,
+        lease: Option<Duration>,
+        snapshot_every: usize,
+        rebuilt: bool,
+    ) -> Result<Self, OpenError> {
         let shelf = Shelf::open(data, Spread::Sharded).map_err(OpenError::io(data))?;
         let journal = Journal::open(&data.join(layout::JOURNAL)).map_err(OpenError::metadata)?;
-        let places = Places {
-            sled: data.join("index.sled"),
-            state: data.join("index.state"),
-            snapshots: data.join(layout::SNAPSHOTS),
-        };
+        let places = layout::places(data);
         let snapshots = places.snapshots.clone();
-        let index = Arc::new(Index::open(places, &journal).map_err(OpenError::metadata)?);
+        let mut pending = true;
+        let index = Index::open_after(places, &journal, |index, left| {
+            pending = left != Left::Clean;
+            let after = match left {
+                _ if rebuilt => Lsn(0),
+                Left::Clean | Left::Cached => return Ok(()),
+                Left::SameBoot | Left::Unknown => ahead::durable_until(&snapshots, &journal)?,
+            };
+            ahead::restore(index, &journal, &shelf, after).map(drop)
+        });
+        let index = Arc::new(index.map_err(OpenError::metadata)?);
+        let ahead = Arc::new(Ahead::open(data, pending || rebuilt).map_err(OpenError::io(data))?);
         let uploads = data.join(layout::UPLOADS);
         let open = View(&*index).uploads().map_err(OpenError::metadata)?;
         let uploads = Uploads::open(uploads, &open).map_err(OpenError::io(data))?;
         shelf.sweep().map_err(OpenError::io(data))?;
         let readers = Arc::<feed::Readers>::default();
         let journal_id = journal.id();
-        let committer = Committer::start(journal, index.clone(), snapshots, readers.clone(), snapshot_every)
-            .map_err(OpenError::io(data))?;
+        let committer =
+            Committer::start(journal, index.clone(), ahead.clone(), snapshots, readers.clone(), snapshot_every)
+                .map_err(OpenError::io(data))?;
         let inner = Inner {
             data: data.to_owned(),
             journal_id,
             readers,
             shelf,
+            ahead,
             index,
             uploads,
             stripes: (0..STRIPES).map(|_| RwLock::new(())).collect(),
@@ -390,20 +420,6 @@ impl Store {
         self.commit(Transaction::PutManifest { repo, manifest, inline, tags, frozen, terms }).await
     }
 
-    async fn file_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
-        let shelf = self.inner.shelf.clone();
-        let (bytes, digest) = (manifest.bytes().to_vec(), manifest.digest());
-        let path = shelf.path(&digest);
-        let filed = blocking(move || {
-            let mut incoming = shelf.incoming(digest.algorithm())?;
-            std::io::Write::write_all(&mut incoming, &bytes)?;
-            let finished = incoming.finish(digest).expect("the manifest's digest is that of its bytes");
-            shelf.keep(finished)?;
-            sync_parent(&shelf.path(&digest))
-        });
-        filed.await?.map_err(self.undurable(&path))
-    }
-
     /// Deletes a tag, or a manifest with all tags that name it.
     pub(crate) async fn delete_manifest(&self, repo: &RepoName, which: &Selector) -> Result<(), StoreError> {
         let (frozen, repo) = (self.frozen(repo), repo.clone());
@@ -478,29 +494,6 @@ impl Store {
         }
     }
 
-    /// Files a blob that lies whole, sealed and durable in `path` and makes it readable in a repository.
-    async fn file_blob(
-        &self,
-        repo: &RepoName,
-        path: PathBuf,
-        blob: Verified,
-        upload: Option<String>,
-    ) -> Result<(), StoreError> {
-        let _filing = self.digest_lock(&blob.digest()).await;
-        self.inner.leases.renew(&blob.digest()); // under the lock, so that nobody takes it meanwhile
-        let known = self.read(|view| view.stored_blob(&blob.digest()))?.is_some();
-        let shelf = self.inner.shelf.clone();
-        let target = shelf.path(&blob.digest());
-        let filed = blocking(move || {
-            let is_here = shelf.size(&blob.digest())? == Some(blob.size());
-            shelf.place_sealed(&path, &blob)?;
-            // A crash may have left content that has its name, but whose name is not durable.
-            if is_here && !known { sync_parent(&shelf.path(&blob.digest())) } else { Ok(()) }
-        });
-        filed.await?.map_err(self.undurable(&target))?;
-        self.commit(Transaction::StoreBlob { repo: repo.clone(), blob, upload }).await
-    }
-
     /// Up to `limit` tags behind `after`; an error if nothing was ever pushed there.
     pub(crate) async fn tags(&self, repo: &RepoName, after: String, limit: usize) -> Result<Vec<Tag>, StoreError> {
         let (store, repo) = (self.clone(), repo.clone());
@@ -547,10 +540,8 @@ fn stripe(digest: &Digest) -> usize {
     digest.as_bytes().last().map_or(0, |byte| *byte as usize % STRIPES)
 }
 
-fn sync_parent(path: &Path) -> std::io::Result<()> {
-    sync_directory(path.parent().unwrap_or(Path::new("/")))
-}
-
+#[cfg(test)]
+mod ahead_tests;
 #[cfg(test)]
 mod keep_tests;
 #[cfg(test)]

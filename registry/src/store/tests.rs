@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oci::{Algorithm, Manifest, RepoName, Selector};
+use oci::{Algorithm, Manifest, RepoName, Selector, Verified};
 use serde_json::json;
 
 use super::*;

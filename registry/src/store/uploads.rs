@@ -7,19 +7,19 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use content::place::seal;
 use oci::wire::UploadId;
 use oci::wire::range::Chunk;
-use oci::{Algorithm, Digest, Mismatch, RepoName, Verified, Verifier};
+use oci::{Algorithm, Digest, RepoName, Verified, Verifier};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
+use super::filing::{Arrived, Unfit, verify};
 use super::{Store, StoreError, blocking};
 use crate::state::Transaction;
 
@@ -318,7 +318,7 @@ fn write_all_at(file: &File, parts: &[Bytes], mut at: u64) -> io::Result<()> {
 }
 
 /// Hashes a file from its start.
-fn hash_file(file: &File, algorithm: Algorithm) -> io::Result<Verifier> {
+pub(super) fn hash_file(file: &File, algorithm: Algorithm) -> io::Result<Verifier> {
     let mut verifier = Verifier::new(algorithm);
     let mut buffer = vec![0; READ];
     let mut reader = file;
@@ -453,7 +453,8 @@ impl Upload {
         }
         let mut state = self.state.take().ok_or(StoreError::NoUpload)?;
         let verifier = state.take().ok_or(StoreError::NoUpload)?;
-        let verified = match verify(verifier, &self.file, digest).await? {
+        let small = self.store.inner.ahead.takes(verifier.size());
+        let (verified, bytes) = match verify(verifier, &self.file, digest, small).await? {
             Ok(verified) => verified,
             Err(unfit) => {
                 // The session is over also where the disk was full: what the kernel could not write it
@@ -466,7 +467,8 @@ impl Upload {
             }
         };
         let (store, id) = (&self.store, self.id.to_string());
-        let filed = store.file_blob(&self.session.repo, self.session.path.clone(), verified, Some(id)).await;
+        let arrived = Arrived { path: self.session.path.clone(), blob: verified, bytes };
+        let filed = store.file_blob(&self.session.repo, arrived, Some(id)).await;
         if !matches!(filed, Err(StoreError::Full)) {
             store.inner.uploads.with(|sessions| sessions.remove(&self.id));
         }
@@ -480,34 +482,6 @@ impl Upload {
             tracing::debug!(%error, "an upload could not be discarded");
         }
     }
-}
-
-/// Why what arrived cannot be filed.
-enum Unfit {
-    /// It is something else.
-    Other(Mismatch),
-    /// It could not be made durable.
-    Undurable(io::Error),
-}
-
-/// Compares what arrived with its claim, hashing again if the claim is by another algorithm, and makes it
-/// durable. Nobody else waits for that: no lock is held yet.
-async fn verify(verifier: Verifier, file: &Arc<File>, digest: Digest) -> Result<Result<Verified, Unfit>, StoreError> {
-    let (file, size) = (file.clone(), verifier.size());
-    let verified = blocking(move || {
-        // A write that failed may have left more than was hashed, if taking it back failed too.
-        if file.metadata()?.len() != size {
-            file.set_len(size)?;
-        }
-        let running = verifier.clone().seal().digest().algorithm();
-        let verifier = match running == digest.algorithm() {
-            true => verifier,
-            false => hash_file(&file, digest.algorithm())?,
-        };
-        let verified = verifier.finish(digest).map_err(Unfit::Other);
-        Ok(verified.and_then(|verified| seal(&file).map(|()| verified).map_err(Unfit::Undurable)))
-    });
-    verified.await?.map_err(StoreError::io(Path::new("an upload")))
 }
 
 #[cfg(test)]

@@ -52,6 +52,8 @@ pub enum Act {
     Sync {
         inode: Inode,
     },
+    /// Everything on the file system.
+    SyncAll,
     /// An answer to the request of this number, with its status.
     Answer {
         request: usize,
@@ -89,7 +91,7 @@ impl Event {
             Act::Write { inode: of, .. } | Act::Resize { inode: of, .. } | Act::Extend { inode: of, .. } => {
                 *of == inode
             }
-            Act::Sync { .. } | Act::Answer { .. } => false,
+            Act::Sync { .. } | Act::SyncAll | Act::Answer { .. } => false,
         }
     }
 
@@ -113,10 +115,13 @@ impl<'a> Disk<'a> {
     /// Lets one event happen and says which; `None` at the end.
     pub fn step(&mut self) -> Option<&'a Event> {
         let event = self.events.get(self.passed)?;
-        if let Act::Sync { inode } = event.act {
-            for (earlier, durable) in self.events[..self.passed].iter().zip(&mut self.durable) {
-                *durable |= earlier.is_of(inode) && earlier.ended < event.began;
-            }
+        for (earlier, durable) in self.events[..self.passed].iter().zip(&mut self.durable) {
+            let synced = match event.act {
+                Act::Sync { inode } => earlier.is_of(inode),
+                Act::SyncAll => true,
+                _ => false,
+            };
+            *durable |= synced && earlier.ended < event.began;
         }
         self.passed += 1;
         Some(event)
@@ -191,7 +196,7 @@ impl Tree {
                 let data = self.data.entry(*inode).or_default();
                 data.resize(data.len().max(*length), 0);
             }
-            Act::Sync { .. } | Act::Answer { .. } => {}
+            Act::Sync { .. } | Act::SyncAll | Act::Answer { .. } => {}
         }
     }
 
@@ -310,6 +315,7 @@ impl Process<'_> {
                 }
             }
             "fsync" | "fdatasync" => self.file(call).map(|file| Act::Sync { inode: file.inode }),
+            "syncfs" => self.file(call).map(|_| Act::SyncAll),
             // It says nothing about the disk's own memory nor about the file's size: worth nothing.
             "sync_file_range" => None,
             "rename" => match (self.entry(&call.path(0)), self.entry(&call.path(1))) {

@@ -3,6 +3,11 @@
 //! From each of them the store must open, have everything that had been acknowledged by then, and be
 //! sound. So an answer that is sent before what it promises is durable fails here, as does a name that is
 //! durable before its content, however short the moment.
+//!
+//! Blobs are small and large: small ones lie in the journal until the disk has their files, and come back
+//! from there at the start. The server makes snapshots all the while, after which the journal is no longer
+//! asked. And each state is that of another boot, as it is after a cut: or it would be trusted as after
+//! `kill -9`, and nothing would be made again.
 
 mod disk;
 mod trace;
@@ -23,7 +28,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::client::{Http, MANIFEST, image_with, noise};
-use crate::durability::{CALM, Victim};
+use crate::durability::{CALM, SNAPSHOT_EVERY, Victim};
 use disk::{Act, Disk, Event, Luck, Tree};
 
 const CLIENTS: usize = 3;
@@ -107,7 +112,9 @@ impl Client {
 
     async fn push_image(&self, repo: &str, round: usize) -> Digest {
         let seed = (self.number * ROUNDS + round) as u64;
-        let layer = noise(seed, 700 + round * 900);
+        // Each way of pushing with a blob that the journal takes as well, and with one that is too large.
+        let size = if round < ROUNDS / 2 { 700 + round * 900 } else { 16_500 + round * 200 };
+        let layer = noise(seed, size);
         // Every so often one that is too large for the journal, so that it lies in a file.
         let note = if round % 4 == 2 { "x".repeat(70_000) } else { String::new() };
         let manifest = image_with(&layer, json!({"annotations": {"round": round.to_string(), "note": note}}));
@@ -173,6 +180,7 @@ async fn traced_work(calm: bool) -> (Log, Vec<Event>) {
     if calm {
         strace.env(CALM, "yes");
     }
+    strace.env(SNAPSHOT_EVERY, "30000");
     let mut victim = Victim::start_as(&data, &mut strace);
     let traced = traced(&victim.process);
     let (log, requests) = (Arc::<Mutex<Log>>::default(), Arc::<AtomicUsize>::default());
@@ -371,7 +379,7 @@ async fn the_power_goes_at_every_moment(calm: bool, care: Care) {
     let log = Arc::new(log);
     let workplace = workplace();
     let (mut disk, mut answered, mut seen) = (Disk::new(&events), HashSet::new(), HashSet::new());
-    let (mut moment, mut tried, mut failures) = (0, 0, Vec::new());
+    let (mut moment, mut tried, mut outcomes) = (0, 0, Vec::new());
     let mut running = tokio::task::JoinSet::new();
     while let Some(event) = disk.step() {
         moment += 1;
@@ -391,20 +399,33 @@ async fn the_power_goes_at_every_moment(calm: bool, care: Care) {
             let told = format!("after event {moment} ({:?}), {luck:?}", what(event));
             running.spawn(try_state(tree, place, allowed, log, tried % GOES_ON == 0, told));
             if running.len() >= AT_ONCE {
-                failures.extend(running.join_next().await.unwrap().unwrap().err());
+                outcomes.push(running.join_next().await.unwrap().unwrap());
             }
         }
     }
-    failures.extend(running.join_all().await.into_iter().filter_map(Result::err));
+    outcomes.extend(running.join_all().await);
+    let (mut failures, mut lacking, mut restored) = (Vec::new(), 0, 0);
+    for outcome in outcomes {
+        match outcome {
+            Ok(blobs) => (lacking, restored) = (lacking + usize::from(blobs > 0), restored + blobs),
+            Err(error) => failures.push(error),
+        }
+    }
     // The trace has all of the work, or nothing was proved.
     assert!(last.is_subset(&answered) || !calm, "the trace lacks answers: {:?}", last.difference(&answered));
     assert!(tried > events.len() / 2, "{tried} states of {} events", events.len());
     let mut out = std::io::stderr().lock();
-    std::io::Write::write_fmt(&mut out, format_args!("{} events, {tried} states of the disk\n", events.len())).unwrap();
+    let told = format_args!(
+        "{} events, {tried} states of the disk, {restored} blobs that {lacking} of them lacked\n",
+        events.len()
+    );
+    std::io::Write::write_fmt(&mut out, told).unwrap();
     let shown: Vec<_> = failures.iter().take(10).collect();
     assert!(failures.is_empty(), "{} of {tried} states lost something: {shown:#?}", failures.len());
+    assert!(lacking > tried / 10, "only {lacking} of {tried} states lacked what the journal has");
 }
 
+/// Opens the store in a state and looks at it; says how many files it wrote again.
 async fn try_state(
     tree: Tree,
     place: PathBuf,
@@ -412,19 +433,47 @@ async fn try_state(
     log: Arc<Log>,
     goes_on_too: bool,
     told: String,
-) -> Result<(), String> {
+) -> Result<usize, String> {
     let tried = tokio::task::spawn_blocking(move || {
         tree.write_to(&place);
+        start_machine_anew(&place);
+        let before = whole_blobs(&place.join("blobs"));
         let mut verified = verify(&place, &allowed, &log.manifests);
+        let restored = whole_blobs(&place.join("blobs")).difference(&before).count();
         if goes_on_too && verified.is_ok() {
             verified = Handle::current().block_on(goes_on(&place, &allowed));
         }
         if verified.is_ok() {
             std::fs::remove_dir_all(&place).unwrap();
         }
-        verified
+        verified.map(|()| restored)
     });
     tried.await.unwrap_or_else(|panic| Err(panic.to_string())).map_err(|error| format!("{told}: {error}"))
+}
+
+/// The files that are what their names say.
+fn whole_blobs(directory: &Path) -> HashSet<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return HashSet::new() };
+    let mut found = HashSet::new();
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            found.extend(whole_blobs(&path));
+            continue;
+        }
+        let (bytes, name) = (std::fs::read(&path).unwrap(), path.file_name().unwrap().to_str().unwrap());
+        if [Algorithm::Sha256, Algorithm::Sha512].iter().any(|kind| Digest::of_with(*kind, &bytes).hex() == name) {
+            found.insert(name.to_owned());
+        }
+    }
+    found
+}
+
+/// The mark of a boot in the data is that of one long ago.
+fn start_machine_anew(data: &Path) {
+    let state = data.join("index.state");
+    if std::fs::read_to_string(&state).is_ok_and(|mark| mark.starts_with("boot ")) {
+        std::fs::write(&state, "boot of another time").unwrap();
+    }
 }
 
 fn fingerprint(tree: &Tree, answered: usize) -> u64 {
