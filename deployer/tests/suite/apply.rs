@@ -1,10 +1,10 @@
 //! Manifests on a real API server: what server-side apply does to objects that we, kubectl or others made.
 
+use crate::stage::{DEPLOYMENTS, SERVICES, Stage, deployment, image, image_for, pinned};
 use deployer::{Change, Class, Conflict, End, Error, Evidence, Policy, Step};
 use fixtures::kubernetes::User;
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
-use crate::stage::{DEPLOYMENTS, SERVICES, Stage, deployment, image, image_for, pinned};
 
 /// A Service and a Deployment as people write them: the image has no registry yet.
 const WEB: &str = r#"

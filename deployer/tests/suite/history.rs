@@ -1,9 +1,9 @@
 //! Versions, and steering by hand, on a real API server and controller manager.
 
+use crate::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
 use deployer::{Class, End, Error, Evidence, Goal, Policy, Steer, Target};
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::json;
-use crate::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
 use std::time::Duration;
 
 fn patient() -> Policy {

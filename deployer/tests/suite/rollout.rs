@@ -1,11 +1,11 @@
 //! Rollouts on a real API server and controller manager. The test plays the kubelet, and looks at the
 //! cluster with a client of its own.
 
+use crate::stage::{DEPLOYMENTS, Stage, deployment, image, image_for, pinned};
 use deployer::{Cause, Change, Class, End, Error, Event, Evidence, Policy, Verdict, Waiting};
 use fixtures::kubernetes::User;
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
-use crate::stage::{DEPLOYMENTS, Stage, deployment, image, image_for, pinned};
 use std::time::Duration;
 
 const NOT_FOUND: &str =

@@ -1,12 +1,12 @@
 //! The way back, on a real API server and controller manager.
 
+use crate::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
 use deployer::{
     Back, Class, End, Event, Evidence, Executed, Image, Outcome, Policy, Probe, PullSecret, Pullable, Registry, Undone,
 };
 use fixtures::kubernetes::kubelet::Fate;
 use oci::Platform;
 use serde_json::{Value, json};
-use crate::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
