@@ -78,6 +78,8 @@ pub struct Provenance {
 
 pub(crate) const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
 pub(crate) const OUR_ANNOTATIONS: &str = "lighter.dev/";
+/// What says where the image that runs comes from, and nothing of another one.
+pub(crate) const OF_ONE_IMAGE: [&str; 3] = [CHANGE_CAUSE, "lighter.dev/commit", "lighter.dev/pipeline"];
 /// The number of the pipeline that deployed last: GitLab counts them per project.
 pub(crate) const PIPELINE_IID: &str = "lighter.dev/pipeline-iid";
 

@@ -4,7 +4,7 @@
 use crate::api::Patch;
 use crate::assign::{self, Assignment, Taken};
 use crate::guard::Guard;
-use crate::image::{Image, PIPELINE_IID, Provenance};
+use crate::image::{Image, OF_ONE_IMAGE, PIPELINE_IID, Provenance};
 use crate::object::{ObjectName, Resource};
 use crate::once;
 use crate::ownership::Force;
@@ -339,6 +339,9 @@ fn patch_action(live: &Live, taken: &[Taken<'_>], options: &Options) -> Action {
         (Change::Replace, Step::Replace(annotated(new_job(live, &changing), &annotations)))
     } else {
         let mut body = annotated(images_body(live, &changing), &annotations);
+        if !changing.is_empty() {
+            take_untrue(live, &annotations, &mut body);
+        }
         if options.guard.is_set() {
             body["metadata"]["resourceVersion"] = live.object["metadata"]["resourceVersion"].clone();
         }
@@ -348,6 +351,15 @@ fn patch_action(live: &Live, taken: &[Taken<'_>], options: &Options) -> Action {
     let generation = live.object["metadata"]["generation"].as_i64();
     let pull = Pull::of(workload::pod_spec(&live.name.resource, &live.object));
     Action { object: live.name.clone(), uid, generation, change, step, images, pull, wave: 0 }
+}
+
+/// Takes away what an earlier deploy said of the images that go, where this one says nothing in its place: a deploy by
+/// hand after one by a pipeline is not of its commit.
+fn take_untrue(live: &Live, annotations: &BTreeMap<String, String>, body: &mut Value) {
+    let there = |key: &&&str| !live.object["metadata"]["annotations"][**key].is_null();
+    for key in OF_ONE_IMAGE.iter().filter(there).filter(|key| !annotations.contains_key(**key)) {
+        body["metadata"]["annotations"][*key] = Value::Null;
+    }
 }
 
 /// Whether the number of our pipeline must be written although nothing else changes: else a pipeline between

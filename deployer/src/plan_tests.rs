@@ -59,6 +59,27 @@ fn one_patch_holds_uid_image_and_annotations() {
 }
 
 #[test]
+fn what_an_earlier_deploy_said_of_its_image_goes_with_the_image() {
+    let mut live = live("Deployment", two());
+    live.object["metadata"]["annotations"] = json!({"kubernetes.io/change-cause": "lighter deploy of commit 1",
+        "lighter.dev/commit": "1", "lighter.dev/pipeline": "7", "lighter.dev/pipeline-iid": "7", "theirs": "x"});
+    let options = |facts: &[(&str, &str)]| {
+        let facts = facts.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Options { provenance: Provenance { change_cause: None, facts }, ..Options::default() }
+    };
+    let written = |options: &Options| {
+        let plan = plan_images(&[("deployment/web".parse().unwrap(), live.clone())], &[image().into()], options);
+        let Step::Patch(body) = plan.unwrap().actions[0].step.clone() else { panic!("nothing is written") };
+        body["metadata"]["annotations"].clone()
+    };
+    let by_hand = json!({"kubernetes.io/change-cause": null, "lighter.dev/commit": null, "lighter.dev/pipeline": null});
+    assert_eq!(written(&options(&[])), by_hand, "a late pipeline is still known by its number");
+    let of_commit =
+        json!({"kubernetes.io/change-cause": null, "lighter.dev/commit": "2", "lighter.dev/pipeline": null});
+    assert_eq!(written(&options(&[("commit", "2")])), of_commit);
+}
+
+#[test]
 fn the_template_of_a_cron_job_lies_deeper() {
     let plan = plan("cronjob/web/app", live("CronJob", two())).unwrap();
     let Step::Patch(body) = &plan.actions[0].step else { panic!("{plan:?}") };

@@ -1,17 +1,10 @@
 //! What a deploy can be asked for beyond an image and a target, on a real cluster: a bound on how much happens at once,
 //! CronJobs that run once, nothing that runs at all, checks alone, manifests in waves, and the way back by ticket.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::OnceLock;
-
-use fixtures::clients::{Client, Lighter};
-use fixtures::den::Den;
-use fixtures::images::Image;
-use fixtures::kubernetes::kubelet::{Fate, Kubelet};
-use fixtures::kubernetes::{Api, Cluster, User};
-use fixtures::registry::Registry;
+use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
+
+use crate::desk::{Desk, Images};
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 const DAEMON_SETS: &str = "/apis/apps/v1/daemonsets";
@@ -19,91 +12,31 @@ const CRON_JOBS: &str = "/apis/batch/v1beta1/cronjobs";
 const JOBS: &str = "/apis/batch/v1/jobs";
 const WIDGETS: &str = "/apis/choices.test/v1/widgets";
 
-/// Two versions that run and one that does not, in a registry.
-struct Images {
-    good: [String; 2],
-    bad: String,
-    registry: Registry,
+/// A namespace in which pods of the bad image end with an error, and those called `task` when they are done.
+fn scene(namespace: &'static str) -> Desk {
+    let images = Images::shared();
+    Desk::new(namespace, |pod| {
+        let (image, name) = (&pod["spec"]["containers"][0]["image"], &pod["spec"]["containers"][0]["name"]);
+        match (*image == images.bad, name == "task") {
+            (true, true) => Fate::Fails(3, "there is no table `orders`".into()),
+            (true, false) => Fate::Crashes(3, "there is no table `orders`".into()),
+            (false, true) => Fate::Succeeds,
+            (false, false) => Fate::Runs,
+        }
+    })
 }
 
-impl Images {
-    fn shared() -> &'static Images {
-        static SHARED: OnceLock<Images> = OnceLock::new();
-        SHARED.get_or_init(|| {
-            let lighter = Path::new(env!("CARGO_BIN_EXE_lighter"));
-            let (registry, client) = (Registry::start(lighter), Lighter::new(lighter));
-            let push = |seed: u64, name: &str| {
-                let (image, name) = (Image::small(seed), registry.reference(name));
-                client.push(&image, &name);
-                format!("{name}@{}", image.manifest.digest)
-            };
-            let good = [push(31, "web:1"), push(32, "web:2")];
-            Images { good, bad: push(33, "web:bad"), registry }
-        })
-    }
+/// The image of the first container.
+fn image_of(scene: &Desk, kind: &str, name: &str) -> String {
+    let object = scene.object(kind, name);
+    let places = ["/spec/template/spec/containers/0/image", "/spec/jobTemplate/spec/template/spec/containers/0/image"];
+    let image = places.iter().find_map(|place| object.pointer(place)).and_then(Value::as_str);
+    image.expect("a container has an image").to_owned()
 }
 
-/// A namespace, in which pods of the bad image end with an error, and those called `task` when they are done.
-struct Scene {
-    namespace: &'static str,
-    admin: Api,
-    kubeconfig: PathBuf,
-    den: Den,
-    _kubelet: Kubelet,
-}
-
-impl Scene {
-    fn new(namespace: &'static str) -> Self {
-        let (cluster, images) = (Cluster::shared(), Images::shared());
-        cluster.namespace(namespace);
-        let kubelet = Kubelet::start(cluster, namespace, |pod| {
-            let (image, name) = (&pod["spec"]["containers"][0]["image"], &pod["spec"]["containers"][0]["name"]);
-            match (*image == images.bad, name == "task") {
-                (true, true) => Fate::Fails(3, "there is no table `orders`".into()),
-                (true, false) => Fate::Crashes(3, "there is no table `orders`".into()),
-                (false, true) => Fate::Succeeds,
-                (false, false) => Fate::Runs,
-            }
-        });
-        let kubeconfig = cluster.kubeconfig(User::Admin, namespace);
-        Self { namespace, admin: cluster.api(User::Admin), kubeconfig, den: Den::new("choices"), _kubelet: kubelet }
-    }
-
-    fn path(&self, kind: &str, name: &str) -> String {
-        let (root, plural) = kind.rsplit_once('/').expect("a path of a kind");
-        format!("{root}/namespaces/{}/{plural}/{name}", self.namespace)
-    }
-
-    fn create(&self, kind: &str, object: &Value) {
-        self.admin.post(self.path(kind, "").trim_end_matches('/'), object).expect_ok();
-    }
-
-    fn object(&self, kind: &str, name: &str) -> Value {
-        self.admin.object(&self.path(kind, name))
-    }
-
-    /// The image of the first container.
-    fn image(&self, kind: &str, name: &str) -> String {
-        let object = self.object(kind, name);
-        let places =
-            ["/spec/template/spec/containers/0/image", "/spec/jobTemplate/spec/template/spec/containers/0/image"];
-        let image = places.iter().find_map(|place| object.pointer(place)).and_then(Value::as_str);
-        image.expect("a container has an image").to_owned()
-    }
-
-    /// Runs lighter; the exit code must be this one. What went to stdout and stderr.
-    fn lighter(&self, arguments: &[&str], code: i32) -> (String, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lighter"));
-        command.args(arguments).env_clear().env("HOME", self.den.path()).env("KUBECONFIG", &self.kubeconfig);
-        let Output { status, stdout, stderr } = command.output().expect("lighter starts");
-        let (told, data) = (String::from_utf8(stderr).unwrap(), String::from_utf8(stdout).unwrap());
-        assert_eq!(status.code(), Some(code), "{arguments:?}: {told}");
-        (data, told)
-    }
-
-    fn deploy(&self, image: &str, more: &[&str], code: i32) -> String {
-        self.lighter(&[&["deploy", "--timeout", "60s", "--image", image], more].concat(), code).1
-    }
+/// Deploys an image; what was told on stderr.
+fn deploy(scene: &Desk, image: &str, more: &[&str], code: i32) -> String {
+    scene.lighter(&[&["deploy", "--timeout", "60s", "--image", image], more].concat(), code).1
 }
 
 /// A workload of pods with one container.
@@ -122,8 +55,8 @@ fn template(name: &str, container: &str, image: &str) -> Value {
 
 #[test]
 fn only_so_many_are_rolled_out_at_a_time() {
-    let scene = Scene::new("choices-parallel");
-    let Images { good: [old, new], bad, .. } = Images::shared();
+    let scene = scene("choices-parallel");
+    let Images { web: [old, new], bad, .. } = Images::shared();
     for name in ["a", "b", "c"] {
         scene.create(DEPLOYMENTS, &workload("Deployment", name, "web", old));
         scene.lighter(&["rollout", "wait", &format!("deployment/{name}"), "--timeout", "60s"], 0);
@@ -131,21 +64,21 @@ fn only_so_many_are_rolled_out_at_a_time() {
     let all = ["--target", "deployment/a", "--target", "deployment/b", "--target", "deployment/c"];
     let keep = [&all[..], &["--on-failure", "keep", "--parallel", "2"]].concat();
     let before = scene.object(DEPLOYMENTS, "c")["metadata"]["generation"].clone();
-    let told = scene.deploy(bad, &keep, 20);
+    let told = deploy(&scene, bad, &keep, 20);
     assert!(told.contains("no table `orders`"), "{told}");
-    assert_eq!([scene.image(DEPLOYMENTS, "a"), scene.image(DEPLOYMENTS, "b")], [bad.clone(), bad.clone()]);
+    assert_eq!([image_of(&scene, DEPLOYMENTS, "a"), image_of(&scene, DEPLOYMENTS, "b")], [bad.clone(), bad.clone()]);
     assert_eq!(scene.object(DEPLOYMENTS, "c")["metadata"]["generation"], before, "its turn did not come");
-    scene.deploy(new, &[&all[..], &["--parallel", "1"]].concat(), 0);
+    deploy(&scene, new, &[&all[..], &["--parallel", "1"]].concat(), 0);
     for name in ["a", "b", "c"] {
-        assert_eq!(scene.image(DEPLOYMENTS, name), *new);
+        assert_eq!(image_of(&scene, DEPLOYMENTS, name), *new);
     }
-    scene.deploy(new, &[&all[..], &["--parallel", "0"]].concat(), 64);
+    deploy(&scene, new, &[&all[..], &["--parallel", "0"]].concat(), 64);
 }
 
 #[test]
 fn a_cron_job_is_run_once_before_its_hour() {
-    let scene = Scene::new("choices-once");
-    let Images { good: [old, new], bad, .. } = Images::shared();
+    let scene = scene("choices-once");
+    let Images { web: [old, new], bad, .. } = Images::shared();
     let mut template = template("report", "task", old);
     template["spec"]["restartPolicy"] = json!("Never");
     let job = json!({"metadata": {"labels": {"team": "shop"}}, "spec": {"backoffLimit": 0, "template": template}});
@@ -156,9 +89,9 @@ fn a_cron_job_is_run_once_before_its_hour() {
         list["items"].as_array().cloned().unwrap_or_default()
     };
 
-    scene.deploy(new, &["--target", "cronjob/report"], 0);
+    deploy(&scene, new, &["--target", "cronjob/report"], 0);
     assert!(jobs().is_empty(), "nobody asked for it");
-    let told = scene.deploy(new, &["--target", "cronjob/report", "--run-once"], 0);
+    let told = deploy(&scene, new, &["--target", "cronjob/report", "--run-once"], 0);
     let [job] = &jobs()[..] else { panic!("one job: {told}") };
     assert!(told.contains("it has done its work") && told.contains("runs once"), "{told}");
     assert_eq!(job["spec"]["template"]["spec"]["containers"][0]["image"], new.as_str());
@@ -166,15 +99,15 @@ fn a_cron_job_is_run_once_before_its_hour() {
     let owner = &job["metadata"]["ownerReferences"][0];
     assert_eq!((&owner["kind"], &owner["name"]), (&json!("CronJob"), &json!("report")));
 
-    let told = scene.deploy(bad, &["--target", "cronjob/report", "--run-once", "--logs", "5"], 21);
+    let told = deploy(&scene, bad, &["--target", "cronjob/report", "--run-once", "--logs", "5"], 21);
     assert!(told.contains("no table `orders`") && told.contains("BackoffLimitExceeded"), "{told}");
     assert!(told.contains("last lines of its log"), "{told}");
-    assert_eq!(scene.image(CRON_JOBS, "report"), *new, "it went back");
+    assert_eq!(image_of(&scene, CRON_JOBS, "report"), *new, "it went back");
     assert_eq!(jobs().len(), 2);
 
     let deployment = workload("Deployment", "web", "web", old);
     scene.create(DEPLOYMENTS, &deployment);
-    let told = scene.deploy(new, &["--target", "deployment/web", "--run-once"], 64);
+    let told = deploy(&scene, new, &["--target", "deployment/web", "--run-once"], 64);
     assert!(told.contains("there is no CronJob"), "{told}");
     let role = scene.lighter(&["deploy", "rbac", "--target", "cronjob/report", "--run-once", "--minimal"], 0).0;
     assert!(role.contains("resources: [\"jobs\"], verbs: [\"create\", \"list\", \"watch\"]"), "{role}");
@@ -182,29 +115,29 @@ fn a_cron_job_is_run_once_before_its_hour() {
 
 #[test]
 fn a_daemon_set_that_no_node_fits_is_no_success_unless_that_is_meant() {
-    let scene = Scene::new("choices-zero");
-    let Images { good: [old, new], .. } = Images::shared();
+    let scene = scene("choices-zero");
+    let Images { web: [old, new], .. } = Images::shared();
     let mut object = workload("DaemonSet", "agent", "web", old);
     object["spec"]["template"]["spec"]["nodeSelector"] = json!({"no": "node"});
     scene.create(DAEMON_SETS, &object);
     let target = ["--target", "daemonset/agent"];
-    let told = scene.deploy(new, &target, 23);
+    let told = deploy(&scene, new, &target, 23);
     assert!(told.contains("no node fits it") && told.contains("--allow-zero"), "{told}");
-    assert_eq!(scene.image(DAEMON_SETS, "agent"), *new, "nothing failed, so nothing goes back");
-    scene.deploy(old, &[&target[..], &["--allow-zero"]].concat(), 0);
+    assert_eq!(image_of(&scene, DAEMON_SETS, "agent"), *new, "nothing failed, so nothing goes back");
+    deploy(&scene, old, &[&target[..], &["--allow-zero"]].concat(), 0);
     scene.lighter(&["rollout", "status", "daemonset/agent"], 0);
 }
 
 #[test]
 fn a_check_writes_nothing() {
-    let scene = Scene::new("choices-check");
-    let Images { good: [old, new], .. } = Images::shared();
+    let scene = scene("choices-check");
+    let Images { web: [old, new], .. } = Images::shared();
     scene.create(DEPLOYMENTS, &workload("Deployment", "web", "web", old));
     let check =
         |image: &str, code| scene.lighter(&["deploy", "check", "--image", image, "--target", "deployment/web"], code).1;
     let told = check(new, 0);
     assert!(told.contains("web: ") && told.contains("nothing was written"), "{told}");
-    assert_eq!(scene.image(DEPLOYMENTS, "web"), *old);
+    assert_eq!(image_of(&scene, DEPLOYMENTS, "web"), *old);
     let missing = new.split('@').next().unwrap().replace("web:2", "web:none");
     check(&missing, 69);
     let told = scene.lighter(&["deploy", "check", "--image", new, "--target", "deployment/nobody"], 10).1;
@@ -213,8 +146,8 @@ fn a_check_writes_nothing() {
 
 #[test]
 fn waves_can_be_named_for_manifests() {
-    let scene = Scene::new("choices-waves");
-    let Images { good: [old, _], bad, .. } = Images::shared();
+    let scene = scene("choices-waves");
+    let Images { web: [old, _], bad, .. } = Images::shared();
     let file = scene.den.path().join("all.yaml");
     let settings = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}});
     let write = |first: &str| {
@@ -249,8 +182,8 @@ fn waves_can_be_named_for_manifests() {
 
 #[test]
 fn what_a_cluster_uses_is_listed_and_kept() {
-    let scene = Scene::new("choices-inventory");
-    let Images { good: [old, new], registry, .. } = Images::shared();
+    let scene = scene("choices-inventory");
+    let Images { web: [old, new], registry, .. } = Images::shared();
     let mut deployment = workload("Deployment", "web", "web", new);
     deployment["metadata"]["annotations"] = json!({"lighter.dev/verified": json!({"web": old}).to_string()});
     scene.create(DEPLOYMENTS, &deployment);
@@ -298,8 +231,8 @@ fn definition() -> Value {
 
 #[test]
 fn what_a_deploy_wrote_goes_back_by_its_ticket_and_custom_kinds_to_what_ran_well() {
-    let scene = Scene::new("choices-back");
-    let Images { good: [old, new], .. } = Images::shared();
+    let scene = scene("choices-back");
+    let Images { web: [old, new], .. } = Images::shared();
     let defined = scene.den.path().join("definition.json");
     std::fs::write(&defined, definition().to_string()).unwrap();
     scene.lighter(&["apply", "-f", defined.to_str().unwrap()], 0);
@@ -312,9 +245,12 @@ fn what_a_deploy_wrote_goes_back_by_its_ticket_and_custom_kinds_to_what_ran_well
     let ticket = ["--ticket", ticket.to_str().unwrap()];
     let both = ["--target", "widget/w", "--target", "deployment/web"];
     let images = |image: &String| {
-        assert_eq!([scene.image(WIDGETS, "w"), scene.image(DEPLOYMENTS, "web")], [image.clone(), image.clone()])
+        assert_eq!(
+            [image_of(&scene, WIDGETS, "w"), image_of(&scene, DEPLOYMENTS, "web")],
+            [image.clone(), image.clone()]
+        )
     };
-    scene.deploy(new, &[&both[..], &path, &ticket].concat(), 0);
+    deploy(&scene, new, &[&both[..], &path, &ticket].concat(), 0);
     images(new);
 
     let told = scene.lighter(&[&["rollout", "undo", "--dry-run"], &ticket[..]].concat(), 0).1;
@@ -326,7 +262,7 @@ fn what_a_deploy_wrote_goes_back_by_its_ticket_and_custom_kinds_to_what_ran_well
     let told = scene.lighter(&[&["rollout", "undo", "--timeout", "60s"], &ticket[..]].concat(), 12).1;
     assert!(told.contains("not all of it went back"), "{told}");
 
-    scene.deploy(new, &[&["--target", "widget/w"], &path[..]].concat(), 0);
+    deploy(&scene, new, &[&["--target", "widget/w"], &path[..]].concat(), 0);
     let (data, _) = scene.lighter(&[&["rollout", "history", "widget/w"], &path[..]].concat(), 0);
     let lines: Vec<&str> = data.lines().collect();
     let [first, second] = lines[..] else { panic!("{data}") };
@@ -335,7 +271,7 @@ fn what_a_deploy_wrote_goes_back_by_its_ticket_and_custom_kinds_to_what_ran_well
         "{data}"
     );
     scene.lighter(&[&["rollout", "undo", "widget/w", "--timeout", "60s"], &path[..]].concat(), 0);
-    assert_eq!(scene.image(WIDGETS, "w"), *old);
+    assert_eq!(image_of(&scene, WIDGETS, "w"), *old);
     scene.lighter(&[&["rollout", "undo", "widget/w"], &path[..]].concat(), 10);
     scene.lighter(&["rollout", "undo"], 64);
 }

@@ -12,6 +12,7 @@ mod contexts;
 mod contract;
 mod deep;
 mod deploy;
+mod desk;
 mod docs;
 mod environments;
 mod foreign;

@@ -1,89 +1,48 @@
 //! `lighter rollout …`, and what a deploy does with several targets and images, as people type it, on a real cluster.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
-use std::sync::OnceLock;
-
-use fixtures::clients::{Client, Lighter};
-use fixtures::den::Den;
-use fixtures::images::Image;
-use fixtures::kubernetes::kubelet::{Fate, Kubelet};
-use fixtures::kubernetes::{Api, Cluster, RESTRICTED_USER, User};
-use fixtures::registry::Registry;
+use fixtures::kubernetes::kubelet::Fate;
+use fixtures::kubernetes::{Cluster, RESTRICTED_USER, User};
 use serde_json::{Value, json};
 
+use crate::desk::{Desk, Images};
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 const GOOD: &str = "registry.test/web:1@sha256:1111111111111111111111111111111111111111111111111111111111111111";
 const BAD: &str = "registry.test/web:2@sha256:2222222222222222222222222222222222222222222222222222222222222222";
 
 /// A namespace with a Deployment `web` that runs.
-struct Scene {
-    namespace: &'static str,
-    admin: Api,
-    kubeconfig: PathBuf,
-    den: Den,
-    _kubelet: Kubelet,
+fn scene(namespace: &'static str) -> Desk {
+    let scene = Desk::new(namespace, |pod| {
+        let is_bad = pod["spec"]["containers"][0]["image"] == BAD;
+        if is_bad { Fate::PullFails("manifest unknown: not found".into()) } else { Fate::Runs }
+    });
+    let deployment = json!({"metadata": {"name": "web"}, "spec": {
+        "replicas": 1, "selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": {"app": "web"}},
+            "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "web", "image": GOOD}]}}}});
+    scene.create(DEPLOYMENTS, &deployment);
+    scene.wait(&["web"]);
+    scene
 }
 
-impl Scene {
-    fn new(namespace: &'static str) -> Self {
-        let cluster = Cluster::shared();
-        cluster.namespace(namespace);
-        let kubelet = Kubelet::start(cluster, namespace, |pod| {
-            let is_bad = pod["spec"]["containers"][0]["image"] == BAD;
-            if is_bad { Fate::PullFails("manifest unknown: not found".into()) } else { Fate::Runs }
-        });
-        let kubeconfig = cluster.kubeconfig(User::Admin, namespace);
-        let scene = Self {
-            namespace,
-            admin: cluster.api(User::Admin),
-            kubeconfig,
-            den: Den::new("rollout"),
-            _kubelet: kubelet,
-        };
-        let deployment = json!({"metadata": {"name": "web"}, "spec": {
-            "replicas": 1, "selector": {"matchLabels": {"app": "web"}},
-            "template": {"metadata": {"labels": {"app": "web"}},
-                "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "web", "image": GOOD}]}}}});
-        scene.admin.post(scene.path("").trim_end_matches('/'), &deployment).expect_ok();
-        scene.lighter(&["rollout", "wait", "deployment/web", "--timeout", "60s"], 0);
-        scene
-    }
-
-    fn path(&self, name: &str) -> String {
-        format!("/apis/apps/v1/namespaces/{}/deployments/{name}", self.namespace)
-    }
-
-    fn object(&self) -> Value {
-        self.admin.object(&self.path("web"))
-    }
-
-    fn put(&self, image: &str) {
-        let body = json!({"spec": {"template": {"spec": {"containers": [{"name": "web", "image": image}]}}}});
-        self.admin.patch(&self.path("web"), &body).expect_ok();
-    }
-
-    /// Runs lighter; the exit code must be this one. What went to stdout and stderr.
-    fn lighter(&self, arguments: &[&str], code: i32) -> (String, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lighter"));
-        command.args(arguments).env_clear().env("HOME", self.den.path()).env("KUBECONFIG", &self.kubeconfig);
-        let Output { status, stdout, stderr } = command.output().expect("lighter starts");
-        let (told, data) = (String::from_utf8(stderr).unwrap(), String::from_utf8(stdout).unwrap());
-        assert_eq!(status.code(), Some(code), "{arguments:?}: {told}");
-        (data, told)
-    }
+/// Has somebody else deploy an image.
+fn put(scene: &Desk, image: &str) {
+    let body = json!({"spec": {"template": {"spec": {"containers": [{"name": "web", "image": image}]}}}});
+    scene.admin.patch(&scene.path(DEPLOYMENTS, "web"), &body).expect_ok();
 }
 
 #[test]
 fn a_bad_version_is_seen_and_undone() {
-    let scene = Scene::new("rollout-undo");
+    let scene = scene("rollout-undo");
     let (data, _) = scene.lighter(&["rollout", "status", "deployment/web"], 0);
     assert!(data.contains("1 of 1 pods are available"), "{data}");
 
-    scene.put(BAD);
+    put(&scene, BAD);
     let (_, told) = scene.lighter(&["rollout", "wait", "deploy/web", "--timeout", "60s"], 20);
     assert!(told.contains("manifest unknown"), "{told}");
     scene.lighter(&["rollout", "status", "deployment/web"], 20);
-    let image = |scene: &Scene| scene.object()["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    let image =
+        |scene: &Desk| scene.object(DEPLOYMENTS, "web")["spec"]["template"]["spec"]["containers"][0]["image"].clone();
     assert_eq!(image(&scene), BAD, "what somebody else deployed is nothing that a wait takes back");
 
     let (data, _) = scene.lighter(&["rollout", "status", "deployment/web", "-o", "json"], 20);
@@ -112,9 +71,9 @@ fn a_bad_version_is_seen_and_undone() {
 
 #[test]
 fn a_ticket_goes_on_with_the_deploy_that_it_is_of() {
-    let scene = Scene::new("rollout-ticket");
-    scene.put(BAD);
-    let object = scene.object();
+    let scene = scene("rollout-ticket");
+    put(&scene, BAD);
+    let object = scene.object(DEPLOYMENTS, "web");
     let resource =
         json!({"group": "apps", "version": "v1", "kind": "Deployment", "plural": "deployments", "namespaced": true});
     let ticket = json!({
@@ -135,154 +94,93 @@ fn a_ticket_goes_on_with_the_deploy_that_it_is_of() {
     write(Cluster::shared().server());
     let (_, told) = scene.lighter(&arguments, 21);
     assert!(told.contains(GOOD) && told.contains("manifest unknown"), "{told}");
-    assert_eq!(scene.object()["spec"]["template"]["spec"]["containers"][0]["image"], GOOD);
+    assert_eq!(scene.object(DEPLOYMENTS, "web")["spec"]["template"]["spec"]["containers"][0]["image"], GOOD);
     std::fs::write(&file, "{}").unwrap();
     scene.lighter(&arguments, 65);
 }
 
 #[test]
 fn pause_resume_and_restart() {
-    let scene = Scene::new("rollout-steer");
+    let scene = scene("rollout-steer");
     scene.lighter(&["rollout", "pause", "deployment/web"], 0);
-    assert_eq!(scene.object()["spec"]["paused"], true);
+    assert_eq!(scene.object(DEPLOYMENTS, "web")["spec"]["paused"], true);
     let (_, told) = scene.lighter(&["rollout", "status", "deployment/web"], 23);
     assert!(told.contains("lighter rollout resume deployment/web -n rollout-steer"), "{told}");
     scene.lighter(&["rollout", "resume", "deployment/web", "--timeout", "60s"], 0);
-    let before = scene.object()["spec"]["template"].clone();
+    let before = scene.object(DEPLOYMENTS, "web")["spec"]["template"].clone();
     scene.lighter(&["rollout", "restart", "deployment/web", "--timeout", "60s"], 0);
-    assert_ne!(scene.object()["spec"]["template"], before);
+    assert_ne!(scene.object(DEPLOYMENTS, "web")["spec"]["template"], before);
     scene.lighter(&["rollout", "restart", "deployment/nosuch"], 10);
     scene.lighter(&["rollout", "restart", "deployment/web/web"], 64);
 }
 
-/// Images of a registry that runs: two versions of `web`, a `proxy`, and one whose pods do not come up.
-struct Images {
-    web: [String; 2],
-    proxy: String,
-    bad: String,
-    _registry: Registry,
+/// A namespace with these Deployments, which run `web:1`, each with a container `side` of another image. Pods of `bad`
+/// images do not come up, nor do any of new images in the Deployment that is called `weak`.
+fn fleet(namespace: &'static str, names: &[&str]) -> Desk {
+    let images = Images::shared();
+    let fleet = Desk::new(namespace, |pod| {
+        let runs = pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
+        let is_weak = pod["metadata"]["labels"]["app"] == "weak" && runs != images.web[0];
+        if is_weak || runs == images.bad { Fate::PullFails("manifest unknown: not found".into()) } else { Fate::Runs }
+    });
+    names.iter().for_each(|name| fleet.create(DEPLOYMENTS, &deployment(&fleet, name, 0)));
+    fleet.wait(names);
+    fleet
 }
 
-impl Images {
-    fn shared() -> &'static Images {
-        static SHARED: OnceLock<Images> = OnceLock::new();
-        SHARED.get_or_init(|| {
-            let lighter = std::path::Path::new(env!("CARGO_BIN_EXE_lighter"));
-            let (registry, client) = (Registry::start(lighter), Lighter::new(lighter));
-            let push = |seed: u64, name: &str| {
-                let (image, name) = (Image::small(seed), registry.reference(name));
-                client.push(&image, &name);
-                format!("{name}@{}", image.manifest.digest)
-            };
-            let web = [push(1, "web:1"), push(2, "web:2")];
-            Images { web, proxy: push(3, "proxy:1"), bad: push(4, "web:bad"), _registry: registry }
-        })
-    }
+fn deployment(fleet: &Desk, name: &str, version: usize) -> Value {
+    let images = Images::shared();
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": fleet.namespace}, "spec": {
+        "replicas": 1, "selector": {"matchLabels": {"app": name}},
+        "template": {"metadata": {"labels": {"app": name}}, "spec": {"terminationGracePeriodSeconds": 0, "containers": [
+            {"name": "web", "image": images.web[version]}, {"name": "side", "image": images.proxy.replace("proxy:1", "proxy:0")}]}}}})
 }
 
-/// A namespace with these Deployments, which run `web:1`, each with a container `side` of another image.
-struct Fleet {
-    namespace: &'static str,
-    admin: Api,
-    kubeconfig: PathBuf,
-    den: Den,
-    _kubelet: Kubelet,
+/// How often its template or annotations were written, and what `web` runs.
+fn state(fleet: &Desk, name: &str) -> (i64, String) {
+    let object = fleet.object(DEPLOYMENTS, name);
+    let image = object["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
+    (object["metadata"]["generation"].as_i64().unwrap_or_default(), image)
 }
 
-impl Fleet {
-    /// Pods of `bad` images do not come up, nor do any of new images in the Deployment that is called `weak`.
-    fn new(namespace: &'static str, names: &[&str]) -> Self {
-        let (cluster, images) = (Cluster::shared(), Images::shared());
-        cluster.namespace(namespace);
-        let kubelet = Kubelet::start(cluster, namespace, |pod| {
-            let runs = pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
-            let is_weak = pod["metadata"]["labels"]["app"] == "weak" && runs != images.web[0];
-            if is_weak || runs == images.bad {
-                Fate::PullFails("manifest unknown: not found".into())
-            } else {
-                Fate::Runs
-            }
-        });
-        let kubeconfig = cluster.kubeconfig(User::Admin, namespace);
-        let (admin, den) = (cluster.api(User::Admin), Den::new("fleet"));
-        let fleet = Self { namespace, admin, kubeconfig, den, _kubelet: kubelet };
-        for name in names {
-            fleet.admin.post(fleet.path("").trim_end_matches('/'), &fleet.deployment(name, 0)).expect_ok();
-        }
-        for name in names {
-            fleet.lighter(&["rollout", "wait", &format!("deployment/{name}"), "--timeout", "60s"], 0);
-        }
-        fleet
-    }
+fn exists(fleet: &Desk, name: &str) -> bool {
+    fleet.admin.get(&fleet.path(DEPLOYMENTS, name)).expect("the API server answers").status == 200
+}
 
-    fn deployment(&self, name: &str, version: usize) -> Value {
-        let images = Images::shared();
-        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": self.namespace}, "spec": {
-            "replicas": 1, "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"labels": {"app": name}}, "spec": {"terminationGracePeriodSeconds": 0, "containers": [
-                {"name": "web", "image": images.web[version]}, {"name": "side", "image": images.proxy.replace("proxy:1", "proxy:0")}]}}}})
-    }
-
-    fn path(&self, name: &str) -> String {
-        format!("/apis/apps/v1/namespaces/{}/deployments/{name}", self.namespace)
-    }
-
-    /// How often its template or annotations were written, and what `web` runs.
-    fn state(&self, name: &str) -> (i64, String) {
-        let object = self.admin.object(&self.path(name));
-        let image =
-            object["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
-        (object["metadata"]["generation"].as_i64().unwrap_or_default(), image)
-    }
-
-    fn exists(&self, name: &str) -> bool {
-        self.admin.get(&self.path(name)).expect("the API server answers").status == 200
-    }
-
-    fn lighter(&self, arguments: &[&str], code: i32) -> (String, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lighter"));
-        command.args(arguments).env_clear().env("HOME", self.den.path()).env("KUBECONFIG", &self.kubeconfig);
-        let Output { status, stdout, stderr } = command.output().expect("lighter starts");
-        let (told, data) = (String::from_utf8(stderr).unwrap(), String::from_utf8(stdout).unwrap());
-        assert_eq!(status.code(), Some(code), "{arguments:?}: {told}");
-        (data, told)
-    }
-
-    fn deploy(&self, more: &[&str], code: i32) -> (String, String) {
-        self.lighter(&[&["deploy", "--timeout", "60s"], more].concat(), code)
-    }
+fn deploy(fleet: &Desk, more: &[&str], code: i32) -> (String, String) {
+    fleet.lighter(&[&["deploy", "--timeout", "60s"], more].concat(), code)
 }
 
 #[test]
 fn a_wave_that_fails_takes_all_waves_back_and_keeps_the_next_from_beginning() {
-    let fleet = Fleet::new("waves", &["a", "b", "weak", "d"]);
+    let fleet = fleet("waves", &["a", "b", "weak", "d"]);
     let [old, new] = &Images::shared().web;
-    let before = fleet.state("d");
+    let before = state(&fleet, "d");
     let waves = ["--wave", "deployment/a,deployment/b", "--wave", "deployment/weak", "--wave", "deployment/d"];
-    let (_, told) = fleet.deploy(&[&["--image", new], &waves[..]].concat(), 21);
+    let (_, told) = deploy(&fleet, &[&["--image", new], &waves[..]].concat(), 21);
     assert!(told.contains("wave 3:") && told.contains("manifest unknown"), "{told}");
     for name in ["a", "b", "weak"] {
-        let (generation, image) = fleet.state(name);
+        let (generation, image) = state(&fleet, name);
         assert_eq!(image, *old, "{name}");
         assert!(generation > before.0 + 1, "{name} was written, and put back: {generation}");
     }
-    assert_eq!(fleet.state("d"), before, "its turn did not come");
+    assert_eq!(state(&fleet, "d"), before, "its turn did not come");
 
     let (data, told) =
-        fleet.deploy(&["--image", new, "--wave", "deployment/a", "--wave", "deployment/b,deployment/d"], 0);
+        deploy(&fleet, &["--image", new, "--wave", "deployment/a", "--wave", "deployment/b,deployment/d"], 0);
     assert_eq!(data.trim(), *new);
     for name in ["a", "b", "d"] {
-        assert_eq!(fleet.state(name).1, *new, "{told}");
+        assert_eq!(state(&fleet, name).1, *new, "{told}");
     }
-    fleet.deploy(&["--image", new, "--wave", "deployment/a/web", "--wave", "deployment/a/side"], 10);
+    deploy(&fleet, &["--image", new, "--wave", "deployment/a/web", "--wave", "deployment/a/side"], 10);
 }
 
 #[test]
 fn manifests_say_in_which_wave_they_are() {
-    let fleet = Fleet::new("waves-files", &[]);
+    let fleet = fleet("waves-files", &[]);
     let [old, new] = &Images::shared().web;
     let in_wave = |name: &str, version: usize, wave: &str| {
-        let mut object = fleet.deployment(name, version);
+        let mut object = deployment(&fleet, name, version);
         object["metadata"]["annotations"] = json!({"lighter.dev/wave": wave});
         object
     };
@@ -293,37 +191,37 @@ fn manifests_say_in_which_wave_they_are() {
     };
     let apply = ["-f", file.to_str().unwrap()];
     write(&[in_wave("weak", 0, "1")]);
-    fleet.deploy(&apply, 0);
+    deploy(&fleet, &apply, 0);
     write(&[in_wave("late", 1, "2"), in_wave("weak", 1, "1"), in_wave("early", 1, "-1")]);
-    let (_, told) = fleet.deploy(&apply, 20);
+    let (_, told) = deploy(&fleet, &apply, 20);
     assert!(told.contains("manifest unknown"), "{told}");
-    assert!(fleet.exists("early") && !fleet.exists("late"), "{told}");
-    assert_eq!(fleet.state("weak").1, *new, "no image was given to this run, so it has none to put back");
+    assert!(exists(&fleet, "early") && !exists(&fleet, "late"), "{told}");
+    assert_eq!(state(&fleet, "weak").1, *new, "no image was given to this run, so it has none to put back");
 
     // With an image of ours in it, it goes back.
     write(&[in_wave("late", 0, "2"), in_wave("weak", 0, "1"), in_wave("early", 0, "-1")]);
-    fleet.deploy(&apply, 0);
-    assert_eq!((fleet.state("late").1, fleet.state("weak").1), (old.clone(), old.clone()));
-    let (_, told) = fleet.deploy(&[&["--image", &format!("web={new}")], &apply[..]].concat(), 21);
+    deploy(&fleet, &apply, 0);
+    assert_eq!((state(&fleet, "late").1, state(&fleet, "weak").1), (old.clone(), old.clone()));
+    let (_, told) = deploy(&fleet, &[&["--image", &format!("web={new}")], &apply[..]].concat(), 21);
     for name in ["early", "weak", "late"] {
-        assert_eq!(fleet.state(name).1, *old, "{name}: {told}");
+        assert_eq!(state(&fleet, name).1, *old, "{name}: {told}");
     }
     write(&[in_wave("early", 0, "soon")]);
-    let (_, told) = fleet.deploy(&apply, 65);
+    let (_, told) = deploy(&fleet, &apply, 65);
     assert!(told.contains("lighter.dev/wave") && told.contains("no whole number"), "{told}");
 }
 
 #[test]
 fn several_images_go_where_they_belong() {
-    let fleet = Fleet::new("several", &["a"]);
+    let fleet = fleet("several", &["a"]);
     let Images { web: [_, new], proxy, bad, .. } = Images::shared();
     let images = [("web", new), ("side", proxy)].map(|(name, image)| format!("{name}={image}"));
-    let (data, _) = fleet.deploy(&["--image", &images[0], "--image", &images[1], "--target", "deployment/a"], 0);
+    let (data, _) = deploy(&fleet, &["--image", &images[0], "--image", &images[1], "--target", "deployment/a"], 0);
     assert_eq!(data.lines().collect::<Vec<_>>(), [new, proxy]);
-    let object = fleet.admin.object(&fleet.path("a"));
+    let object = fleet.object(DEPLOYMENTS, "a");
     let containers = &object["spec"]["template"]["spec"]["containers"];
     assert_eq!((&containers[0]["image"], &containers[1]["image"]), (&json!(new), &json!(proxy)));
-    let generation = fleet.state("a");
+    let generation = state(&fleet, "a");
 
     let target = ["--target", "deployment/a"];
     for (images, more, code, expected) in [
@@ -333,12 +231,12 @@ fn several_images_go_where_they_belong() {
         (vec![new.clone(), proxy.clone()], &["--target", "deployment/a/web"][..], 64, "names a container"),
     ] {
         let images: Vec<&str> = images.iter().flat_map(|image| ["--image", image.as_str()]).collect();
-        let (_, told) = fleet.deploy(&[&images[..], more].concat(), code);
+        let (_, told) = deploy(&fleet, &[&images[..], more].concat(), code);
         assert!(told.contains(expected), "{told}");
     }
     let nobody = ["--image", new, "-l", "app=nobody"];
-    fleet.deploy(&nobody, 10);
-    let (_, told) = fleet.deploy(&[&nobody[..], &["--allow-empty"]].concat(), 0);
+    deploy(&fleet, &nobody, 10);
+    let (_, told) = deploy(&fleet, &[&nobody[..], &["--allow-empty"]].concat(), 0);
     assert!(told.contains("nothing to do: no deployments, statefulsets, daemonsets"), "{told}");
     // In kubectl's words, it is the same.
     fleet.lighter(
@@ -347,33 +245,36 @@ fn several_images_go_where_they_belong() {
     );
     fleet.lighter(&["set", "image", "deployment/a"], 64);
     // Both are found by their repositories, and a report names both.
-    let (data, _) = fleet
-        .deploy(&["--image", new, "--image", proxy, "-l", "nobody!=there", "--kind", "deployment", "-o", "json"], 0);
+    let (data, _) = deploy(
+        &fleet,
+        &["--image", new, "--image", proxy, "-l", "nobody!=there", "--kind", "deployment", "-o", "json"],
+        0,
+    );
     let report: Value = serde_json::from_str(&data).unwrap();
     assert_eq!((&report["images"], &report["image"]), (&json!([new, proxy]), &Value::Null));
-    assert_eq!(fleet.state("a").1, generation.1);
+    assert_eq!(state(&fleet, "a").1, generation.1);
 }
 
 #[test]
 fn a_version_that_fails_can_be_held_where_it_is() {
-    let fleet = Fleet::new("held", &["a"]);
+    let fleet = fleet("held", &["a"]);
     let bad = &Images::shared().bad;
     let arguments = ["--image", bad, "--target", "deployment/a/web", "--on-failure", "pause", "-o", "json"];
-    let (data, told) = fleet.deploy(&arguments, 20);
+    let (data, told) = deploy(&fleet, &arguments, 20);
     assert!(
         told.contains("paused; the pods that run now stay") && told.contains("lighter rollout undo deployment/a"),
         "{told}"
     );
     let report: Value = serde_json::from_str(&data).unwrap();
     assert_eq!(report["held"][0]["held"]["held"], "paused");
-    let object = fleet.admin.object(&fleet.path("a"));
-    assert_eq!((&object["spec"]["paused"], fleet.state("a").1.as_str()), (&json!(true), bad.as_str()));
+    let object = fleet.object(DEPLOYMENTS, "a");
+    assert_eq!((&object["spec"]["paused"], state(&fleet, "a").1.as_str()), (&json!(true), bad.as_str()));
     assert_eq!(object["status"]["availableReplicas"], 1, "the old pod goes on serving");
 }
 
 #[test]
 fn one_may_act_as_another_where_the_login_may() {
-    let fleet = Fleet::new("others", &["a"]);
+    let fleet = fleet("others", &["a"]);
     let (_, told) = fleet.lighter(&["rollout", "status", "deployment/a", "--as", "nobody"], 77);
     assert!(told.contains("nobody") && told.contains("resources: [\"deployments\"]"), "{told}");
     let kind = |name: &str| format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{}/{name}", fleet.namespace);
@@ -397,7 +298,7 @@ fn one_may_act_as_another_where_the_login_may() {
 
 #[test]
 fn a_robot_of_a_pull_secret_may_pull_only_and_is_renewed_in_time() {
-    let fleet = Fleet::new("robots", &[]);
+    let fleet = fleet("robots", &[]);
     let core = |name: &str| format!("/api/v1/namespaces/{}/{name}", fleet.namespace);
     fleet.admin.post(&core("serviceaccounts"), &json!({"metadata": {"name": "default"}})).expect_ok();
     let data = fleet.den.path().join("registry");
