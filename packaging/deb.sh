@@ -61,7 +61,7 @@ put 0644 "$work/fish" usr/share/fish/vendor_completions.d/lighter.fish
 
 mkdir -p "$root/DEBIAN"
 sed -e "s/@VERSION@/$version/" -e "s/@ARCHITECTURE@/$architecture/" -e "s/@DEPENDS@/$depends/" \
-    -e "s/@SIZE@/$(du -sk "$root" | cut -f 1)/" "$here/debian/control" >"$root/DEBIAN/control"
+    -e "s/@SIZE@/$(du -sk --apparent-size "$root" | cut -f 1)/" "$here/debian/control" >"$root/DEBIAN/control"
 echo /etc/lighter/registry.toml >"$root/DEBIAN/conffiles"
 for script in postinst prerm postrm; do put 0755 "$here/debian/$script" "DEBIAN/$script"; done
 (cd "$root" && find . -path ./DEBIAN -prune -o -type f -printf '%P\n' | sort | xargs md5sum >DEBIAN/md5sums)
