@@ -389,7 +389,7 @@ fn user_namespaces_with_one_id() {
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let program = home.path().join("program");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let inner = ["--exact", "inside_a_user_namespace", "--ignored", "--nocapture"];
+    let inner = ["--exact", "overlay::inside_a_user_namespace", "--ignored", "--nocapture"];
     let mut command = if is_root() {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "unshare"]);

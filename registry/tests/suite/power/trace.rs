@@ -34,6 +34,10 @@ pub fn calls(trace: &str) -> Vec<Call<'_>> {
             begun.insert(thread, (moment, start));
             continue;
         }
+        // It was under way when strace let go of the server, and nobody saw its end.
+        if text.ends_with("<detached ...>") {
+            continue;
+        }
         let (began, whole) = match text.strip_prefix("<... ") {
             Some(rest) => {
                 let (began, start) = begun.remove(thread).unwrap_or_else(|| panic!("resumed but never begun: {line}"));
