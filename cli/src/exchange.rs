@@ -375,7 +375,10 @@ fn document(mode: Mode, built: &Built, cache: &Cache, local: &Disk, there: &Docu
         }
     }
     for layer in &built.seen {
-        let is_wanted = mode == Mode::Max || document.steps.values().any(|step| step.record.diff_id == *layer);
+        // A layer that no step has made is one of a base image: whoever builds upon it need not read it.
+        let is_base = !built.steps.iter().any(|step| step.record.diff_id == *layer);
+        let is_sent = document.steps.values().any(|step| step.record.diff_id == *layer);
+        let is_wanted = mode == Mode::Max || is_base || is_sent;
         if let Some(index) = there.indexes.get(layer) {
             document.indexes.insert(*layer, index.clone());
         } else if let Some(index) = cache.index(layer).filter(|_| is_wanted) {

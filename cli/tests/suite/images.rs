@@ -584,3 +584,27 @@ fn pruning_takes_what_no_image_has_and_leaves_what_one_has() {
     let origins = bench.den.path().join("home/.local/share/lighter/images/origins");
     assert_eq!(std::fs::read_dir(origins).map_or(0, Iterator::count), 0);
 }
+
+/// What is in a base is in every shared cache, so that a machine that has never seen it need not read it.
+#[test]
+fn a_base_that_others_have_read_is_not_fetched() {
+    let registry = Registry::start(LIGHTER);
+    let name = |text: &str| registry.reference(text);
+    let cache = format!("type=registry,ref={}", name("cache:main"));
+    let bench = Bench::new(PLAIN);
+    bench.does(&["build", "-t", &name("base:1"), "--push", "."]);
+    let manifest = bench.manifest(&name("base:1"));
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap().to_owned();
+    let fetched = |image: &str, words: &[&str]| {
+        let machine = Bench::new(&[("f", image)]);
+        let dockerfile = format!("FROM {}\nCOPY f /g\n", name("base:1"));
+        std::fs::write(machine.path().join("Dockerfile"), dockerfile).unwrap();
+        let before = registry.requests().len();
+        machine.does(&[&["build", "-t", &name(image), "--push"], words, &["."]].concat());
+        let requests = registry.requests().split_off(before);
+        requests.iter().filter(|ask| ask.method == "GET" && ask.path.ends_with(&layer)).count()
+    };
+    assert_eq!(fetched("first:1", &["--cache-to", &cache]), 1, "somebody has to read it");
+    assert_eq!(fetched("second:1", &["--cache-from", &cache]), 0);
+    assert_eq!(fetched("third:1", &[]), 1, "nothing else says what is in it");
+}
