@@ -67,9 +67,10 @@ Examples:
   lighter registry fsck
   lighter registry fsck --repair --data /var/lib/lighter
 
-Every file is hashed, while the registry serves or is stopped. With --repair, for which it has to be stopped,
-damaged files go to quarantine/ and are forgotten, so that clients
-send them again; files that nothing knows about are taken in; the index is made again from the journal.
+Every file is hashed, while the registry serves or is stopped. With --repair, damaged files go to quarantine/;
+small ones that were pushed lately are written again from the journal, and the others are forgotten, so that
+clients send them again; files that nothing knows about are taken in; the index of a stopped registry is made
+again from the journal.
 
 stdout carries a line for each finding; the exit code is 1 if there is any left.")]
 pub struct FsckArgs {

@@ -126,7 +126,6 @@ fn not_done(what: &str, failed: &Failed) -> Failure {
         Kind::Nameless => failure(Exit::Usage).hint("say which with --repository REPOSITORY"),
         Kind::NoRules => Failure::new(Exit::Usage, "there are no retention rules")
             .hint("name the configuration that has them with --config FILE"),
-        Kind::Serving => failure(Exit::Unavailable).hint("stop the registry first; without --repair it can go on"),
         Kind::Missing => {
             failure(Exit::Unavailable).hint("check the name and the tag; `lighter inspect` shows what is there")
         }
@@ -235,7 +234,7 @@ pub async fn fsck(args: &FsckArgs) -> Outcome<()> {
     let registry = match args.repair {
         true => match Store::open_rebuilt(&meant.data, meant.keeping.clone()) {
             Ok(store) => Registry::Stopped(store),
-            Err(OpenError::InUse { .. }) => Registry::Serving(meant), // which says what to do
+            Err(OpenError::InUse { .. }) => Registry::Serving(meant), // with an index that it has in use
             Err(error) => return Err(not_opened(&error)),
         },
         false => Registry::open(meant)?,
@@ -257,7 +256,7 @@ pub async fn fsck(args: &FsckArgs) -> Outcome<()> {
         let failure = Failure::new(Exit::Failed, "not everything is as it should be");
         return Err(match args.repair {
             true => failure.hint("push again what is missing or incomplete, or bring it back from a backup"),
-            false => failure.hint("run it again with --repair, while the registry is stopped"),
+            false => failure.hint("run it again with --repair"),
         });
     }
     Ok(())

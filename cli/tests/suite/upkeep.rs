@@ -237,6 +237,7 @@ fn a_running_registry_is_looked_after_as_a_stopped_one_is_while_it_takes_pushes(
         while round < 3 || pushed.load(Relaxed) < 4 {
             looks(&home, &data, &digest, &rules);
             registry(&home, &data, &["gc", "--config", &hasty]).ends(0);
+            registry(&home, &data, &["fsck", "--repair"]).ends(0);
             round += 1;
         }
         is_over.store(true, Relaxed);
@@ -249,9 +250,7 @@ fn a_running_registry_is_looked_after_as_a_stopped_one_is_while_it_takes_pushes(
     registry(&home, &data, &["export", "/proc/self/none"]).ends(66);
     registry(&home, &data, &["export", &home.home().join("x").display().to_string(), "shop/none"]).ends(69);
     registry(&home, &data, &["retention"]).ends(64);
-    let refused = registry(&home, &data, &["fsck", "--repair"]);
-    assert!(refused.stderr.contains("hint: stop the registry first"), "{}", refused.stderr);
-    refused.ends(69);
+    assert_eq!(registry(&home, &data, &["fsck", "--repair"]).ends(0), "");
     let mode = std::fs::metadata(data.join("upkeep.sock")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 
@@ -265,13 +264,32 @@ fn a_running_registry_is_looked_after_as_a_stopped_one_is_while_it_takes_pushes(
 }
 
 #[test]
-fn a_check_of_a_running_registry_finds_what_is_damaged() {
+fn a_running_registry_is_repaired_and_the_next_push_heals_the_rest() {
     let (server, home) = (Registry::start(lighter()), Lighter::new(lighter()));
-    let digest = push(&home, &Image::small(65), &server, "shop/api:v1");
-    let layer = layers(&server, "shop/api", &digest)[0];
-    let path = file(&server.data(), &layer);
-    std::fs::remove_file(&path).unwrap();
-    std::fs::write(&path, b"something else").unwrap();
-    let found = registry(&home, &server.data(), &["fsck"]).ends(1);
-    assert_eq!(found, format!("damaged: the file of {layer} is something else; push it again\n"));
+    push(&home, &Image::small(65), &server, "shop/api:v1");
+    // The journal has the small one still.
+    let [small, large] = [100, 100_000].map(|size| fixtures::seed::Seed::new(65).bytes(size));
+    let push = |blob: &[u8]| {
+        let upload = format!("/v2/shop/api/blobs/uploads/?digest={}", Digest::of(blob));
+        server.send("POST", &upload, &[("content-type", "application/octet-stream")], blob).expect(201);
+    };
+    let blob = |method: &str, blob: &[u8], status: u16| {
+        let path = format!("/v2/shop/api/blobs/{}", Digest::of(blob));
+        server.send(method, &path, &[], b"").expect(status).body
+    };
+    for content in [&small, &large] {
+        push(content);
+        let path = file(&server.data(), &Digest::of(content));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, b"something else").unwrap();
+        let damaged = format!("damaged: the file of {} is something else; push it again\n", Digest::of(content));
+        assert_eq!(registry(&home, &server.data(), &["fsck"]).ends(1), damaged);
+        assert_eq!(registry(&home, &server.data(), &["fsck", "--repair"]).ends(0), damaged);
+    }
+    assert_eq!(std::fs::read_dir(server.data().join("quarantine")).unwrap().count(), 2);
+    assert_eq!(blob("GET", &small, 200), small);
+    blob("HEAD", &large, 404);
+    push(&large);
+    assert_eq!(blob("GET", &large, 200), large);
+    assert_eq!(registry(&home, &server.data(), &["fsck"]).ends(0), "");
 }

@@ -157,7 +157,8 @@ pub(super) fn restore(index: &Index, journal: &Journal, shelf: &Shelf, after: Ls
     Ok(restored)
 }
 
-fn write(shelf: &Shelf, digest: &Digest, bytes: &[u8]) -> io::Result<bool> {
+/// Puts a small blob in its place that a record carries, not durably. False if it is something else.
+pub(super) fn write(shelf: &Shelf, digest: &Digest, bytes: &[u8]) -> io::Result<bool> {
     let mut incoming = shelf.incoming(digest.algorithm())?;
     io::Write::write_all(&mut incoming, bytes)?;
     match incoming.finish(*digest) {

@@ -136,6 +136,8 @@ async fn what_a_power_cut_took_of_small_blobs_comes_back_and_nothing_else_does()
     assert!(matches!(open(same.path()).open_blob(&repo(), &gone).await, Err(StoreError::Damaged(_))));
     // But a repair takes it from the journal, whatever the boot.
     let repaired = Store::open_rebuilt(same.path(), impatient()).unwrap();
+    let found = blocking(&repaired, |store| store.fsck(true, &mut |_| (), &|| false).unwrap()).await;
+    assert_eq!((found.findings, found.repaired), (1, 1));
     repaired.open_blob(&repo(), &gone).await.unwrap();
 }
 

@@ -52,7 +52,13 @@ impl Store {
         read
     }
 
-    fn read_journal(&self, lsn: u64, until: Lsn, limit: usize, cursor: &mut Cursor) -> Result<Feed, StoreError> {
+    pub(super) fn read_journal(
+        &self,
+        lsn: u64,
+        until: Lsn,
+        limit: usize,
+        cursor: &mut Cursor,
+    ) -> Result<Feed, StoreError> {
         let failed = |error: JournalError| StoreError::Index(Box::new(error));
         let directory = self.inner.data.join(super::layout::JOURNAL);
         let oldest = journal::oldest(&directory).map_err(failed)?;

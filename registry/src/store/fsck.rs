@@ -1,28 +1,34 @@
 //! Checks a store: every file against its digest, every row against what it speaks of, every file
 //! against the rows. One damaged thing never stops the rest.
 //!
-//! A server may use the store meanwhile, unless something is to be repaired. What looks wrong is then
-//! looked at again under the lock of its digest, which whoever files, mounts or collects it holds too:
-//! a push or a pass of the collector halfway through is no finding.
+//! A server may use the store meanwhile. What looks wrong is looked at again under the lock of its digest,
+//! which whoever files, mounts or collects it holds too: a push or a pass of the collector halfway through
+//! is no finding. What is put right is put right under the same lock, and told of after it: whoever listens
+//! slowly holds nobody up.
 //!
-//! Repairing loses nothing that is good: damaged files go to `quarantine/`, and are forgotten so that
-//! clients send them again; files that no row speaks of are taken in; what was forgotten is doubted,
-//! so that it is collected in its time. The index is made again from the journal before all that.
+//! Repairing loses nothing that is good. Damaged files go to `quarantine/`. Small ones are written again from
+//! the journal, as far as it has them; the others are forgotten so that clients send them again. Files that no
+//! row speaks of are taken in; what was forgotten is doubted, so that it is collected in its time. An index
+//! with rows that are wrong is made again from the journal.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use oci::{Algorithm, Digest, Manifest, RepoName, Tag, Verifier, media_type};
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, ahead, layout, stripe};
+use super::{Cursor, Store, StoreError, ahead, layout, stripe};
 use crate::index::Index;
 use crate::state::{Item, RowsError, Transaction, View};
 
 /// Rows are read in pages of this many.
 const PAGE: usize = 512;
+/// Records of the journal are read in pages of this many.
+const RECORDS: usize = 64;
 /// Files are read in pieces of this size, in bytes.
 const READ: usize = 1 << 20;
 
@@ -91,13 +97,14 @@ struct Check<'a> {
     store: &'a Store,
     repair: bool,
     checked: Checked,
+    /// Small files that are missing now, and that the journal may have.
+    lost: HashSet<Digest>,
     tell: &'a mut dyn FnMut(&Finding),
     is_stopped: &'a dyn Fn() -> bool,
 }
 
 impl Store {
-    /// Checks everything, telling each finding as it is made. With `repair`, which is for a store that
-    /// was opened offline, puts right what can be. Ends early with [`StoreError::Closing`] when
+    /// Checks everything, telling each finding as it is made. With `repair`, puts right what can be. Ends early with [`StoreError::Closing`] when
     /// `is_stopped` says so. Blocks, so it is for threads that may.
     pub fn fsck(
         &self,
@@ -105,8 +112,10 @@ impl Store {
         tell: &mut dyn FnMut(&Finding),
         is_stopped: &dyn Fn() -> bool,
     ) -> Result<Checked, StoreError> {
-        let mut check = Check { store: self, repair, checked: Checked::default(), tell, is_stopped };
+        let mut check =
+            Check { store: self, repair, checked: Checked::default(), lost: HashSet::new(), tell, is_stopped };
         check.files()?;
+        check.lost()?;
         check.orphans()?;
         check.repositories()?;
         check.trash()?;
@@ -114,11 +123,32 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Puts a damaged file away, under the lock of its digest.
+    fn quarantine(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let name = format!("{}-{}", digest.algorithm(), digest.hex());
+        let to = self.inner.data.join(layout::QUARANTINE).join(name);
+        self.inner.shelf.remove_to(digest, &to).map_err(StoreError::io(&to))
+    }
+
+    /// Writes a small file again that a record carries, unless it is needed no more or is there again.
+    fn write_again(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
+        let _nobody_else = self.inner.stripes[stripe(digest)].blocking_write();
+        let path = self.inner.shelf.path(digest);
+        if self.read(|view| view.stored_blob(digest))?.is_some() && !path.exists() {
+            ahead::write(&self.inner.shelf, digest, bytes).map_err(StoreError::io(&path))?;
+            ahead::sync_one(&path).map_err(self.undurable(&path))?;
+        }
+        Ok(())
+    }
+}
+
 /// What became of hashing a file.
 enum Hashed {
     Good,
     Missing,
-    Wrong,
+    /// The file is kept open, so that no other one can take its number.
+    Wrong(File),
     Unreadable(io::Error),
     Stopped,
 }
@@ -130,7 +160,7 @@ fn hash(path: &Path, digest: &Digest, size: Option<u64>, bytes: &mut u64, is_sto
         let mut buffer = vec![0; READ];
         while !is_stopped() {
             match file.read(&mut buffer)? {
-                0 => return Ok(Some(verifier.seal())),
+                0 => return Ok(Some((verifier.seal(), file))),
                 read => {
                     verifier.update(&buffer[..read]);
                     *bytes += read as u64;
@@ -141,11 +171,24 @@ fn hash(path: &Path, digest: &Digest, size: Option<u64>, bytes: &mut u64, is_sto
     })();
     match hashed {
         Ok(None) => Hashed::Stopped,
-        Ok(Some(found)) if found.digest() == *digest && size.is_none_or(|size| size == found.size()) => Hashed::Good,
-        Ok(Some(_)) => Hashed::Wrong,
+        Ok(Some((found, _))) if found.digest() == *digest && size.is_none_or(|size| size == found.size()) => {
+            Hashed::Good
+        }
+        Ok(Some((_, file))) => Hashed::Wrong(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Hashed::Missing,
         Err(error) => Hashed::Unreadable(error),
     }
+}
+
+/// Whether a path still leads to an open file.
+fn is_same(path: &Path, file: &File) -> bool {
+    let (Ok(named), Ok(open)) = (std::fs::metadata(path), file.metadata()) else { return false };
+    (named.dev(), named.ino()) == (open.dev(), open.ino())
+}
+
+/// A way to put something right, by a transaction.
+fn by(transaction: Transaction) -> impl FnOnce(&Store) -> Result<bool, StoreError> {
+    move |store| store.inner.committer.commit_blocking(transaction).map(|()| true)
 }
 
 impl Check<'_> {
@@ -154,30 +197,31 @@ impl Check<'_> {
         (self.tell)(finding);
     }
 
-    /// Whether something is so, and still is when nobody files, mounts or collects the digest.
-    fn is_so(
-        &self,
+    /// Tells of something if it is so, and still is when nobody files, mounts or collects the digest; and puts
+    /// it right before anybody can. The cure says whether it did.
+    fn settle(
+        &mut self,
         digest: &Digest,
+        finding: &Finding,
         is_so: impl Fn(View<'_, Index>) -> Result<bool, RowsError>,
-    ) -> Result<bool, StoreError> {
+        cure: impl FnOnce(&Store) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
         if !self.store.read(&is_so)? {
-            return Ok(false);
+            return Ok(());
         }
-        let _nobody_else = self.store.inner.stripes[stripe(digest)].blocking_write();
-        self.store.read(is_so)
+        let nobody_else = self.store.inner.stripes[stripe(digest)].blocking_write();
+        if !self.store.read(is_so)? {
+            return Ok(());
+        }
+        let cured = if self.repair { cure(self.store) } else { Ok(false) };
+        drop(nobody_else);
+        self.found(finding);
+        self.checked.repaired += u64::from(cured?);
+        Ok(())
     }
 
     fn go_on(&self) -> Result<(), StoreError> {
         if (self.is_stopped)() { Err(StoreError::Closing) } else { Ok(()) }
-    }
-
-    /// Puts something right by a transaction.
-    fn repair(&mut self, transaction: Transaction) -> Result<(), StoreError> {
-        if self.repair {
-            self.store.inner.committer.commit_blocking(transaction)?;
-            self.checked.repaired += 1;
-        }
-        Ok(())
     }
 
     /// Every row about a file, and the file.
@@ -188,56 +232,90 @@ impl Check<'_> {
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
             for (digest, row) in page {
-                self.file(&digest, Some(row.size), &Finding::Missing(digest))?;
-                let needless = self.is_so(&digest, |view| {
+                self.file(&digest, row.size)?;
+                let item = Item::Content { digest };
+                let needless = |view: View<'_, Index>| {
                     let unused = view.stored_blob(&digest)?.is_some() && !view.is_in_use(&digest)?;
-                    Ok(unused && view.doubted(&Item::Content { digest })?.is_none())
-                })?;
-                if needless {
-                    self.found(&Finding::Forgotten(digest));
-                    self.repair(Transaction::Suspect { item: Item::Content { digest } })?;
-                }
+                    Ok(unused && view.doubted(&item)?.is_none())
+                };
+                let cure = by(Transaction::Suspect { item: item.clone() });
+                self.settle(&digest, &Finding::Forgotten(digest), needless, cure)?;
             }
         }
     }
 
-    /// Hashes a file; says whether it is good.
-    fn file(&mut self, digest: &Digest, size: Option<u64>, missing: &Finding) -> Result<bool, StoreError> {
+    /// Hashes a file that a row speaks of.
+    fn file(&mut self, digest: &Digest, size: u64) -> Result<(), StoreError> {
         self.go_on()?;
         self.checked.files += 1;
         let path = self.store.inner.shelf.path(digest);
-        let hashed = hash(&path, digest, size, &mut self.checked.bytes, self.is_stopped);
-        match hashed {
-            Hashed::Good => return Ok(true),
+        let (finding, wrong) = match hash(&path, digest, Some(size), &mut self.checked.bytes, self.is_stopped) {
+            Hashed::Good => return Ok(()),
             Hashed::Stopped => return Err(StoreError::Closing),
-            // It may have been collected since its row was read.
-            Hashed::Missing
-                if !self.is_so(digest, |view| Ok(view.stored_blob(digest)?.is_some() && !path.exists()))? =>
-            {
-                return Ok(false);
-            }
-            Hashed::Missing => self.found(missing),
-            Hashed::Wrong => {
-                self.found(&Finding::Damaged(*digest));
-                if self.repair {
-                    self.quarantine(digest)?;
-                }
-            }
+            Hashed::Missing => (Finding::Missing(*digest), None),
+            Hashed::Wrong(file) => (Finding::Damaged(*digest), Some(file)),
             // Left where it is: the disk may be read again another day.
             Hashed::Unreadable(error) => {
                 self.found(&Finding::Unreadable(*digest, error.to_string()));
+                return Ok(());
+            }
+        };
+        // It may have been collected since its row was read, and pushed again.
+        let is_so = |view: View<'_, Index>| {
+            let still = match &wrong {
+                Some(file) => is_same(&path, file),
+                None => !path.exists(),
+            };
+            Ok(still && view.stored_blob(digest)?.is_some())
+        };
+        let mut lost = None;
+        let cure = |store: &Store| {
+            if wrong.is_some() {
+                store.quarantine(digest)?;
+            }
+            if size <= ahead::LIMIT {
+                lost = Some(*digest); // until the journal was asked for it
                 return Ok(false);
             }
-        }
-        self.repair(Transaction::Lose { digest: *digest })?;
-        Ok(false)
+            by(Transaction::Lose { digest: *digest })(store)
+        };
+        self.settle(digest, &finding, is_so, cure)?;
+        self.lost.extend(lost);
+        Ok(())
     }
 
-    fn quarantine(&self, digest: &Digest) -> Result<(), StoreError> {
-        let name = format!("{}-{}", digest.algorithm(), digest.hex());
-        let to = self.store.inner.data.join(layout::QUARANTINE).join(name);
-        let moved = self.store.inner.shelf.remove_to(digest, &to);
-        moved.map(drop).map_err(StoreError::io(&to))
+    /// Small files that are not there any more: those that the journal still has are written again, and the
+    /// others are forgotten.
+    fn lost(&mut self) -> Result<(), StoreError> {
+        let (mut cursor, mut lsn, until) = (Cursor::default(), 0, self.store.inner.index.applied());
+        while !self.lost.is_empty() && lsn < until.0 {
+            self.go_on()?;
+            let read = match self.store.read_journal(lsn, until, RECORDS, &mut cursor) {
+                Ok(read) => read.records,
+                // A snapshot may let go of old records at any time.
+                Err(error) => {
+                    tracing::warn!(%error, "the journal could not be read for lost blobs");
+                    break;
+                }
+            };
+            let Some((last, _)) = read.last() else { break };
+            lsn = *last;
+            for (digest, bytes) in read.iter().filter_map(|(_, record)| record.carried()) {
+                if self.lost.remove(&digest) {
+                    self.store.write_again(&digest, bytes)?;
+                    self.checked.repaired += 1;
+                }
+            }
+        }
+        for digest in std::mem::take(&mut self.lost) {
+            let _nobody_else = self.store.inner.stripes[stripe(&digest)].blocking_write();
+            // Somebody may have pushed it since.
+            if !self.store.inner.shelf.path(&digest).exists() {
+                by(Transaction::Lose { digest })(self.store)?;
+            }
+            self.checked.repaired += 1;
+        }
+        Ok(())
     }
 
     /// Every file that no row speaks of.
@@ -247,8 +325,7 @@ impl Check<'_> {
                 let inner = &self.store.inner;
                 let found = inner.shelf.part(algorithm, part).map_err(StoreError::io(&inner.data))?;
                 for digest in found {
-                    // A file has its name a moment before its row.
-                    if self.is_so(&digest, |view| Ok(view.stored_blob(&digest)?.is_none()))? {
+                    if self.store.read(|view| view.stored_blob(&digest))?.is_none() {
                         self.orphan(&digest)?;
                     }
                 }
@@ -261,34 +338,25 @@ impl Check<'_> {
         self.go_on()?;
         self.checked.files += 1;
         let path = self.store.inner.shelf.path(digest);
+        // A file has its name a moment before its row, and loses it a moment after.
+        let unknown = |view: View<'_, Index>| Ok(path.exists() && view.stored_blob(digest)?.is_none());
         match hash(&path, digest, None, &mut self.checked.bytes, self.is_stopped) {
             Hashed::Stopped => Err(StoreError::Closing),
-            Hashed::Good => {
-                self.found(&Finding::Orphan(*digest));
-                let size = std::fs::metadata(&path).map(|metadata| metadata.len());
-                let size = size.map_err(StoreError::io(&self.store.inner.data))?;
-                if self.repair {
-                    self.store.make_good(digest)?;
-                }
-                self.repair(Transaction::Adopt { digest: *digest, size })
-            }
             Hashed::Missing => Ok(()),
-            // The collector removes it, too. Of what is larger the disk had every byte.
-            Hashed::Wrong if !ahead::is_whole(&path, digest).unwrap_or(true) => {
-                self.found(&Finding::Leftover(*digest));
-                if self.repair {
-                    std::fs::remove_file(&path).map_err(StoreError::io(&path))?;
-                    self.checked.repaired += 1;
+            Hashed::Good => self.settle(digest, &Finding::Orphan(*digest), unknown, |store| {
+                let size = std::fs::metadata(&path).map(|metadata| metadata.len());
+                let size = size.map_err(StoreError::io(&path))?;
+                Ok(store.make_good(digest)? && by(Transaction::Adopt { digest: *digest, size })(store)?)
+            }),
+            Hashed::Wrong(file) => {
+                let is_so = |view: View<'_, Index>| Ok(is_same(&path, &file) && unknown(view)?);
+                // The collector removes it, too. Of what is larger the disk had every byte.
+                match ahead::is_whole(&path, digest).unwrap_or(true) {
+                    false => self.settle(digest, &Finding::Leftover(*digest), is_so, |_| {
+                        std::fs::remove_file(&path).map(|()| true).map_err(StoreError::io(&path))
+                    }),
+                    true => self.settle(digest, &Finding::Damaged(*digest), is_so, |store| store.quarantine(digest)),
                 }
-                Ok(())
-            }
-            Hashed::Wrong => {
-                self.found(&Finding::Damaged(*digest));
-                if self.repair {
-                    self.quarantine(digest)?;
-                    self.checked.repaired += 1;
-                }
-                Ok(())
             }
             Hashed::Unreadable(error) => {
                 self.found(&Finding::Unreadable(*digest, error.to_string()));
@@ -335,6 +403,9 @@ impl Check<'_> {
         let parsed = Manifest::parse_named(Some(&row.media_type), bytes, digest.algorithm());
         let Some(manifest) = parsed.ok().filter(|manifest| manifest.digest() == *digest) else {
             self.found(&Finding::ManifestDamaged(repo.clone(), *digest));
+            if self.repair && row.inline {
+                self.store.inner.committer.report_damage(); // the journal may have it whole
+            }
             return Ok(());
         };
         let named = manifest.blobs().filter(|blob| !media_type::is_foreign_layer(&blob.media_type));
@@ -342,24 +413,19 @@ impl Check<'_> {
         let is_whole = !self.store.keeping.sparse.means(repo);
         for child in named.chain(manifest.children().iter().filter(|_| is_whole)) {
             let child = child.digest;
-            let lacks = self.is_so(digest, |view| {
+            let lacks = |view: View<'_, Index>| {
                 let here = view.is_linked(repo, &child)? || view.has_manifest(repo, &child)?;
                 Ok(!here && view.has_manifest(repo, digest)?)
-            })?;
-            if lacks {
-                self.found(&Finding::Incomplete(repo.clone(), *digest, child));
-            }
+            };
+            // Only a push puts it right.
+            self.settle(digest, &Finding::Incomplete(repo.clone(), *digest, child), lacks, |_| Ok(false))?;
         }
         let item = Item::Manifest { repo: repo.clone(), digest: *digest };
-        let forgotten = self.is_so(digest, |view| {
+        let forgotten = |view: View<'_, Index>| {
             let kept = view.is_kept(repo, digest)?;
             Ok(!kept && view.doubted(&item)?.is_none() && view.has_manifest(repo, digest)?)
-        })?;
-        if forgotten {
-            self.found(&Finding::Forgotten(*digest));
-            self.repair(Transaction::Suspect { item })?;
-        }
-        Ok(())
+        };
+        self.settle(digest, &Finding::Forgotten(*digest), forgotten, by(Transaction::Suspect { item: item.clone() }))
     }
 
     fn links(&mut self, repo: &RepoName) -> Result<(), StoreError> {
@@ -370,14 +436,12 @@ impl Check<'_> {
             after = Some(*last);
             for digest in page {
                 let item = Item::Link { repo: repo.clone(), digest };
-                let forgotten = self.is_so(&digest, |view| {
+                let forgotten = |view: View<'_, Index>| {
                     let named = view.a_parent(repo, &digest)?.is_some();
                     Ok(!named && view.doubted(&item)?.is_none() && view.is_linked(repo, &digest)?)
-                })?;
-                if forgotten {
-                    self.found(&Finding::Forgotten(digest));
-                    self.repair(Transaction::Suspect { item })?;
-                }
+                };
+                let cure = by(Transaction::Suspect { item: item.clone() });
+                self.settle(&digest, &Finding::Forgotten(digest), forgotten, cure)?;
             }
         }
     }
@@ -391,16 +455,15 @@ impl Check<'_> {
             for tag in page {
                 let named = self.store.read(|view| view.tag(repo, &tag))?.map(|row| row.digest);
                 let Some(digest) = named else { continue };
-                let dangling = self.is_so(&digest, |view| {
+                let dangling = |view: View<'_, Index>| {
                     let names = view.tag(repo, &tag)?.is_some_and(|row| row.digest == digest);
                     // Tag and manifest go in one record, so a tag that is still there says that it lacks.
                     let lacks = names && !view.has_manifest(repo, &digest)?;
                     Ok(lacks && view.tag(repo, &tag)?.is_some_and(|row| row.digest == digest))
-                })?;
-                if dangling {
-                    self.found(&Finding::Dangling(repo.clone(), tag.clone(), digest));
-                    self.repair(Transaction::ExpireTag { repo: repo.clone(), tag, digest })?;
-                }
+                };
+                let finding = Finding::Dangling(repo.clone(), tag.clone(), digest);
+                let cure = by(Transaction::ExpireTag { repo: repo.clone(), tag: tag.clone(), digest });
+                self.settle(&digest, &finding, dangling, cure)?;
             }
         }
     }
@@ -420,10 +483,9 @@ impl Check<'_> {
                 Err(error) => return Err(StoreError::io(&trash)(error)),
             };
             let item = Item::Trash { digest, size };
-            if self.is_so(&digest, |view| Ok(view.doubted(&item)?.is_none() && entry.path().exists()))? {
-                self.found(&Finding::Forgotten(digest));
-                self.repair(Transaction::Suspect { item })?;
-            }
+            let forgotten = |view: View<'_, Index>| Ok(view.doubted(&item)?.is_none() && entry.path().exists());
+            let cure = by(Transaction::Suspect { item: item.clone() });
+            self.settle(&digest, &Finding::Forgotten(digest), forgotten, cure)?;
         }
         Ok(())
     }

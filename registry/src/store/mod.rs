@@ -51,7 +51,7 @@ use oci::{Descriptor, Digest, Manifest, RepoName, Selector, Tag};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::index::{Index, Left};
-use crate::journal::{Journal, Lsn};
+use crate::journal::Journal;
 use crate::keeping::Keeping;
 pub use crate::state::Refusal;
 use crate::state::{Asked, Frozen, MountSource, RowsError, Terms, Transaction, View};
@@ -147,8 +147,7 @@ impl Store {
         Self::open_with(data, keeping, None, SNAPSHOT_EVERY)
     }
 
-    /// The same, with the index made again from snapshot and journal, and small blobs that are damaged
-    /// from the journal, as far as it has them.
+    /// The same, with the index made again from snapshot and journal.
     pub fn open_rebuilt(data: &Path, mut keeping: Keeping) -> Result<Self, OpenError> {
         keeping.gc.enabled = false;
         let lock = layout::prepare(data)?;
@@ -156,7 +155,7 @@ impl Store {
         if index.exists() {
             std::fs::remove_dir_all(&index).map_err(OpenError::io(&index))?;
         }
-        Self::open_locked(data, lock, keeping, None, SNAPSHOT_EVERY, true)
+        Self::open_locked(data, lock, keeping, None, SNAPSHOT_EVERY)
     }
 
     /// The same, with a snapshot after so many bytes of journal.
@@ -167,7 +166,7 @@ impl Store {
         snapshot_every: usize,
     ) -> Result<Self, OpenError> {
         let lock = layout::prepare(data)?;
-        Self::open_locked(data, lock, keeping, lease, snapshot_every, false)
+        Self::open_locked(data, lock, keeping, lease, snapshot_every)
     }
 
     fn open_locked(
@@ -176,7 +175,6 @@ impl Store {
         keeping: Keeping,
         lease: Option<Duration>,
         snapshot_every: usize,
-        rebuilt: bool,
     ) -> Result<Self, OpenError> {
         let shelf = Shelf::open(data, Spread::Sharded).map_err(OpenError::io(data))?;
         let journal = Journal::open(&data.join(layout::JOURNAL)).map_err(OpenError::metadata)?;
@@ -186,14 +184,13 @@ impl Store {
         let index = Index::open_after(places, &journal, |index, left| {
             pending = left != Left::Clean;
             let after = match left {
-                _ if rebuilt => Lsn(0),
                 Left::Clean | Left::Cached => return Ok(()),
                 Left::SameBoot | Left::Unknown => ahead::durable_until(&snapshots, &journal)?,
             };
             ahead::restore(index, &journal, &shelf, after).map(drop)
         });
         let index = Arc::new(index.map_err(OpenError::metadata)?);
-        let ahead = Arc::new(Ahead::open(data, pending || rebuilt).map_err(OpenError::io(data))?);
+        let ahead = Arc::new(Ahead::open(data, pending).map_err(OpenError::io(data))?);
         let uploads = data.join(layout::UPLOADS);
         let open = View(&*index).uploads().map_err(OpenError::metadata)?;
         let uploads = Uploads::open(uploads, &open).map_err(OpenError::io(data))?;

@@ -24,8 +24,6 @@ pub enum Kind {
     Nameless,
     /// There are no retention rules.
     NoRules,
-    /// A registry that serves does not do this.
-    Serving,
     /// Content that was asked for is not there.
     Missing,
     /// The registry, or whoever asked, stopped meanwhile.

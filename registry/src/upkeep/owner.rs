@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::failed::{Failed, Kind};
-use super::{Done, Request, SOCKET, Said, Stop, Task, What, perform, transfer};
+use super::{Done, Request, SOCKET, Said, Stop, What, perform, transfer};
 use crate::store::Store;
 
 /// Requests that are answered at once; others wait.
@@ -181,9 +181,6 @@ impl Answering {
             }
         };
         match request.what {
-            What::Task(Task::Check { repair: true }) => {
-                Err(Failed::new(Kind::Serving, "nothing is repaired while the registry serves"))
-            }
             What::Task(task) => perform(&store, &task, &mut |said| say(said), stop),
             What::Transfer(wanted) => {
                 let directory = directory.ok_or_else(|| Failed::new(Kind::BadInput, "no directory came along"))?;
