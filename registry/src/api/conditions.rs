@@ -17,14 +17,20 @@ pub(super) fn etag(digest: &Digest) -> String {
 
 /// Whether the client has this content already. Weak tags count too (RFC 9110 §13.1.2).
 pub(super) fn is_known(headers: &HeaderMap, digest: &Digest) -> bool {
+    if !headers.contains_key(IF_NONE_MATCH) {
+        return false;
+    }
     let etag = etag(digest);
     listed(headers, &IF_NONE_MATCH).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
 }
 
 /// Refuses a request for content that is not what the client wants it to be.
 pub(super) fn must_match(headers: &HeaderMap, digest: &Digest) -> Result<(), Failure> {
+    if !headers.contains_key(IF_MATCH) {
+        return Ok(());
+    }
     let etag = etag(digest);
-    if !headers.contains_key(IF_MATCH) || listed(headers, &IF_MATCH).any(|tag| tag == "*" || tag == etag) {
+    if listed(headers, &IF_MATCH).any(|tag| tag == "*" || tag == etag) {
         return Ok(());
     }
     Err(failed(Some(digest)))

@@ -3,7 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -137,8 +139,18 @@ pub(super) fn request_id(parts: &Parts) -> HeaderValue {
     });
     match given {
         Some(given) => given.clone(),
-        None => super::header(&uuid::Uuid::now_v7().simple().to_string()),
+        None => super::header(new_id().simple().encode_lower(&mut uuid::Uuid::encode_buffer())),
     }
+}
+
+/// A name that no other request has: a UUID of version 7 (RFC 9562 §5.7) whose random part is drawn once, and
+/// counted up from. Asking the kernel for each request would cost as much as looking its answer up.
+fn new_id() -> uuid::Uuid {
+    static LAST: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(uuid::Uuid::now_v7().as_u128() as u64));
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut rest = [0; 10];
+    rest[2..].copy_from_slice(&LAST.fetch_add(1, Relaxed).to_be_bytes());
+    uuid::Builder::from_unix_timestamp_millis(since_1970.as_millis() as u64, &rest).into_uuid()
 }
 
 #[cfg(test)]
@@ -211,5 +223,14 @@ mod tests {
         for bad in ["", "a b", "a\"b", &"a".repeat(129)] {
             assert_eq!(id(bad).len(), 32, "{bad}");
         }
+    }
+
+    #[test]
+    fn ids_of_ours_are_all_different_and_in_order_of_time() {
+        let ids: Vec<_> = std::iter::repeat_with(new_id).take(10_000).collect();
+        assert!(ids.iter().all(|id| id.get_version_num() == 7 && id.get_variant() == uuid::Variant::RFC4122));
+        let unique: std::collections::HashSet<_> = ids.iter().collect();
+        assert_eq!(unique.len(), ids.len());
+        assert!(ids.iter().map(|id| id.as_u128() >> 80).is_sorted());
     }
 }
