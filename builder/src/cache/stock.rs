@@ -79,6 +79,20 @@ impl InUse {
         fs::create_dir_all(&root).map_err(at(&root))?;
         Ok(Self { _held: hold(&root, FlockOperation::LockShared).map_err(at(&root))? })
     }
+
+    /// The same without waiting: none while somebody removes something.
+    ///
+    /// # Errors
+    /// If it cannot be made or locked.
+    pub fn try_hold(directory: &Path) -> Result<Option<Self>, Error> {
+        let root = directory.join("v1");
+        fs::create_dir_all(&root).map_err(at(&root))?;
+        match hold(&root, FlockOperation::NonBlockingLockShared) {
+            Ok(held) => Ok(Some(Self { _held: held })),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(at(&root)(error)),
+        }
+    }
 }
 
 /// How the cache is held: shared by builds, alone by who removes something.

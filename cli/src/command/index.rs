@@ -18,7 +18,7 @@ use crate::terminal::{out, tell};
 const CONFIG_LIMIT: usize = 8 << 20;
 
 pub async fn create(args: &CreateArgs) -> Outcome<()> {
-    let opener = transfer::opener(&args.store, &args.registry)?;
+    let opener = transfer::opener(&args.store, &args.registry).await?;
     let destination = transfer::location(&args.destination)?;
     if matches!(destination, Location::OciArchive(..) | Location::DockerArchive(..)) {
         return Err(Failure::new(Exit::Usage, format!("{destination} is an archive, which is written in one go"))

@@ -16,7 +16,7 @@ use crate::terminal::out;
 const CONFIG_LIMIT: usize = 8 << 20;
 
 pub async fn inspect(args: &InspectArgs) -> Outcome<()> {
-    let opener = transfer::opener(&args.store, &args.registry)?;
+    let opener = transfer::opener(&args.store, &args.registry).await?;
     let location = transfer::location(&args.image)?;
     let (opened, top) = find(&opener, &location).await?;
     if args.raw {

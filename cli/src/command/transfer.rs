@@ -11,13 +11,16 @@ use crate::place::{Opened, Opener, Target, To};
 use crate::settings;
 use crate::terminal::{Transfers, out, tell};
 
-pub fn opener(store: &StoreArgs, registry: &RegistryArgs) -> Outcome<Opener> {
+/// How often to look whether the local store is free again.
+#[cfg(feature = "build")]
+const LOOK: std::time::Duration = std::time::Duration::from_millis(100);
+
+pub async fn opener(store: &StoreArgs, registry: &RegistryArgs) -> Outcome<Opener> {
     let data = settings::data_directory(store)?;
     let local = settings::local_store(&data)?;
     let client = settings::client(registry)?;
     #[cfg(feature = "build")]
-    let in_use = builder::cache::stock::InUse::hold(&data.join("build"))
-        .map_err(|error| Failure::because(Exit::Disk, "cannot hold the local store", &error))?;
+    let in_use = hold(&data.join("build")).await?;
     Ok(Opener {
         data,
         local,
@@ -27,12 +30,28 @@ pub fn opener(store: &StoreArgs, registry: &RegistryArgs) -> Outcome<Opener> {
     })
 }
 
+/// Keeps `cache prune` from removing what is about to be named. Waits without blocking, so that Ctrl-C is heard.
+#[cfg(feature = "build")]
+async fn hold(cache: &std::path::Path) -> Outcome<builder::cache::stock::InUse> {
+    let mut waits = false;
+    loop {
+        let held = builder::cache::stock::InUse::try_hold(cache);
+        match held.map_err(|error| Failure::because(Exit::Disk, "cannot hold the local store", &error))? {
+            Some(held) => return Ok(held),
+            None if !waits => tell("waiting until what is being removed from the local store is gone"),
+            None => {}
+        }
+        waits = true;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 pub fn location(text: &str) -> Outcome<Location> {
     text.parse().map_err(|error| Failure::because(Exit::Usage, format!("`{text}` names no image"), &error))
 }
 
 pub async fn push(args: &PushArgs) -> Outcome<()> {
-    let opener = opener(&args.store, &args.registry)?;
+    let opener = opener(&args.store, &args.registry).await?;
     let source = location(&args.image)?;
     let destination = match (&args.destination, &source) {
         (Some(destination), _) => location(destination)?,
@@ -60,7 +79,7 @@ pub async fn push(args: &PushArgs) -> Outcome<()> {
 }
 
 pub async fn pull(args: &PullArgs) -> Outcome<()> {
-    let opener = opener(&args.store, &args.registry)?;
+    let opener = opener(&args.store, &args.registry).await?;
     let source = location(&args.image)?;
     let (Location::Bare(reference) | Location::Registry(reference)) = &source else {
         return Err(Failure::new(Exit::Usage, format!("{source} is no registry"))
@@ -75,7 +94,7 @@ pub async fn pull(args: &PullArgs) -> Outcome<()> {
 }
 
 pub async fn copy(args: &CopyArgs) -> Outcome<()> {
-    let opener = opener(&args.store, &args.registry)?;
+    let opener = opener(&args.store, &args.registry).await?;
     let (source, destination) = (location(&args.source)?, location(&args.destination)?);
     // `docker load` knows no index, so an archive for it takes the image of this machine.
     let default = matches!(destination, Location::DockerArchive(..)).then(Platform::of_this_machine);

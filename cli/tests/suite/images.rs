@@ -1,74 +1,13 @@
 //! What a build makes of an image beside its files: labels, annotations, compression, platforms, indexes, names;
-//! the flags that scripts of docker and kaniko have in them; and the names of images in the local store.
+//! and the flags that scripts of docker and kaniko have in them.
 
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use fixtures::den::Den;
 use fixtures::registry::Registry;
 use serde_json::Value;
 
-const LIGHTER: &str = env!("CARGO_BIN_EXE_lighter");
-
-struct Bench {
-    den: Den,
-}
-
-impl Bench {
-    fn new(files: &[(&str, &str)]) -> Self {
-        let bench = Self { den: Den::new("images") };
-        std::fs::create_dir(bench.path()).unwrap();
-        for (name, content) in files {
-            std::fs::write(bench.path().join(name), content).unwrap();
-        }
-        bench
-    }
-
-    fn path(&self) -> PathBuf {
-        self.den.path().join("place")
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(LIGHTER);
-        command.args(words).current_dir(self.path()).stdin(Stdio::null());
-        command.env_clear().env("HOME", self.den.path().join("home")).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().expect("lighter starts")
-    }
-
-    /// stdout and stderr of a command that goes well.
-    fn does(&self, words: &[&str]) -> (String, String) {
-        let output = self.run(words);
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{words:?}: {told}");
-        (String::from_utf8_lossy(&output.stdout).trim().to_owned(), told)
-    }
-
-    fn manifest(&self, image: &str) -> Value {
-        serde_json::from_str(&self.does(&["inspect", "--raw", image]).0).unwrap()
-    }
-
-    fn config(&self, image: &str) -> Value {
-        serde_json::from_str(&self.does(&["inspect", "--config", image]).0).unwrap()
-    }
-
-    /// The files of an image of the local store, as a tar.
-    fn file_of_image(&self, image: &str) -> Vec<u8> {
-        let archive = self.path().join("image.tar");
-        let _ = std::fs::remove_file(&archive); // of an earlier call
-        self.does(&["copy", &format!("local:{image}"), &format!("oci-archive:{}", archive.display())]);
-        std::fs::read(archive).unwrap()
-    }
-
-    fn file(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path().join(name)).unwrap()
-    }
-}
-
-const PLAIN: &[(&str, &str)] = &[("Dockerfile", "FROM scratch\nCOPY f /f\nLABEL own=1 both=file\n"), ("f", "content")];
+use crate::workbench::{Bench, LIGHTER, PLAIN};
 
 #[test]
 fn labels_and_annotations_are_written() {
@@ -492,97 +431,6 @@ fn memory_does_not_grow_with_a_layer() {
     };
     assert!(ended.success());
     assert!(peak > 0 && peak < MEMORY, "{peak} bytes for a layer of {LAYER}");
-}
-
-/// How many blobs the local store has.
-fn blobs(bench: &Bench) -> usize {
-    let home = bench.den.path().join("home/.local/share/lighter/images/blobs/sha256");
-    std::fs::read_dir(home).unwrap().count()
-}
-
-#[test]
-fn images_are_listed_named_and_removed() {
-    let bench = Bench::new(PLAIN);
-    let (built, _) = bench.does(&["build", "-t", "shop/api:v1", "."]);
-    let digest = built.rsplit('@').next().unwrap().to_owned();
-    let (named, _) = bench.does(&["tag", "shop/api:v1", "vm2:5000/shop/api:v1", "shop/api"]);
-    assert_eq!(
-        named,
-        format!("vm2:5000/shop/api:v1@{digest}\ndocker.io/shop/api:latest@{digest}"),
-        "names are pinned, and `latest` is meant without a tag"
-    );
-    let start = &digest["sha256:".len()..][..12];
-    bench.does(&["tag", start, "short:1"]);
-    let (listed, _) = bench.does(&["images"]);
-    assert_eq!(listed.lines().count(), 4, "{listed}");
-    assert!(listed.lines().all(|line| line.contains(&digest) && line.contains("T")), "{listed}");
-    let (of_api, _) = bench.does(&["images", "-q", "shop/api"]);
-    assert_eq!(of_api.lines().count(), 2, "all tags of a repository: {of_api}");
-    assert_eq!(bench.does(&["images", "-q", "shop/api:v1"]).0, format!("docker.io/shop/api:v1@{digest}"));
-    let described: Value = serde_json::from_str(&bench.does(&["images", "--json", "short:1"]).0).unwrap();
-    assert_eq!(
-        (&described[0]["name"], described[0]["platforms"].as_array().map(Vec::len)),
-        (&"docker.io/library/short:1".into(), Some(1))
-    );
-
-    let before = blobs(&bench);
-    let (removed, told) = bench.does(&["rmi", "short:1", "shop/api"]);
-    assert_eq!(removed, format!("docker.io/library/short:1@{digest}\ndocker.io/shop/api:latest@{digest}"));
-    assert_eq!((told.as_str(), blobs(&bench)), ("", before), "the image has other names");
-    let (removed, told) = bench.does(&["rmi", &digest]);
-    assert_eq!(removed.lines().count(), 2, "all names of a digest: {removed}");
-    assert!(told.contains("2 blobs removed"), "manifest and config go, the layer is the cache's: {told}");
-    assert_eq!(blobs(&bench), 1);
-    assert!(bench.does(&["build", "."]).1.contains("CACHED"), "what the cache has stays");
-    assert_eq!(bench.does(&["images"]).0, "");
-}
-
-#[test]
-fn what_cannot_be_named_or_removed_is_told() {
-    let bench = Bench::new(PLAIN);
-    bench.does(&["build", "-t", "a:1", "."]);
-    for (words, code, said) in [
-        (&["rmi", "b:1"][..], 69, "there is no image `b:1`"),
-        (&["rmi", "sha256:00000000"], 69, "there is no image"),
-        (&["rmi", "UPPER//"], 64, "names no image"),
-        (&["tag", "b:1", "c:1"], 69, "there is no image `b:1`"),
-        (&["tag", "a:1", "c@sha256:0000000000000000000000000000000000000000000000000000000000000000"], 64, "digest"),
-        (&["rmi"], 64, "required"),
-    ] {
-        let output = bench.run(words);
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(code) && told.contains(said), "{words:?}: {:?} {told}", output.status);
-    }
-    bench.does(&["rmi", "--force", "b:1"]);
-    assert_eq!(bench.does(&["images", "-q"]).0.lines().count(), 1, "nothing was removed");
-}
-
-#[test]
-fn pruning_takes_what_no_image_has_and_leaves_what_one_has() {
-    let bench = Bench::new(PLAIN);
-    let registry = Registry::start(LIGHTER);
-    let base = registry.reference("base:1");
-    bench.does(&["build", "-t", &base, "--push", "."]);
-    bench.does(&["rmi", &base]);
-    bench.does(&["cache", "prune", "--all"]);
-    assert_eq!(blobs(&bench), 0, "nothing is left of it");
-
-    let dockerfile = format!("FROM {base}\nCOPY f /g\n");
-    std::fs::write(bench.path().join("Dockerfile"), dockerfile).unwrap();
-    bench.does(&["build", "-t", "app:1", "."]);
-    bench.does(&["build", "-t", "app:1", "--label", "a=b", "."]);
-    let (listed, _) = bench.does(&["cache", "ls"]);
-    assert!(listed.contains("blobs of no image        2"), "manifest and config of the first one: {listed}");
-    let image = bench.file_of_image("app:1");
-    bench.does(&["cache", "prune", "--all"]);
-    assert_eq!(bench.file_of_image("app:1"), image, "the image is whole");
-    assert_eq!(bench.does(&["cache", "ls"]).0.lines().count(), 1, "and nothing else is there");
-    // Its base is known to be in the registry, whether it was fetched or not.
-    bench.does(&["rmi", "app:1"]);
-    bench.does(&["cache", "prune", "--all"]);
-    assert_eq!(blobs(&bench), 0);
-    let origins = bench.den.path().join("home/.local/share/lighter/images/origins");
-    assert_eq!(std::fs::read_dir(origins).map_or(0, Iterator::count), 0);
 }
 
 /// What is in a base is in every shared cache, so that a machine that has never seen it need not read it.
