@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::num::NonZeroUsize;
 
 /// What will happen, in this order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -157,6 +156,11 @@ impl Action {
         once::is_cron_job(&self.object.resource)
     }
 
+    /// Whether pods are started or replaced by it, which takes its time.
+    pub fn rolls_out(&self) -> bool {
+        !matches!(self.change, Change::Nothing | Change::Delete) && workload::is_watched(&self.object.resource)
+    }
+
     /// An action that only says what was written, of which a ticket can be made.
     pub(crate) fn written(object: ObjectName, change: Change, images: Vec<ImageChange>) -> Action {
         Action {
@@ -186,27 +190,21 @@ impl Plan {
         numbers.iter().map(part).collect()
     }
 
-    /// The plan in parts, so that not more than so many rollouts are under way at the same time.
-    pub fn at_most(self, rollouts: NonZeroUsize) -> Vec<Plan> {
-        let (guard, force) = (self.guard, self.force);
-        let mut findings = self.findings;
-        let mut parts: Vec<Plan> = Vec::new();
-        let mut count = 0;
-        for action in self.actions {
-            let rolls = action.change != Change::Nothing
-                && action.change != Change::Delete
-                && workload::is_watched(&action.object.resource);
-            if parts.is_empty() || (rolls && count == rollouts.get()) {
-                let findings = std::mem::take(&mut findings); // said once, before the first
-                parts.push(Plan { actions: Vec::new(), findings, guard: guard.clone(), force: force.clone() });
-                count = 0;
-            }
-            count += usize::from(rolls);
-            if let Some(part) = parts.last_mut() {
-                part.actions.push(action);
-            }
-        }
-        parts
+    /// The objects that will be there, in order.
+    pub fn objects(&self) -> impl Iterator<Item = &ObjectName> {
+        let stays = |action: &&Action| action.change != Change::Delete;
+        self.actions.iter().filter(stays).map(|action| &action.object)
+    }
+
+    /// How many of the actions from number `first` on may be done now, in their order, if no more than so many
+    /// workloads may begin to roll out.
+    pub fn turn(&self, first: usize, rollouts: usize) -> usize {
+        let mut begun = 0;
+        let may_begin = |action: &&Action| {
+            begun += usize::from(action.rolls_out());
+            begun <= rollouts
+        };
+        self.actions[first..].iter().take_while(may_begin).count()
     }
 
     /// Whether anything would be written.

@@ -247,9 +247,6 @@ pub struct HowArgs {
     /// Delete, with --prune, also namespaces, volume claims, volumes and definitions of kinds
     #[arg(long, requires = "prune")]
     pub prune_precious: bool,
-    /// Roll out at most so many workloads at a time: the next ones are written when these run well
-    #[arg(long, value_name = "N")]
-    pub parallel: Option<NonZeroUsize>,
     /// Nodes have registry logins of their own: a refusal of the pods' logins is only warned of
     #[arg(long)]
     pub nodes_log_in: bool,
@@ -331,6 +328,9 @@ pub struct WaitArgs {
     /// What to do with the new version if it does not come to run in time
     #[arg(long, value_enum, value_name = "WHAT", default_value = "rollback")]
     pub on_failure: OnFailure,
+    /// Roll out at most so many workloads of a wave at a time: as one runs well, the next is written
+    #[arg(long, value_name = "N")]
+    pub parallel: Option<NonZeroUsize>,
     /// Run each CronJob once now, with the new image, and wait until that Job has done its work
     #[arg(long)]
     pub run_once: bool,
@@ -358,6 +358,7 @@ impl Default for WaitArgs {
         Self {
             timeout: usual.timeout,
             on_failure: OnFailure::Keep,
+            parallel: None,
             run_once: false,
             allow_zero: usual.allow_zero,
             ticket: None,

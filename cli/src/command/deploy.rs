@@ -112,13 +112,7 @@ pub async fn plan(
             tell(&format!("nothing to do: {error}"));
             Vec::new()
         }
-        plan => {
-            let waves = plan.map_err(|error| told(&error))?.waves().into_iter();
-            match how.parallel {
-                Some(rollouts) => waves.flat_map(|wave| wave.at_most(rollouts)).collect(),
-                None => waves.collect(),
-            }
-        }
+        plan => plan.map_err(|error| told(&error))?.waves(),
     };
     Ok(Planned { cluster, plans, images })
 }

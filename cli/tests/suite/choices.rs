@@ -1,6 +1,10 @@
 //! What a deploy can be asked for beyond an image and a target, on a real cluster: a bound on how much happens at once,
 //! CronJobs that run once, nothing that runs at all, checks alone, manifests in waves, and the way back by ticket.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
 
@@ -73,6 +77,50 @@ fn only_so_many_are_rolled_out_at_a_time() {
         assert_eq!(image_of(&scene, DEPLOYMENTS, name), *new);
     }
     deploy(&scene, new, &[&all[..], &["--parallel", "0"]].concat(), 64);
+}
+
+/// The first comes to run only when the third is there: nobody waits for the slowest of two before the next begins.
+#[test]
+fn the_next_begins_as_soon_as_one_ends() {
+    let Images { web: [old, new], bad, .. } = Images::shared();
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    let early = Arc::new(AtomicBool::new(false));
+    let (met, too_early) = (Arc::clone(&seen), Arc::clone(&early));
+    let scene = Desk::new("choices-window", move |pod| {
+        let name = pod["metadata"]["labels"]["app"].as_str().unwrap_or_default();
+        if pod["spec"]["containers"][0]["image"] == *bad {
+            return if name == "b" { Fate::Crashes(3, "no room".into()) } else { Fate::Stuck };
+        }
+        if pod["spec"]["containers"][0]["image"] == *old {
+            return Fate::Runs;
+        }
+        let mut met = met.lock().unwrap();
+        met.insert(name.to_owned());
+        too_early.fetch_or(name == "c" && !met.contains("b"), Ordering::Relaxed);
+        if name == "a" && !met.contains("c") { Fate::Stuck } else { Fate::Runs }
+    });
+    for name in ["a", "b", "c"] {
+        scene.create(DEPLOYMENTS, &workload("Deployment", name, "web", old));
+    }
+    scene.wait(&["a", "b", "c"]);
+    let all = ["--target", "deployment/a", "--target", "deployment/b", "--target", "deployment/c", "--parallel", "2"];
+    deploy(&scene, new, &all, 0);
+    assert!(!early.load(Ordering::Relaxed), "two at a time");
+
+    let before = scene.object(DEPLOYMENTS, "c")["metadata"]["generation"].clone();
+    let told = deploy(&scene, bad, &all, 21);
+    assert!(told.contains("no room") && told.contains("deployment/a in namespace choices-window: back to web"), "{told}");
+    assert_eq!(scene.object(DEPLOYMENTS, "c")["metadata"]["generation"], before, "nothing begins after a failure");
+    assert_eq!([image_of(&scene, DEPLOYMENTS, "a"), image_of(&scene, DEPLOYMENTS, "b")], [new.clone(), new.clone()]);
+
+    // What is made while the watch is open was in no list of it.
+    let made: Vec<String> = ["d", "e", "f"].map(|name| workload("Deployment", name, "web", old).to_string()).into();
+    std::fs::write(scene.den.path().join("made.yaml"), made.join("\n---\n")).unwrap();
+    let file = scene.den.path().join("made.yaml").display().to_string();
+    let ticket = scene.den.path().join("ticket").display().to_string();
+    deploy(&scene, new, &["-f", &file, "--parallel", "1", "--ticket", &ticket], 0);
+    scene.lighter(&["rollout", "status", "deployment/d", "deployment/e", "deployment/f"], 0);
+    scene.lighter(&["rollout", "wait", "--ticket", &ticket], 0);
 }
 
 #[test]
