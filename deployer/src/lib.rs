@@ -14,6 +14,7 @@
 mod api;
 mod apply;
 mod assign;
+mod body;
 mod builtin;
 mod cluster;
 mod connect;

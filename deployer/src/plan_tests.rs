@@ -3,6 +3,7 @@
 use super::*;
 use crate::object::Resource;
 use oci::{Digest, Reference};
+use serde_json::json;
 
 pub(crate) fn resource(group: &str, kind: &str) -> Resource {
     Resource {
@@ -149,4 +150,28 @@ fn what_will_keep_a_rollout_from_showing_is_found_before() {
         };
         assert!(findings(&live)[0].text.contains(word), "{word}");
     }
+}
+
+#[test]
+fn as_many_begin_as_may_and_what_rolls_nothing_out_goes_along() {
+    let action = |kind: &str, change: Change| {
+        let group = if kind == "Service" { "" } else { "apps" };
+        Action::written(ObjectName::new(resource(group, kind), "demo", "x"), change, Vec::new())
+    };
+    let plan = Plan {
+        actions: vec![
+            action("Service", Change::Create),
+            action("Deployment", Change::Update),
+            action("Deployment", Change::Nothing),
+            action("Deployment", Change::Create),
+            action("Deployment", Change::Delete),
+        ],
+        ..Plan::default()
+    };
+    for (first, rollouts, turn) in
+        [(0, 0, 1), (0, 1, 3), (0, 2, 5), (1, 0, 0), (3, 1, 2), (0, usize::MAX, 5), (5, 1, 0)]
+    {
+        assert_eq!(plan.turn(first, rollouts), turn, "{first} {rollouts}");
+    }
+    assert_eq!(plan.objects().count(), 4);
 }

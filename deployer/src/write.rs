@@ -2,10 +2,11 @@
 //! somebody else was faster than is planned anew from what is there, with its guards checked anew.
 
 use crate::api::Patch;
+use crate::body::{annotated, images_body, images_patch};
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::object::ObjectName;
-use crate::plan::{Action, Adoption, Change, Live, Plan, Step, annotated, images_body, images_patch};
+use crate::plan::{Action, Adoption, Change, Live, Plan, Step};
 use crate::ticket::{Executed, Ticket};
 use crate::workload::{self, Container, text};
 use crate::{apply, crd};
