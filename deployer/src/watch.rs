@@ -472,27 +472,49 @@ async fn log(api: &Api, ticket: &Ticket, pod: &str, container: &str, lines: usiz
     None
 }
 
-/// Waits until the controller has seen the generation of an object that we wrote. A controller that does not within
-/// a few seconds, or a watch that breaks, changes nothing of what was written.
-pub(crate) async fn until_observed(api: &Api, object: &ObjectName, written: &Value) {
-    if verdict::is_observed(written) {
-        return;
+/// Waits until the controller has seen the generation of an object that we wrote; false if it has not within a few
+/// seconds, which changes nothing of what was written.
+pub(crate) async fn until_observed(api: &Api, object: &ObjectName, written: &Value) -> bool {
+    let is_over = |live: &Value| live["metadata"]["uid"] != written["metadata"]["uid"] || verdict::is_observed(live);
+    if is_over(written) {
+        return true;
     }
     let seen = async {
-        let mut changes = stream::since(api, object, text(&written["metadata"]["resourceVersion"])).await?;
-        while let Some(change) = changes.next().await {
-            let is_gone = |live: &Value| live["metadata"]["uid"] != written["metadata"]["uid"];
-            if change?.is_none_or(|live| is_gone(&live) || verdict::is_observed(&live)) {
-                return Ok(());
+        let mut version = text(&written["metadata"]["resourceVersion"]).to_owned();
+        loop {
+            match is_watched_until(api, object, &version, is_over).await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, %object, "the watch broke before our note was seen"),
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            match api.get(object).await {
+                Ok(Some(live)) if !is_over(&live) => version = text(&live["metadata"]["resourceVersion"]).to_owned(),
+                Ok(_) => return true,
+                Err(error) => {
+                    tracing::debug!(%error, %object, "nobody knows whether the controller saw our note");
+                    return false;
+                }
             }
         }
-        Ok::<(), kube::Error>(())
     };
-    match tokio::time::timeout(OBSERVED_WITHIN, seen).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, %object, "nobody knows whether the controller saw our note"),
-        Err(_) => tracing::debug!(%object, "the controller has not seen our note yet"),
+    tokio::time::timeout(OBSERVED_WITHIN, seen).await.unwrap_or(false)
+}
+
+/// Whether a watch of an object shows a state that is wanted, or that it is gone, before it ends.
+async fn is_watched_until(
+    api: &Api,
+    object: &ObjectName,
+    version: &str,
+    is_over: impl Fn(&Value) -> bool,
+) -> kube::Result<bool> {
+    let mut changes = stream::since(api, object, version).await?;
+    while let Some(change) = changes.next().await {
+        if change?.is_none_or(|live| is_over(&live)) {
+            return Ok(true);
+        }
     }
+    Ok(false)
 }
 
 /// Pods are a core kind, `v1` since ever.

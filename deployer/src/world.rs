@@ -128,8 +128,10 @@ impl World {
 
     /// Whether what is known of a workload is older than the write that a ticket is of.
     pub fn is_behind(&self, ticket: &Ticket) -> bool {
-        let is_listed = |stream: &&Stream| matches!(&stream.kind, Kind::Workload(resource) if *resource == ticket.object.resource)
-            && ticket.object.namespace.as_deref().unwrap_or_default() == stream.namespace;
+        let is_listed = |stream: &&Stream| {
+            matches!(&stream.kind, Kind::Workload(resource) if *resource == ticket.object.resource)
+                && ticket.object.namespace.as_deref().unwrap_or_default() == stream.namespace
+        };
         if !self.streams.iter().filter(is_listed).all(|stream| stream.synced) {
             return false; // a list that is still to come is younger
         }

@@ -132,7 +132,8 @@ impl Run<'_> {
         let mut watch = cluster.watching(plan.objects(), &policy, |event| report.show(&event));
         let mut written = 0;
         loop {
-            let turn = if watch.has_failed() { 0 } else { plan.turn(written, at_once.saturating_sub(watch.under_way())) };
+            let turn =
+                if watch.has_failed() { 0 } else { plan.turn(written, at_once.saturating_sub(watch.under_way())) };
             if turn > 0 {
                 watch.admit(self.write(plan, written..written + turn).await?);
                 written += turn;
@@ -280,8 +281,13 @@ async fn succeed(cluster: &Cluster, rollout: &Rollout) {
     for target in &rollout.targets {
         tell(&target.to_string());
     }
-    if let Err(error) = cluster.remember(rollout).await {
-        tell(&format!("warning: could not note on the workload that this version runs well: {error}"));
+    match cluster.remember(rollout).await {
+        Ok(unseen) => unseen.iter().for_each(|object| {
+            tell(&format!(
+                "note: the controller has not seen our note on {object} yet; until then it counts as under way"
+            ));
+        }),
+        Err(error) => tell(&format!("warning: could not note on the workload that this version runs well: {error}")),
     }
 }
 

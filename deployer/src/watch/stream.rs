@@ -122,6 +122,10 @@ fn objects(api: &Api, resource: &Resource, namespace: &str) -> kube::Api<Dynamic
     kube::Api::namespaced_with(api.client(), namespace, &kind)
 }
 
+/// Lists are read as they are at that moment, in pages, and watched from there on. Servers from 1.32 on can send the
+/// list through the watch (`sendInitialEvents`), which would spare a request. kube's watcher asks for that with
+/// `resourceVersion=0`, though: for whatever the server's cache has, which may be older than what we wrote just now, and
+/// then a new object is missing, and an old rollout is well.
 fn one(api: &Api, source: &Source) -> BoxStream<'static, Change> {
     let objects = objects(api, &source.resource, &source.namespace);
     let config = watcher::Config { field_selector: source.fields.clone(), ..watcher::Config::default() };
