@@ -20,6 +20,7 @@ Examples:
   lighter deploy --image vm2:5000/shop/api:v2 --wave job/migrate --wave deployment/api,deployment/web --replace-jobs
   lighter deploy --image vm2:5000/shop/api:v2 -f deployment.yaml --dry-run
   lighter apply -f manifests/ --set shop --prune
+  lighter apply -f https://vm1/shop/deploy/-/raw/main/web.yaml
 
 stdout carries the pinned images, or with -o what is done, for machines; all else goes to stderr.")]
 pub struct DeployArgs {
@@ -214,8 +215,8 @@ pub struct SubjectArgs {
     /// goes with the first [repeatable]
     #[arg(long, value_name = "KIND/NAME[/CONTAINER],…")]
     pub wave: Vec<String>,
-    /// Manifests to apply with the images put in: a file, a directory or - for stdin [repeatable]
-    #[arg(short, long, value_name = "FILE|DIR|-")]
+    /// Manifests to apply with the images put in: a file, a directory, a URL or - for stdin [repeatable]
+    #[arg(short, long, value_name = "FILE|DIR|URL|-")]
     pub file: Vec<PathBuf>,
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use fixtures::http::Scripted;
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
 
@@ -109,7 +110,10 @@ fn the_next_begins_as_soon_as_one_ends() {
 
     let before = scene.object(DEPLOYMENTS, "c")["metadata"]["generation"].clone();
     let told = deploy(&scene, bad, &all, 21);
-    assert!(told.contains("no room") && told.contains("deployment/a in namespace choices-window: back to web"), "{told}");
+    assert!(
+        told.contains("no room") && told.contains("deployment/a in namespace choices-window: back to web"),
+        "{told}"
+    );
     assert_eq!(scene.object(DEPLOYMENTS, "c")["metadata"]["generation"], before, "nothing begins after a failure");
     assert_eq!([image_of(&scene, DEPLOYMENTS, "a"), image_of(&scene, DEPLOYMENTS, "b")], [new.clone(), new.clone()]);
 
@@ -121,6 +125,44 @@ fn the_next_begins_as_soon_as_one_ends() {
     deploy(&scene, new, &["-f", &file, "--parallel", "1", "--ticket", &ticket], 0);
     scene.lighter(&["rollout", "status", "deployment/d", "deployment/e", "deployment/f"], 0);
     scene.lighter(&["rollout", "wait", "--ticket", &ticket], 0);
+}
+
+#[test]
+fn manifests_may_be_behind_a_url() {
+    let scene = scene("choices-url");
+    let Images { web: [old, new], .. } = Images::shared();
+    let manifest = workload("Deployment", "web", "web", old).to_string();
+    let web = Scripted::start(move |request| {
+        let to = |location: &str| (302, vec![("location", location.to_owned())], String::new());
+        match request.target.as_str() {
+            "/web.yaml?token=s3cret" => (200, vec![], manifest.clone()),
+            "/moved" => to("/web.yaml?token=s3cret"),
+            "/for/ever" => to("/for/ever"),
+            "/large" => (200, vec![], " ".repeat((16 << 20) + 1)),
+            "/page" => (200, vec![], "<html><body>Sign in".to_owned()),
+            "/private" => (403, vec![], String::new()),
+            _ => (404, vec![], String::new()),
+        }
+    });
+    let url = |path: &str| format!("http://{}{path}", web.address());
+    let told = deploy(&scene, new, &["-f", &url("/web.yaml?token=s3cret")], 0);
+    assert!(told.contains(&url("/web.yaml")) && !told.contains("s3cret"), "{told}");
+    assert_eq!(image_of(&scene, DEPLOYMENTS, "web"), *new);
+    deploy(&scene, old, &["-f", &url("/moved").replace("//", "//me:s3cret@")], 0);
+    assert_eq!(image_of(&scene, DEPLOYMENTS, "web"), *old);
+    for (path, code, words) in [
+        ("/for/ever", 69, "it redirects more than 10 times"),
+        ("/large", 65, "is larger than 16777216 bytes"),
+        ("/page", 65, "cannot read the manifest"),
+        ("/nothing", 66, "answered 404"),
+        ("/private", 77, "a login may stand in the URL"),
+    ] {
+        let told = deploy(&scene, new, &["-f", &url(path)], code);
+        assert!(told.contains(words) && told.contains(&url(path)), "{told}");
+    }
+    let told = deploy(&scene, new, &["-f", &url("/web.yaml"), "--write"], 64);
+    assert!(told.contains("--write writes into files") && told.contains(&url("/web.yaml")), "{told}");
+    assert_eq!(image_of(&scene, DEPLOYMENTS, "web"), *old);
 }
 
 #[test]
