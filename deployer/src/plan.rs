@@ -197,11 +197,12 @@ impl Plan {
     }
 
     /// How many of the actions from number `first` on may be done now, in their order, if no more than so many
-    /// workloads may begin to roll out.
-    pub fn turn(&self, first: usize, rollouts: usize) -> usize {
+    /// workloads may begin to roll out; CronJobs are among these if they run once.
+    pub fn turn(&self, first: usize, rollouts: usize, run_once: bool) -> usize {
         let mut begun = 0;
+        let runs = |action: &Action| run_once && action.runs_by_the_clock() && action.change != Change::Delete;
         let may_begin = |action: &&Action| {
-            begun += usize::from(action.rolls_out());
+            begun += usize::from(action.rolls_out() || runs(action));
             begun <= rollouts
         };
         self.actions[first..].iter().take_while(may_begin).count()

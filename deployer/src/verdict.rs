@@ -465,4 +465,4 @@ pub(crate) fn number(value: &Value) -> i64 {
 
 #[cfg(test)]
 #[path = "verdict_tests.rs"]
-mod tests;
+pub(crate) mod tests;

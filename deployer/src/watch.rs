@@ -2,7 +2,10 @@
 //! is decided or the one deadline is over. What is seen goes into a [`World`]; what it means is decided
 //! by [`classify`].
 
+mod note;
 mod stream;
+
+pub(crate) use note::until_observed;
 
 use crate::api::Api;
 use crate::cluster::Cluster;
@@ -15,13 +18,12 @@ use crate::require::Require;
 use crate::soak::Soak;
 use crate::ticket::Ticket;
 use crate::verdict::{self, Evidence, Verdict, Waiting, classify};
-use crate::workload::{self, text};
+use crate::workload;
 use crate::world::{World, uid_of};
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, ReadyChunks, SelectAll};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,8 +36,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const CHANGES_AT_ONCE: usize = 256;
 /// Most containers whose logs are shown.
 const LOGS_AT_MOST: usize = 3;
-/// Longest wait for a controller to see a note; one that is alive takes milliseconds.
-const OBSERVED_WITHIN: Duration = Duration::from_secs(10);
 /// Longest wait for one log.
 const LOG_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -232,10 +232,9 @@ impl<F: FnMut(Event)> Watch<'_, F> {
         }
     }
 
-    /// How many workloads that were changed are not decided yet.
+    /// How many workloads that were changed or made are not decided yet.
     pub fn under_way(&self) -> usize {
-        let is_open = |(index, ticket): &(usize, &Arc<Ticket>)| ticket.changed && !self.ends.contains_key(index);
-        self.tickets.iter().enumerate().filter(is_open).count()
+        self.open_tickets().iter().filter(|(_, ticket)| ticket.changed || ticket.created).count()
     }
 
     /// Whether every ticket that was taken in is decided.
@@ -470,51 +469,6 @@ async fn log(api: &Api, ticket: &Ticket, pod: &str, container: &str, lines: usiz
         }
     }
     None
-}
-
-/// Waits until the controller has seen the generation of an object that we wrote; false if it has not within a few
-/// seconds, which changes nothing of what was written.
-pub(crate) async fn until_observed(api: &Api, object: &ObjectName, written: &Value) -> bool {
-    let is_over = |live: &Value| live["metadata"]["uid"] != written["metadata"]["uid"] || verdict::is_observed(live);
-    if is_over(written) {
-        return true;
-    }
-    let seen = async {
-        let mut version = text(&written["metadata"]["resourceVersion"]).to_owned();
-        loop {
-            match is_watched_until(api, object, &version, is_over).await {
-                Ok(true) => return true,
-                Ok(false) => {}
-                Err(error) => tracing::debug!(%error, %object, "the watch broke before our note was seen"),
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-            match api.get(object).await {
-                Ok(Some(live)) if !is_over(&live) => version = text(&live["metadata"]["resourceVersion"]).to_owned(),
-                Ok(_) => return true,
-                Err(error) => {
-                    tracing::debug!(%error, %object, "nobody knows whether the controller saw our note");
-                    return false;
-                }
-            }
-        }
-    };
-    tokio::time::timeout(OBSERVED_WITHIN, seen).await.unwrap_or(false)
-}
-
-/// Whether a watch of an object shows a state that is wanted, or that it is gone, before it ends.
-async fn is_watched_until(
-    api: &Api,
-    object: &ObjectName,
-    version: &str,
-    is_over: impl Fn(&Value) -> bool,
-) -> kube::Result<bool> {
-    let mut changes = stream::since(api, object, version).await?;
-    while let Some(change) = changes.next().await {
-        if change?.is_none_or(|live| is_over(&live)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Pods are a core kind, `v1` since ever.

@@ -299,3 +299,7 @@ fn runs_the_same_images(pod: &Value, workload: &Value) -> bool {
     };
     images(&pod["spec"]) == images(&workload["spec"]["template"]["spec"])
 }
+
+#[cfg(test)]
+#[path = "world_tests.rs"]
+mod tests;

@@ -423,7 +423,7 @@ pub(super) fn lifetime(text: &str) -> Result<std::time::Duration, String> {
 }
 
 /// The same, and none at all.
-fn duration_or_none(text: &str) -> Result<std::time::Duration, String> {
+pub fn duration_or_none(text: &str) -> Result<std::time::Duration, String> {
     if matches!(text, "0" | "0s") { Ok(std::time::Duration::ZERO) } else { duration(text) }
 }
 

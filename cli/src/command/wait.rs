@@ -132,8 +132,11 @@ impl Run<'_> {
         let mut watch = cluster.watching(plan.objects(), &policy, |event| report.show(&event));
         let mut written = 0;
         loop {
-            let turn =
-                if watch.has_failed() { 0 } else { plan.turn(written, at_once.saturating_sub(watch.under_way())) };
+            let turn = if watch.has_failed() {
+                0
+            } else {
+                plan.turn(written, at_once.saturating_sub(watch.under_way()), self.args.run_once)
+            };
             if turn > 0 {
                 watch.admit(self.write(plan, written..written + turn).await?);
                 written += turn;

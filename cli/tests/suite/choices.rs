@@ -127,6 +127,30 @@ fn the_next_begins_as_soon_as_one_ends() {
     scene.lighter(&["rollout", "wait", "--ticket", &ticket], 0);
 }
 
+/// One of two new pods runs, the other does not: enough for who asked for half, and for nobody else.
+#[test]
+fn half_of_it_may_be_enough_to_wait_for() {
+    let Images { web: [old, new], .. } = Images::shared();
+    let first = Mutex::new(None);
+    let scene = Desk::new("choices-half", move |pod| {
+        if pod["spec"]["containers"][0]["image"] == *old {
+            return Fate::Runs;
+        }
+        let name = &pod["metadata"]["name"];
+        if first.lock().unwrap().get_or_insert_with(|| name.clone()) == name { Fate::Runs } else { Fate::Stuck }
+    });
+    let mut object = workload("Deployment", "web", "web", old);
+    object["spec"]["replicas"] = json!(2);
+    scene.create(DEPLOYMENTS, &object);
+    scene.wait(&["web"]);
+    let told = deploy(&scene, new, &["--target", "deployment/web", "--require", "50%"], 0);
+    assert!(told.contains("1 of 2 pods run the image"), "{told}");
+    let told = scene.lighter(&["rollout", "status", "deployment/web"], 23).1;
+    assert!(told.contains("still under way"), "{told}");
+    scene.lighter(&["rollout", "wait", "deployment/web", "--require", "50%", "--timeout", "60s"], 0);
+    scene.lighter(&["rollout", "wait", "deployment/web", "--timeout", "1s"], 23);
+}
+
 #[test]
 fn manifests_may_be_behind_a_url() {
     let scene = scene("choices-url");

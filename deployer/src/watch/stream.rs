@@ -38,7 +38,8 @@ impl Source {
 
     /// Whether it shows everything that another one would.
     pub(super) fn covers(&self, other: &Source) -> bool {
-        self.resource == other.resource
+        self.kind == other.kind
+            && self.resource == other.resource
             && self.namespace == other.namespace
             && (self.fields.is_none() || self.fields == other.fields)
     }
