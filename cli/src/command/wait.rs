@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use deployer::{Action, Class, Cluster, End, Error, Held, Outcome as Rollout, Plan, Policy, Ticket, Undone};
+use deployer::{Action, Change, Class, Cluster, End, Error, Held, Outcome as Rollout, Plan, Policy, Ticket, Undone};
 use serde::{Deserialize, Serialize};
 
 use super::deploy::{exit, told};
@@ -70,9 +70,10 @@ pub async fn roll_out(
     let (start, tickets) = (Instant::now(), Vec::new());
     let mut run = Run { cluster, args, registry, report, signals: &mut signals, start, tickets };
     let mut rollout = Rollout { targets: Vec::new() };
-    for plan in plans {
+    for (number, plan) in plans.iter().enumerate() {
         rollout.targets.extend(run.wave(plan).await?.targets);
         if rollout.class() != Class::Success {
+            plans[number + 1..].iter().for_each(|plan| not_begun(&plan.actions));
             break;
         }
     }
@@ -142,6 +143,7 @@ impl Run<'_> {
                 written += turn;
             }
             if watch.is_decided() && (written == plan.actions.len() || watch.has_failed()) {
+                not_begun(&plan.actions[written..]);
                 return Ok(watch.outcome());
             }
             tokio::select! {
@@ -277,6 +279,13 @@ impl Run<'_> {
         }
         let source = if let Error::Halfway { source, .. } = error { source.to_string() } else { error.to_string() };
         self.go_back(vec![source]).await
+    }
+}
+
+/// Says what was planned and is left as it was.
+fn not_begun(actions: &[Action]) {
+    for action in actions.iter().filter(|action| action.change != Change::Nothing) {
+        tell(&format!("{}: not begun", action.object));
     }
 }
 

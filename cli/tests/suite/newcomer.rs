@@ -390,7 +390,18 @@ fn between_us_and_the_cluster_stands_a_proxy() {
     behind.notes(&format!("CONNECT {far}"), 2);
     ask(Some(through_tls.replace("s3cret", "other")), &[known], 69, ": it refuses this connection");
     let unknown = format!("through the proxy https://127.0.0.1:{}: neither this machine nor the kubeconfig", veil.port);
-    ask(Some(through_tls), &[], 69, &unknown);
+    ask(Some(through_tls.clone()), &[], 69, &unknown);
+    // As with kubectl, the authority of the cluster may have signed for its proxy, too.
+    let path = write(Some(through_tls));
+    let mut document: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let named = &mut document["clusters"][0]["cluster"]["certificate-authority"];
+    let both = fs::read_to_string(named.as_str().unwrap()).unwrap() + &veil.certificate.pem();
+    fs::write(&authority, both).unwrap();
+    *named = authority.to_str().into();
+    fs::write(&path, document.to_string()).unwrap();
+    let ask_there = ["rollout", "status", "deployment/nobody", "--kubeconfig", path.to_str().unwrap()];
+    assert_eq!(home.command(&ask_there).output().unwrap().status.code(), Some(10));
+    behind.notes(&format!("CONNECT {far}"), 3);
     ask(Some("ftp://me:s3cret@proxy".into()), &[], 77, "proxies are spoken to by http, https, socks5 or socks5h");
 }
 

@@ -319,10 +319,10 @@ async fn what_was_not_shown_yet_is_not_gone() {
             show.send(()).ok(); // it was looked at
         }
     });
-    watch.admit(&[before.clone()]);
+    watch.admit(std::slice::from_ref(&before));
     watch.next().await.unwrap();
     assert!(watch.is_decided() && !watch.has_failed());
-    watch.admit(&[made.clone()]);
+    watch.admit(std::slice::from_ref(&made));
     watch.next().await.unwrap();
     let ends: Vec<End> = watch.outcome().targets.into_iter().map(|target| target.end).collect();
     let [none, verified] = [Evidence::NoReplicas, Evidence::Verified { pods: 1 }];
