@@ -385,7 +385,7 @@ pub struct ShipArgs {
     #[arg(short, long, value_name = "NAME[:TAG]")]
     pub tag: Option<String>,
     /// Manifests to apply [default: CONTEXT/deployment.yaml, if it is there]
-    #[arg(short = 'm', long, value_name = "FILE|DIR")]
+    #[arg(short = 'm', long, value_name = "FILE|DIR|URL")]
     pub manifests: Option<PathBuf>,
     /// A value for an ARG [repeatable]
     #[arg(long, value_name = "NAME[=VALUE]")]

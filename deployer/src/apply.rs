@@ -2,6 +2,7 @@
 //! anything changes is sent by [`crate::Cluster`] and judged by [`differs`].
 
 use crate::assign::{self, Assignment, Taken};
+use crate::body::{annotated, set_images};
 use crate::image::{CHANGE_CAUSE, OUR_ANNOTATIONS, PIPELINE_IID};
 use crate::object::ObjectName;
 use crate::plan::{self, Action, Adoption, Change, Finding, ImageChange, Live, Options, Plan, Step};
@@ -102,7 +103,7 @@ fn apply_action(
     }
     let images = substitute(name, &mut body, live, taken);
     if workload::pod_spec_pointer(&name.resource).is_some() {
-        body = plan::annotated(body, &options.provenance.annotations());
+        body = annotated(body, &options.provenance.annotations());
     }
     complete_ports(name, &mut body);
     let change = if live.is_some() { Change::Update } else { Change::Create };
@@ -151,7 +152,7 @@ fn substitute(name: &ObjectName, body: &mut Value, live: Option<&Value>, taken: 
     };
     let changes: Vec<ImageChange> = taken.iter().map(change).collect();
     let images = taken.iter().zip(&changes).map(|((container, _), change)| (container, change.to.as_str()));
-    plan::set_images(&name.resource, body, &images.collect::<Vec<_>>());
+    set_images(&name.resource, body, &images.collect::<Vec<_>>());
     changes
 }
 

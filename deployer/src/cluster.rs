@@ -4,6 +4,7 @@
 
 use crate::api::{Api, Patch};
 use crate::assign::Assignment;
+use crate::body::images_patch;
 use crate::connect::{self, ConnectOptions};
 use crate::discovery::Memory;
 use crate::error::Error;
@@ -12,7 +13,7 @@ use crate::image::{Image, Provenance};
 use crate::kinds::Kinds;
 use crate::object::{ObjectName, Resource};
 use crate::ownership::{self, Force, Yield};
-use crate::plan::{Action, Change, Finding, Live, Options, Plan, Step, images_patch, plan_images};
+use crate::plan::{Action, Change, Finding, Live, Options, Plan, Step, plan_images};
 use crate::set::Set;
 use crate::{Manifest, Target, Which, apply, nodes, workload};
 use futures_util::{StreamExt, TryStreamExt, stream};

@@ -5,6 +5,8 @@
 
 use futures_util::TryFutureExt;
 use http::{HeaderValue, Request, Uri};
+use hyper::rt::{Read, Write};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
@@ -20,7 +22,7 @@ use tower::{BoxError, Service, ServiceBuilder};
 /// A proxy, and what it is told of who comes.
 #[derive(Clone)]
 pub struct Proxy {
-    /// `http://HOST:PORT`, `socks5://…` or `socks5h://…`, without a password.
+    /// `http://HOST:PORT`, `https://…`, `socks5://…` or `socks5h://…`, without a password.
     pub url: Uri,
     /// What `Proxy-Authorization` says to a proxy of HTTP.
     pub authorization: Option<HeaderValue>,
@@ -36,7 +38,10 @@ pub type Proxies = Arc<dyn Fn(&Uri, Option<&str>) -> Result<Option<Proxy>, Strin
 pub(crate) fn client(config: &Config, proxy: Option<Proxy>) -> kube::Result<Client> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
-    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(Dial { tcp, proxy })?);
+    let is_tls = proxy.as_ref().is_some_and(|proxy| proxy.url.scheme_str() == Some("https"));
+    let to_proxy = if is_tls { Some(to_proxy(config, tcp.clone())?) } else { None };
+    let dial = Dial { tcp, proxy, to_proxy };
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(dial)?);
     connector.set_connect_timeout(config.connect_timeout);
     let client: hyper_util::client::legacy::Client<_, Body> =
         hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
@@ -53,12 +58,29 @@ pub(crate) fn client(config: &Config, proxy: Option<Proxy>) -> kube::Result<Clie
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
 }
 
-/// Makes TCP connections, directly or through the proxy.
+/// Connections to a proxy that speaks TLS itself. It is vouched for by the authorities of this machine, or as with
+/// kubectl by that of the cluster; the certificate that is ours is for the cluster alone.
+fn to_proxy(config: &Config, tcp: HttpConnector) -> kube::Result<HttpsConnector<HttpConnector>> {
+    let machine = rustls_native_certs::load_native_certs();
+    for error in &machine.errors {
+        tracing::debug!(%error, "an authority of this machine cannot be read");
+    }
+    let known = machine.certs.iter().map(|certificate| certificate.to_vec());
+    let mut plain = Config::new(config.cluster_url.clone());
+    plain.root_cert = Some(known.chain(config.root_cert.iter().flatten().cloned()).collect());
+    plain.rustls_https_connector_with_connector(tcp)
+}
+
+/// Makes connections that are like TCP, directly or through the proxy.
 #[derive(Clone)]
 struct Dial {
     tcp: HttpConnector,
     proxy: Option<Proxy>,
+    /// Where the proxy speaks TLS.
+    to_proxy: Option<HttpsConnector<HttpConnector>>,
 }
+
+type Connected = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 /// A proxy that did not bring us to the server.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +91,7 @@ struct Unhelpful {
 }
 
 impl Service<Uri> for Dial {
-    type Response = TokioIo<TcpStream>;
+    type Response = Connected;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -79,35 +101,50 @@ impl Service<Uri> for Dial {
 
     fn call(&mut self, server: Uri) -> Self::Future {
         match self.proxy.clone() {
-            None => Box::pin(self.tcp.call(server).map_err(Into::into)),
+            None => Box::pin(self.tcp.call(server).map_ok(MaybeHttpsStream::Http).map_err(Into::into)),
             Some(proxy) => {
                 let name = proxy.url.to_string().trim_end_matches('/').to_owned();
-                let through = through(self.tcp.clone(), proxy, server);
+                let through = self.clone().through(proxy, server);
                 Box::pin(through.map_err(|error| Unhelpful { proxy: name, reason: reason(&*error) }.into()))
             }
         }
     }
 }
 
-async fn through(tcp: HttpConnector, proxy: Proxy, server: Uri) -> Result<TokioIo<TcpStream>, BoxError> {
-    let server = with_port(server)?;
-    match proxy.url.scheme_str() {
-        Some("socks5" | "socks5h") => {
-            let mut socks = SocksV5::new(proxy.url, tcp);
-            if let Some((user, password)) = proxy.login {
-                socks = socks.with_auth(user, password);
+impl Dial {
+    async fn through(self, proxy: Proxy, server: Uri) -> Result<Connected, BoxError> {
+        let server = with_port(server)?;
+        match (proxy.url.scheme_str(), self.to_proxy) {
+            (Some("socks5" | "socks5h"), _) => {
+                let mut socks = SocksV5::new(proxy.url, self.tcp);
+                if let Some((user, password)) = proxy.login {
+                    socks = socks.with_auth(user, password);
+                }
+                Ok(MaybeHttpsStream::Http(socks.call(server).await?))
             }
-            Ok(socks.call(server).await?)
-        }
-        Some("http") => {
-            let mut tunnel = Tunnel::new(proxy.url, tcp);
-            if let Some(authorization) = proxy.authorization {
-                tunnel = tunnel.with_auth(authorization);
+            (Some("https"), Some(to_proxy)) => tunnel(to_proxy, proxy.url, proxy.authorization, server).await,
+            (Some("http"), _) => {
+                let stream = tunnel(self.tcp, proxy.url, proxy.authorization, server).await?;
+                Ok(MaybeHttpsStream::Http(stream))
             }
-            Ok(tunnel.call(server).await?)
+            _ => Err("proxies of API servers are spoken to by http, https, socks5 or socks5h".into()),
         }
-        _ => Err("proxies of API servers are spoken to by http, socks5 or socks5h".into()),
     }
+}
+
+/// Asks a proxy for a connection to a server.
+async fn tunnel<C>(to_proxy: C, url: Uri, login: Option<HeaderValue>, server: Uri) -> Result<C::Response, BoxError>
+where
+    C: Service<Uri>,
+    C::Response: Read + Write + Unpin + Send + 'static,
+    C::Future: Send + 'static,
+    C::Error: Into<BoxError>,
+{
+    let mut tunnel = Tunnel::new(url, to_proxy);
+    if let Some(login) = login {
+        tunnel = tunnel.with_auth(login);
+    }
+    Ok(tunnel.call(server).await?)
 }
 
 /// Proxies know no schemes, and so no ports that go without saying.
@@ -130,6 +167,9 @@ fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     }
     let text = cause.to_string();
     match text.strip_prefix("tunnel error: ").unwrap_or(&text) {
+        text if text.contains("UnknownIssuer") => {
+            format!("neither this machine nor the kubeconfig knows who signed its certificate ({text})")
+        }
         "proxy authorization required" => "it wants a user and password, or others".to_owned(),
         "unsuccessful" => "it refuses this connection: the user, the host or the port".to_owned(),
         text => text.to_owned(),

@@ -2,10 +2,11 @@
 //! only bookkeeping is. Secrets are never shown.
 
 use crate::api::Patch;
+use crate::body::images_patch;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::object::ObjectName;
-use crate::plan::{Action, Change, Plan, Step, images_patch};
+use crate::plan::{Action, Change, Plan, Step};
 use crate::redact::redact;
 use crate::workload::text;
 use serde::{Deserialize, Serialize};

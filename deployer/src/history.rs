@@ -2,11 +2,12 @@
 //! revision is a whole pod template, not the image alone; who only wants the image deploys it.
 
 use crate::api::Patch;
+use crate::body::images_body;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::image::{CHANGE_CAUSE, OUR_ANNOTATIONS};
 use crate::object::{ObjectName, Resource};
-use crate::plan::{Action, Change, ImageChange, Live, images_body};
+use crate::plan::{Action, Change, ImageChange, Live};
 use crate::ticket::{Ticket, VERIFIED, verified};
 use crate::undo::{ATTEMPT_PAUSE, ATTEMPTS};
 use crate::workload::{Container, template_containers, text};

@@ -14,6 +14,7 @@
 mod api;
 mod apply;
 mod assign;
+mod body;
 mod builtin;
 mod cluster;
 mod connect;
@@ -88,7 +89,7 @@ pub use target::{InvalidTarget, Target, Which};
 pub use ticket::{Executed, Ticket};
 pub use undo::{Back, Undone, UndoneTarget};
 pub use verdict::{Evidence, Verdict, Waiting, classify};
-pub use watch::{Event, Policy};
+pub use watch::{Event, Policy, Watch};
 pub use world::{Kind, Snapshot, World};
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 //! and what the server says to it. What is written is decided in [`crate::apply`].
 
 use crate::apply::{Autoscaled, Surroundings};
+use crate::body::forget_identity;
 use crate::cluster::{AT_ONCE, Cluster, Request};
 use crate::error::Error;
 use crate::object::{ObjectName, Resource};
 use crate::ownership::Force;
-use crate::plan::{Action, Change, Finding, Plan, Step, forget_identity, is_job};
+use crate::plan::{Action, Change, Finding, Plan, Step, is_job};
 use crate::set::{self, Contents};
 use crate::workload::text;
 use crate::{Manifest, apply, crd, plan_apply};

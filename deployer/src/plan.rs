@@ -1,21 +1,20 @@
 //! Plans: what would be written, and why, before anything is. Pure: from live objects and a request to
-//! actions; `lighter deploy --dry-run` prints one. The declarative half (`-f`) is in [`crate::apply`].
+//! actions; `lighter deploy --dry-run` prints one. What is sent then is in [`crate::body`]. The declarative half (`-f`) is in [`crate::apply`].
 
-use crate::api::Patch;
 use crate::assign::{self, Assignment, Taken};
+use crate::body::{annotated, images_body, new_job, take_untrue};
 use crate::guard::Guard;
-use crate::image::{Image, OF_ONE_IMAGE, PIPELINE_IID, Provenance};
+use crate::image::{Image, PIPELINE_IID, Provenance};
 use crate::object::{ObjectName, Resource};
 use crate::once;
 use crate::ownership::Force;
 use crate::preflight::Pull;
-use crate::workload::{self, Container, List, text};
+use crate::workload::{self, Container, text};
 use crate::{Error, Target};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fmt;
-use std::num::NonZeroUsize;
 
 /// What will happen, in this order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -157,6 +156,11 @@ impl Action {
         once::is_cron_job(&self.object.resource)
     }
 
+    /// Whether pods are started or replaced by it, which takes its time.
+    pub fn rolls_out(&self) -> bool {
+        !matches!(self.change, Change::Nothing | Change::Delete) && workload::is_watched(&self.object.resource)
+    }
+
     /// An action that only says what was written, of which a ticket can be made.
     pub(crate) fn written(object: ObjectName, change: Change, images: Vec<ImageChange>) -> Action {
         Action {
@@ -186,27 +190,22 @@ impl Plan {
         numbers.iter().map(part).collect()
     }
 
-    /// The plan in parts, so that not more than so many rollouts are under way at the same time.
-    pub fn at_most(self, rollouts: NonZeroUsize) -> Vec<Plan> {
-        let (guard, force) = (self.guard, self.force);
-        let mut findings = self.findings;
-        let mut parts: Vec<Plan> = Vec::new();
-        let mut count = 0;
-        for action in self.actions {
-            let rolls = action.change != Change::Nothing
-                && action.change != Change::Delete
-                && workload::is_watched(&action.object.resource);
-            if parts.is_empty() || (rolls && count == rollouts.get()) {
-                let findings = std::mem::take(&mut findings); // said once, before the first
-                parts.push(Plan { actions: Vec::new(), findings, guard: guard.clone(), force: force.clone() });
-                count = 0;
-            }
-            count += usize::from(rolls);
-            if let Some(part) = parts.last_mut() {
-                part.actions.push(action);
-            }
-        }
-        parts
+    /// The objects that will be there, in order.
+    pub fn objects(&self) -> impl Iterator<Item = &ObjectName> {
+        let stays = |action: &&Action| action.change != Change::Delete;
+        self.actions.iter().filter(stays).map(|action| &action.object)
+    }
+
+    /// How many of the actions from number `first` on may be done now, in their order, if no more than so many
+    /// workloads may begin to roll out; CronJobs are among these if they run once.
+    pub fn turn(&self, first: usize, rollouts: usize, run_once: bool) -> usize {
+        let mut begun = 0;
+        let runs = |action: &Action| run_once && action.runs_by_the_clock() && action.change != Change::Delete;
+        let may_begin = |action: &&Action| {
+            begun += usize::from(action.rolls_out() || runs(action));
+            begun <= rollouts
+        };
+        self.actions[first..].iter().take_while(may_begin).count()
     }
 
     /// Whether anything would be written.
@@ -353,64 +352,12 @@ fn patch_action(live: &Live, taken: &[Taken<'_>], options: &Options) -> Action {
     Action { object: live.name.clone(), uid, generation, change, step, images, pull, wave: 0 }
 }
 
-/// Takes away what an earlier deploy said of the images that go, where this one says nothing in its place: a deploy by
-/// hand after one by a pipeline is not of its commit.
-fn take_untrue(live: &Live, annotations: &BTreeMap<String, String>, body: &mut Value) {
-    let there = |key: &&&str| !live.object["metadata"]["annotations"][**key].is_null();
-    for key in OF_ONE_IMAGE.iter().filter(there).filter(|key| !annotations.contains_key(**key)) {
-        body["metadata"]["annotations"][*key] = Value::Null;
-    }
-}
-
 /// Whether the number of our pipeline must be written although nothing else changes: else a pipeline between
 /// the two could take its older image for newer.
 fn is_newer(live: &Live, options: &Options) -> bool {
     let theirs = text(&live.object["metadata"]["annotations"][PIPELINE_IID]).parse::<u64>().ok();
     options.guard.newer_than_live.is_some_and(|ours| theirs.is_none_or(|theirs| theirs < ours))
         && !is_job(&live.name.resource)
-}
-
-pub(crate) fn annotated(mut body: Value, annotations: &BTreeMap<String, String>) -> Value {
-    if !annotations.is_empty() && !body["metadata"]["annotations"].is_object() {
-        body["metadata"]["annotations"] = json!({});
-    }
-    for (key, value) in annotations {
-        body["metadata"]["annotations"][key] = json!(value);
-    }
-    body
-}
-
-/// A Job like the one that exists, with other images. What the server and the controller wrote into it
-/// goes: the selector and its labels name the old one.
-fn new_job(live: &Live, images: &[(&Container, &str)]) -> Value {
-    let mut job = live.object.clone();
-    set_images(&live.name.resource, &mut job, images);
-    job["apiVersion"] = json!(live.name.resource.api_version());
-    job["kind"] = json!(live.name.resource.kind);
-    forget_identity(&mut job);
-    job
-}
-
-/// Removes what only the server writes, so that the object can be created anew.
-pub(crate) fn forget_identity(job: &mut Value) {
-    const GENERATED: [&str; 4] =
-        ["controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"];
-    let remove = |value: &mut Value, fields: &[&str]| {
-        if let Some(object) = value.as_object_mut() {
-            fields.iter().for_each(|field| drop(object.remove(*field)));
-        }
-    };
-    remove(job, &["status"]);
-    let server = ["uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink"];
-    remove(&mut job["metadata"], &server);
-    if job["spec"]["manualSelector"] != true {
-        remove(&mut job["spec"], &["selector"]);
-        for pointer in ["/metadata/labels", "/spec/template/metadata/labels"] {
-            if let Some(labels) = job.pointer_mut(pointer) {
-                remove(labels, &GENERATED);
-            }
-        }
-    }
 }
 
 pub(crate) fn image_change(container: &Container, from: Option<&str>, image: &Image) -> ImageChange {
@@ -420,79 +367,6 @@ pub(crate) fn image_change(container: &Container, from: Option<&str>, image: &Im
         to: image.pinned().to_string(),
         digests: image.digests().iter().copied().collect(),
     }
-}
-
-/// Puts images into a whole object.
-pub(crate) fn set_images(resource: &Resource, object: &mut Value, images: &[(&Container, &str)]) {
-    let pod_spec = workload::pod_spec_pointer(resource).unwrap_or_default();
-    for (container, image) in images {
-        let pointer = container.image_pointer(&pod_spec);
-        // The field may be missing; its holder was seen.
-        if let Some((holder, field)) = pointer.rsplit_once('/')
-            && let Some(Value::Object(holder)) = object.pointer_mut(holder)
-        {
-            holder.insert(field.to_owned(), json!(image));
-        }
-    }
-}
-
-/// What kind of patch puts images into an object of this kind.
-pub(crate) fn images_patch(resource: &Resource) -> Patch {
-    if workload::is_custom(resource) { Patch::Plain } else { Patch::Merge }
-}
-
-/// The patch that puts images into containers; annotations go into the same one, since each write of its
-/// own would be a generation of its own. The uid makes the server refuse it for a namesake that was
-/// created in between.
-pub(crate) fn images_body(live: &Live, images: &[(&Container, &str)]) -> Value {
-    let resource = &live.name.resource;
-    let pointer = workload::pod_spec_pointer(resource).unwrap_or_default();
-    let custom = workload::is_custom(resource);
-    let mut body = nested(&pointer, if custom { custom_spec(live, images) } else { merged_spec(images) });
-    body["metadata"] = json!({"uid": live.object["metadata"]["uid"]});
-    if custom {
-        // Whole lists are written: nobody may have changed another entry meanwhile.
-        body["metadata"]["resourceVersion"] = live.object["metadata"]["resourceVersion"].clone();
-    }
-    body
-}
-
-/// A strategic merge: entries of lists are known by their name.
-fn merged_spec(images: &[(&Container, &str)]) -> Value {
-    let mut spec = json!({});
-    for (container, image) in images {
-        let entry = match container.list {
-            List::Volumes => json!({"name": container.bare_name(), "image": {"reference": image}}),
-            _ => json!({"name": container.name, "image": image}),
-        };
-        match spec[container.list.field()].as_array_mut() {
-            Some(list) => list.push(entry),
-            None => spec[container.list.field()] = json!([entry]),
-        }
-    }
-    spec
-}
-
-/// A custom resource's lists have no merge keys for a patch: those that change are written as a whole.
-fn custom_spec(live: &Live, images: &[(&Container, &str)]) -> Value {
-    let mut object = live.object.clone();
-    set_images(&live.name.resource, &mut object, images);
-    let Some(spec) = workload::pod_spec(&live.name.resource, &object) else { return json!({}) };
-    if spec.is_string() {
-        return spec.clone();
-    }
-    let mut fields: Vec<&str> = images.iter().map(|(container, _)| container.list.field()).collect();
-    fields.dedup();
-    fields.into_iter().map(|field| (field.to_owned(), spec[field].clone())).collect()
-}
-
-/// Wraps a value so that it stands at a JSON pointer.
-fn nested(pointer: &str, value: Value) -> Value {
-    let parts = pointer.rsplit('/').filter(|part| !part.is_empty());
-    parts.fold(value, |inner, part| {
-        let key = part.replace("~1", "/").replace("~0", "~");
-        json!({key: inner})
-    })
 }
 
 /// What the live object itself says about how a rollout will go.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::object::Resource;
 use oci::{Digest, Reference};
+use serde_json::json;
 
 pub(crate) fn resource(group: &str, kind: &str) -> Resource {
     Resource {
@@ -149,4 +150,28 @@ fn what_will_keep_a_rollout_from_showing_is_found_before() {
         };
         assert!(findings(&live)[0].text.contains(word), "{word}");
     }
+}
+
+#[test]
+fn as_many_begin_as_may_and_what_rolls_nothing_out_goes_along() {
+    let action = |group: &str, kind: &str, change: Change| {
+        Action::written(ObjectName::new(resource(group, kind), "demo", "x"), change, Vec::new())
+    };
+    let plan = Plan {
+        actions: vec![
+            action("", "Service", Change::Create),
+            action("apps", "Deployment", Change::Update),
+            action("apps", "Deployment", Change::Nothing),
+            action("apps", "Deployment", Change::Create),
+            action("apps", "Deployment", Change::Delete),
+            action("batch", "CronJob", Change::Update),
+        ],
+        ..Plan::default()
+    };
+    let expected = [(0, 0, 1), (0, 1, 3), (0, 2, 6), (1, 0, 0), (3, 1, 3), (0, usize::MAX, 6), (6, 1, 0)];
+    for (first, rollouts, turn) in expected {
+        assert_eq!(plan.turn(first, rollouts, false), turn, "{first} {rollouts}");
+    }
+    assert_eq!([plan.turn(3, 1, true), plan.turn(3, 2, true)], [2, 3], "a CronJob that runs once is one of them");
+    assert_eq!(plan.objects().count(), 5);
 }

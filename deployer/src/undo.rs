@@ -2,12 +2,13 @@
 //! we changed are put back, and only while they are still ours; what else a manifest changed stays.
 
 use crate::api::Patch;
+use crate::body::{images_body, images_patch};
 use crate::cluster::Cluster;
 use crate::error::{Class, Error};
 use crate::image::{CHANGE_CAUSE, Image, OUR_ANNOTATIONS};
 use crate::object::ObjectName;
 use crate::outcome::{End, Outcome, TargetOutcome};
-use crate::plan::{self, Action, Change, ImageChange, Live, images_body};
+use crate::plan::{Action, Change, ImageChange, Live};
 use crate::preflight::{Pullable, Registry};
 use crate::ticket::{Ticket, VERIFIED};
 use crate::watch::{self, Event, Policy};
@@ -241,15 +242,15 @@ impl Cluster {
                 Way::Back { body, images } => (body, images),
                 Way::None(back) => return Ok((Err(back), None)),
             };
-            let answer =
-                match self.api.patch(&ticket.object, plan::images_patch(&ticket.object.resource), &body, false).await {
-                    Err(Error::Changed { .. }) if attempts < ATTEMPTS => {
-                        attempts += 1;
-                        tokio::time::sleep(ATTEMPT_PAUSE).await;
-                        continue;
-                    }
-                    answer => answer?,
-                };
+            let answer = match self.api.patch(&ticket.object, images_patch(&ticket.object.resource), &body, false).await
+            {
+                Err(Error::Changed { .. }) if attempts < ATTEMPTS => {
+                    attempts += 1;
+                    tokio::time::sleep(ATTEMPT_PAUSE).await;
+                    continue;
+                }
+                answer => answer?,
+            };
             let new = Ticket::of(&undoing(ticket, &images), &answer, true, Timestamp::now());
             return Ok((Ok(images), new));
         }
@@ -257,12 +258,13 @@ impl Cluster {
 
     /// Writes on each workload that came true which images were seen to run well: where an undo goes
     /// back to. No write where it says so already. Who looks next finds a rollout that is done: to a Deployment, every
-    /// annotation is a new generation, so this ends when the controller has seen that one, too.
+    /// annotation is a new generation, so this ends when the controller has seen that one, too. The answer are those
+    /// whose controller has not within a few seconds: until it has, they are said to be under way.
     ///
     /// # Errors
     ///
     /// Fails if the server does not take it. The rollout itself is done all the same.
-    pub async fn remember(&self, outcome: &Outcome) -> Result<(), Error> {
+    pub async fn remember(&self, outcome: &Outcome) -> Result<Vec<ObjectName>, Error> {
         let mut noted = Vec::new();
         for TargetOutcome { ticket, end } in &outcome.targets {
             let ran = matches!(end, End::Done { evidence } if evidence.has_pods());
@@ -275,8 +277,10 @@ impl Cluster {
             let body = json!({"metadata": {"uid": ticket.uid, "annotations": {VERIFIED: images}}});
             noted.push((&ticket.object, self.api.patch(&ticket.object, note, &body, false).await?));
         }
-        join_all(noted.iter().map(|(object, answer)| watch::until_observed(&self.api, object, answer))).await;
-        Ok(())
+        let seen =
+            join_all(noted.iter().map(|(object, answer)| watch::until_observed(&self.api, object, answer))).await;
+        let unseen = noted.into_iter().zip(seen).filter(|(_, seen)| !seen);
+        Ok(unseen.map(|((object, _), _)| object.clone()).collect())
     }
 }
 

@@ -264,7 +264,7 @@ pub(crate) fn is_observed(object: &Value) -> bool {
 }
 
 /// Another object of that name, or other images, or (where no image was given) another template.
-fn superseded(workload: &Value, ticket: &Ticket) -> Option<String> {
+pub(crate) fn superseded(workload: &Value, ticket: &Ticket) -> Option<String> {
     if workload["metadata"]["uid"] != ticket.uid.as_str() {
         return Some("it was deleted and made anew".into());
     }
@@ -465,4 +465,4 @@ pub(crate) fn number(value: &Value) -> i64 {
 
 #[cfg(test)]
 #[path = "verdict_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -6,16 +6,18 @@ use crate::world::{Kind, World};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-const UID: &str = "11111111-0000-0000-0000-000000000000";
+pub(crate) const UID: &str = "11111111-0000-0000-0000-000000000000";
 const RS_UID: &str = "22222222-0000-0000-0000-000000000000";
-const NEW: &str = "registry.test/web:2@sha256:2222222222222222222222222222222222222222222222222222222222222222";
-const OLD: &str = "registry.test/web:1@sha256:1111111111111111111111111111111111111111111111111111111111111111";
+pub(crate) const NEW: &str =
+    "registry.test/web:2@sha256:2222222222222222222222222222222222222222222222222222222222222222";
+pub(crate) const OLD: &str =
+    "registry.test/web:1@sha256:1111111111111111111111111111111111111111111111111111111111111111";
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     "2026-11-23T05:00:00Z".parse().unwrap()
 }
 
-fn resource(kind: &str) -> Resource {
+pub(crate) fn resource(kind: &str) -> Resource {
     Resource {
         group: "apps".into(),
         version: "v1".into(),
@@ -26,7 +28,7 @@ fn resource(kind: &str) -> Resource {
     }
 }
 
-fn ticket(kind: &str) -> Ticket {
+pub(crate) fn ticket(kind: &str) -> Ticket {
     let digest: Digest = NEW.split_once('@').unwrap().1.parse().unwrap();
     Ticket {
         object: ObjectName::new(resource(kind), "demo", "web"),
@@ -45,11 +47,11 @@ fn ticket(kind: &str) -> Ticket {
     }
 }
 
-fn template(image: &str) -> Value {
+pub(crate) fn template(image: &str) -> Value {
     json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "web", "image": image}]}})
 }
 
-fn workload(spec: Value, status: Value) -> Value {
+pub(crate) fn workload(spec: Value, status: Value) -> Value {
     let mut workload = json!({"metadata": {"name": "web", "uid": UID, "generation": 2}, "spec": {"template": template(NEW)}, "status": status});
     merge(&mut workload["spec"], spec);
     workload
@@ -62,7 +64,7 @@ fn merge(into: &mut Value, from: Value) {
 }
 
 /// Two replicas, both new, both available.
-fn finished() -> Value {
+pub(crate) fn finished() -> Value {
     json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 2})
 }
 
@@ -93,13 +95,13 @@ fn crashed(restarts: i64, state: Value) -> Value {
         "containerStatuses": [{"name": "web", "ready": false, "restartCount": restarts, "imageID": NEW, "state": state, "lastState": end}]})
 }
 
-struct Scene {
-    world: World,
-    ticket: Ticket,
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) ticket: Ticket,
 }
 
 impl Scene {
-    fn new(kind: &str, workload: Option<Value>) -> Scene {
+    pub(crate) fn new(kind: &str, workload: Option<Value>) -> Scene {
         let mut world = World::default();
         let workloads = world.add_stream(Kind::Workload(resource(kind)), "demo");
         for kind in [Kind::ReplicaSet, Kind::Pod, Kind::Event] {
@@ -113,7 +115,7 @@ impl Scene {
         scene
     }
 
-    fn put(&mut self, stream: usize, object: Value) -> &mut Scene {
+    pub(crate) fn put(&mut self, stream: usize, object: Value) -> &mut Scene {
         assert!(self.world.is_complete());
         self.world.put(stream, object, now());
         self
@@ -126,7 +128,7 @@ impl Scene {
         self
     }
 
-    fn verdict_at(&self, seconds: i64) -> Verdict {
+    pub(crate) fn verdict_at(&self, seconds: i64) -> Verdict {
         let now = now() + SignedDuration::from_secs(seconds);
         classify(&self.world.snapshot(&self.ticket), &self.ticket, &Policy::default(), now)
     }
@@ -142,7 +144,7 @@ fn deployment(spec: Value, status: Value) -> Scene {
     Scene::new("Deployment", Some(workload(all, status)))
 }
 
-fn failed(verdict: Verdict) -> Vec<(Cause, String)> {
+pub(crate) fn failed(verdict: Verdict) -> Vec<(Cause, String)> {
     match verdict {
         Verdict::Failed(troubles) => {
             troubles.into_iter().filter(|trouble| trouble.fatal).map(|trouble| (trouble.cause, trouble.text)).collect()
@@ -349,25 +351,6 @@ fn refusals_are_told_and_only_quotas_may_pass() {
             None => assert!(matches!(scene.verdict_at(1000), Verdict::Waiting(_))),
         }
     }
-}
-
-#[test]
-fn events_of_earlier_deploys_are_not_ours() {
-    let status = json!({"observedGeneration": 2, "replicas": 1, "updateRevision": "web-2"});
-    let event = |version: &str| json!({"metadata": {"uid": "e", "resourceVersion": version}, "involvedObject": {"uid": UID}, "reason": "FailedCreate", "message": "denied"});
-    let mut world = World::default();
-    for (kind, objects) in [
-        (Kind::Workload(resource("StatefulSet")), vec![workload(json!({"replicas": 1}), status)]),
-        (Kind::Pod, vec![]),
-        (Kind::Event, vec![event("7")]),
-    ] {
-        let stream = world.add_stream(kind, "demo");
-        world.replace(stream, objects, now());
-    }
-    let mut scene = Scene { world, ticket: ticket("StatefulSet") };
-    assert!(matches!(scene.verdict_at(100), Verdict::Waiting(_)));
-    scene.put(2, event("8"));
-    assert_eq!(failed(scene.verdict_at(10)), [(Cause::Refused, "denied".into())], "it happened again");
 }
 
 #[test]

@@ -2,12 +2,15 @@
 //! is decided or the one deadline is over. What is seen goes into a [`World`]; what it means is decided
 //! by [`classify`].
 
+mod note;
 mod stream;
+
+pub(crate) use note::until_observed;
 
 use crate::api::Api;
 use crate::cluster::Cluster;
 use crate::diagnose::{Cause, Trouble, diagnose};
-use crate::error::Error;
+use crate::error::{Class, Error};
 use crate::object::{ObjectName, Resource};
 use crate::outcome::{End, LogTail, Outcome, TargetOutcome};
 use crate::redact::redact;
@@ -15,16 +18,17 @@ use crate::require::Require;
 use crate::soak::Soak;
 use crate::ticket::Ticket;
 use crate::verdict::{self, Evidence, Verdict, Waiting, classify};
-use crate::workload::{self, text};
-use crate::world::World;
+use crate::workload;
+use crate::world::{World, uid_of};
 use futures_util::StreamExt;
+use futures_util::stream::{BoxStream, ReadyChunks, SelectAll};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 use stream::{Change, Source};
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 /// How often the passing of time alone may change a verdict.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -32,8 +36,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const CHANGES_AT_ONCE: usize = 256;
 /// Most containers whose logs are shown.
 const LOGS_AT_MOST: usize = 3;
-/// Longest wait for a controller to see a note; one that is alive takes milliseconds.
-const OBSERVED_WITHIN: Duration = Duration::from_secs(10);
 /// Longest wait for one log.
 const LOG_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -128,7 +130,8 @@ impl Cluster {
         policy: &Policy,
         on_event: impl FnMut(Event),
     ) -> Result<Outcome, Error> {
-        Watch::new(&self.api, tickets, policy, on_event).run().await
+        let objects = tickets.iter().map(|ticket| &ticket.object);
+        self.watching(objects, policy, on_event).all(tickets).await
     }
 
     /// Looks once at how tickets are doing: what is not decided now is said to be under way.
@@ -137,8 +140,40 @@ impl Cluster {
     ///
     /// Fails as [`Cluster::watch`] does.
     pub async fn look(&self, tickets: &[Ticket], policy: &Policy) -> Result<Outcome, Error> {
-        let watch = Watch { once: true, ..Watch::new(&self.api, tickets, policy, |_| {}) };
-        watch.run().await
+        let objects = tickets.iter().map(|ticket| &ticket.object);
+        let watch = Watch { once: true, ..self.watching(objects, policy, |_| {}) };
+        watch.all(tickets).await
+    }
+
+    /// Begins to watch objects, tickets of which are taken in as they are written ([`Watch::admit`]). The time that
+    /// the policy gives them all runs from now on.
+    pub fn watching<'a, F: FnMut(Event)>(
+        &'a self,
+        objects: impl IntoIterator<Item = &'a ObjectName>,
+        policy: &Policy,
+        on_event: F,
+    ) -> Watch<'a, F> {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = Watch {
+            api: &self.api,
+            policy: policy.clone(),
+            on_event,
+            deadline: Instant::now() + policy.timeout,
+            look,
+            sources: Vec::new(),
+            changes: SelectAll::new().ready_chunks(CHANGES_AT_ONCE),
+            world: World::default(),
+            tickets: Vec::new(),
+            ends: BTreeMap::new(),
+            behind: BTreeSet::new(),
+            soaks: BTreeMap::new(),
+            told: Vec::new(),
+            broken: HashMap::new(),
+            once: false,
+        };
+        watch.open(&objects.into_iter().collect::<Vec<_>>());
+        watch
     }
 }
 
@@ -149,13 +184,21 @@ struct Told {
     troubles: BTreeSet<(Cause, String, Option<String>)>,
 }
 
-struct Watch<'a, F> {
+/// Tickets that are waited for with one deadline, by the same lists and watches. More may come while others are on
+/// their way.
+pub struct Watch<'a, F> {
     api: &'a Api,
-    tickets: &'a [Ticket],
-    policy: &'a Policy,
+    policy: Policy,
     on_event: F,
+    deadline: Instant,
+    look: Interval,
+    sources: Vec<Source>,
+    changes: ReadyChunks<SelectAll<BoxStream<'static, (usize, Change)>>>,
     world: World,
+    tickets: Vec<Arc<Ticket>>,
     ends: BTreeMap<usize, End>,
+    /// Tickets of objects whose watch is older than our write: what it says is not judged yet.
+    behind: BTreeSet<usize>,
     soaks: BTreeMap<usize, Soak>,
     told: Vec<Told>,
     /// Why a stream has no connection now.
@@ -164,37 +207,63 @@ struct Watch<'a, F> {
     once: bool,
 }
 
-impl<'a, F: FnMut(Event)> Watch<'a, F> {
-    fn new(api: &'a Api, tickets: &'a [Ticket], policy: &'a Policy, on_event: F) -> Self {
-        Watch {
-            api,
-            tickets,
-            policy,
-            on_event,
-            world: World::default(),
-            ends: BTreeMap::new(),
-            soaks: BTreeMap::new(),
-            told: vec![Told::default(); tickets.len()],
-            broken: HashMap::new(),
-            once: false,
+impl<F> std::fmt::Debug for Watch<'_, F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").field("tickets", &self.tickets).field("ends", &self.ends).finish_non_exhaustive()
+    }
+}
+
+impl<F: FnMut(Event)> Watch<'_, F> {
+    /// Takes tickets in of what was written just now.
+    pub fn admit(&mut self, tickets: &[Ticket]) {
+        self.open(&tickets.iter().map(|ticket| &ticket.object).collect::<Vec<_>>());
+        for ticket in tickets {
+            let index = self.tickets.len();
+            self.tickets.push(Arc::new(ticket.clone()));
+            self.told.push(Told::default());
+            if !workload::is_watched(&ticket.object.resource) {
+                self.end(index, End::Done { evidence: verdict::without_rollout(&ticket.object.resource) });
+                continue;
+            }
+            self.world.begin(ticket);
+            if self.world.is_behind(ticket) {
+                self.behind.insert(index);
+            }
         }
     }
 
-    async fn run(mut self) -> Result<Outcome, Error> {
-        let deadline = Instant::now() + self.policy.timeout;
-        self.end_what_rolls_nothing_out();
-        let sources = stream::sources(self.tickets, &mut self.world);
-        let mut changes = stream::open(self.api, &sources).ready_chunks(CHANGES_AT_ONCE);
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        while self.ends.len() < self.tickets.len() {
+    /// How many workloads that were changed or made are not decided yet.
+    pub fn under_way(&self) -> usize {
+        self.open_tickets().iter().filter(|(_, ticket)| ticket.changed || ticket.created).count()
+    }
+
+    /// Whether every ticket that was taken in is decided.
+    pub fn is_decided(&self) -> bool {
+        self.ends.len() == self.tickets.len()
+    }
+
+    /// Whether a ticket did not come true, so that nothing more should begin.
+    pub fn has_failed(&self) -> bool {
+        self.ends.values().any(|end| end.class() != Class::Success)
+    }
+
+    /// Waits until one more ticket is decided; ends at once if all are.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Cluster::watch`] does.
+    pub async fn next(&mut self) -> Result<(), Error> {
+        let decided = self.ends.len();
+        while self.ends.len() == decided && !self.is_decided() {
+            let has_sources = !self.sources.is_empty(); // an empty stream is at its end, and stays so
             tokio::select! {
-                Some(batch) = changes.next() => {
+                Some(batch) = self.changes.next(), if has_sources => {
                     for (source, change) in batch {
-                        self.take_in(source, &sources[source], change)?;
+                        self.take_in(source, change)?;
                     }
                 }
-                _ = look.tick() => {}
-                () = tokio::time::sleep_until(deadline) => {
+                _ = self.look.tick() => {}
+                () = tokio::time::sleep_until(self.deadline) => {
                     self.give_up(&format!("not decided within {} s", self.policy.timeout.as_secs()))?;
                 }
             }
@@ -205,33 +274,65 @@ impl<'a, F: FnMut(Event)> Watch<'a, F> {
                 }
             }
         }
-        let targets = self.tickets.iter().enumerate().filter_map(|(index, ticket)| {
-            Some(TargetOutcome { ticket: ticket.clone(), end: self.ends.remove(&index)? })
-        });
-        Ok(Outcome { targets: targets.collect() })
+        Ok(())
     }
 
-    fn end_what_rolls_nothing_out(&mut self) {
-        for (index, ticket) in self.tickets.iter().enumerate() {
-            if !workload::is_watched(&ticket.object.resource) {
-                self.end(index, End::Done { evidence: verdict::without_rollout(&ticket.object.resource) });
+    /// How all of them ended, in the order in which they were taken in; without those that have not.
+    pub fn outcome(mut self) -> Outcome {
+        let targets = self.tickets.iter().enumerate().filter_map(|(index, ticket)| {
+            Some(TargetOutcome { ticket: Ticket::clone(ticket), end: self.ends.remove(&index)? })
+        });
+        Outcome { targets: targets.collect() }
+    }
+
+    async fn all(mut self, tickets: &[Ticket]) -> Result<Outcome, Error> {
+        self.admit(tickets);
+        while !self.is_decided() {
+            self.next().await?;
+        }
+        Ok(self.outcome())
+    }
+
+    /// Opens what these objects need and is not open yet.
+    fn open(&mut self, objects: &[&ObjectName]) {
+        for source in stream::sources(objects) {
+            if !self.sources.iter().any(|open| open.covers(&source)) {
+                let number = self.world.add_stream(source.kind.clone(), &source.namespace);
+                self.changes.get_mut().push(stream::open(self.api, &source, number));
+                self.sources.push(source);
             }
         }
     }
 
-    fn take_in(&mut self, number: usize, source: &Source, change: Change) -> Result<(), Error> {
+    fn take_in(&mut self, number: usize, change: Change) -> Result<(), Error> {
         let now = Timestamp::now();
         match change {
-            Change::Replace(objects) => self.world.replace(number, objects, now),
-            Change::Put(object) => self.world.put(number, object, now),
-            Change::Remove(uid) => self.world.remove(number, &uid),
-            Change::Broken(error) => return self.broken(number, source, error),
+            Change::Replace(objects) => {
+                self.world.replace(number, objects, now);
+                self.behind.retain(|index| self.world.is_behind(&self.tickets[*index]));
+            }
+            Change::Put(object) => {
+                let uid = uid_of(&object).to_owned();
+                self.world.put(number, object, now);
+                self.catch_up(&uid);
+            }
+            Change::Remove(uid) => {
+                self.world.remove(number, &uid);
+                self.catch_up(&uid);
+            }
+            Change::Broken(error) => return self.broken(number, error),
         }
         self.broken.remove(&number);
         Ok(())
     }
 
-    fn broken(&mut self, number: usize, source: &Source, error: kube::Error) -> Result<(), Error> {
+    /// The watch has come to an object again, after our write.
+    fn catch_up(&mut self, uid: &str) {
+        self.behind.retain(|index| self.tickets[*index].uid != uid);
+    }
+
+    fn broken(&mut self, number: usize, error: kube::Error) -> Result<(), Error> {
+        let source = &self.sources[number];
         match self.api.watch_error(&source.resource, Some(&source.namespace), error) {
             Ok(text) => {
                 if self.broken.insert(number, text.clone()).is_none() {
@@ -258,13 +359,15 @@ impl<'a, F: FnMut(Event)> Watch<'a, F> {
     /// Judges every ticket that is not decided.
     async fn look(&mut self) {
         let now = Timestamp::now();
-        for (index, ticket) in self.tickets.iter().enumerate() {
-            if self.ends.contains_key(&index) {
+        for (index, ticket) in self.open_tickets() {
+            if self.behind.contains(&index) {
+                self.tell(index, Waiting::Observed, Vec::new());
                 continue;
             }
+            let ticket = &*ticket;
             let snapshot = self.world.snapshot(ticket);
-            let troubles = diagnose(&snapshot, ticket, self.policy, now);
-            let verdict = classify(&snapshot, ticket, self.policy, now);
+            let troubles = diagnose(&snapshot, ticket, &self.policy, now);
+            let verdict = classify(&snapshot, ticket, &self.policy, now);
             let verdict = self.soaks.entry(index).or_default().judge(verdict, &snapshot, self.policy.soak, now);
             match verdict {
                 Verdict::Waiting(waiting) => {
@@ -286,6 +389,12 @@ impl<'a, F: FnMut(Event)> Watch<'a, F> {
         if self.ends.values().any(|end| matches!(end, End::Failed { .. } | End::Gone)) {
             self.leave_undecided("not waited for any longer, because another target failed");
         }
+    }
+
+    /// Those that are not decided.
+    fn open_tickets(&self) -> Vec<(usize, Arc<Ticket>)> {
+        let is_open = |(index, _): &(usize, Arc<Ticket>)| !self.ends.contains_key(index);
+        self.tickets.iter().cloned().enumerate().filter(is_open).collect()
     }
 
     fn tell(&mut self, index: usize, waiting: Waiting, troubles: Vec<Trouble>) {
@@ -319,14 +428,11 @@ impl<'a, F: FnMut(Event)> Watch<'a, F> {
 
     fn leave_undecided(&mut self, why: &str) {
         let now = Timestamp::now();
-        for (index, ticket) in self.tickets.iter().enumerate() {
-            if self.ends.contains_key(&index) {
-                continue;
-            }
+        for (index, ticket) in self.open_tickets() {
             let waiting = self.told[index].waiting;
             let is_ours = waiting.is_some_and(|waiting| waiting != Waiting::Observed);
             let troubles =
-                if is_ours { diagnose(&self.world.snapshot(ticket), ticket, self.policy, now) } else { Vec::new() };
+                if is_ours { diagnose(&self.world.snapshot(&ticket), &ticket, &self.policy, now) } else { Vec::new() };
             self.end(index, End::Undecided { why: why.to_owned(), waiting, troubles });
         }
     }
@@ -363,29 +469,6 @@ async fn log(api: &Api, ticket: &Ticket, pod: &str, container: &str, lines: usiz
         }
     }
     None
-}
-
-/// Waits until the controller has seen the generation of an object that we wrote. A controller that does not within
-/// a few seconds, or a watch that breaks, changes nothing of what was written.
-pub(crate) async fn until_observed(api: &Api, object: &ObjectName, written: &Value) {
-    if verdict::is_observed(written) {
-        return;
-    }
-    let seen = async {
-        let mut changes = stream::since(api, object, text(&written["metadata"]["resourceVersion"])).await?;
-        while let Some(change) = changes.next().await {
-            let is_gone = |live: &Value| live["metadata"]["uid"] != written["metadata"]["uid"];
-            if change?.is_none_or(|live| is_gone(&live) || verdict::is_observed(&live)) {
-                return Ok(());
-            }
-        }
-        Ok::<(), kube::Error>(())
-    };
-    match tokio::time::timeout(OBSERVED_WITHIN, seen).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, %object, "nobody knows whether the controller saw our note"),
-        Err(_) => tracing::debug!(%object, "the controller has not seen our note yet"),
-    }
 }
 
 /// Pods are a core kind, `v1` since ever.

@@ -3,6 +3,7 @@
 
 use crate::object::Resource;
 use crate::ticket::Ticket;
+use crate::verdict;
 use crate::workload::{self, text};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -60,9 +61,7 @@ impl World {
         self.streams[stream].objects.clear();
         let is_first = !std::mem::replace(&mut self.streams[stream].synced, true);
         if is_first && self.streams[stream].kind == Kind::Event {
-            let version =
-                |event: &Value| (uid_of(event).to_owned(), text(&event["metadata"]["resourceVersion"]).to_owned());
-            self.old_events.extend(objects.iter().map(version));
+            self.old_events.extend(objects.iter().map(version_of));
         }
         for object in objects {
             self.put(stream, object, now);
@@ -117,6 +116,31 @@ impl World {
         } else {
             self.first_seen.remove(&key);
         }
+    }
+
+    /// A rollout of a workload begins: what events have said of it so far is of the version before.
+    pub fn begin(&mut self, ticket: &Ticket) {
+        let is_its_own = |event: &&Value| event["involvedObject"]["uid"] == ticket.uid.as_str();
+        let events = self.streams.iter().filter(|stream| stream.kind == Kind::Event);
+        let events = events.flat_map(|stream| stream.objects.values()).filter(is_its_own);
+        self.old_events.extend(events.map(version_of));
+    }
+
+    /// Whether what is known of a workload is older than the write that a ticket is of.
+    pub fn is_behind(&self, ticket: &Ticket) -> bool {
+        let is_listed = |stream: &&Stream| {
+            matches!(&stream.kind, Kind::Workload(resource) if *resource == ticket.object.resource)
+                && ticket.object.namespace.as_deref().unwrap_or_default() == stream.namespace
+        };
+        if !self.streams.iter().filter(is_listed).all(|stream| stream.synced) {
+            return false; // a list that is still to come is younger
+        }
+        let Some(workload) = self.snapshot(ticket).workload else { return true };
+        let generation = workload["metadata"]["generation"].as_i64().unwrap_or_default();
+        // Pods have no generation; those of before run other images.
+        uid_of(workload) != ticket.uid
+            || generation < ticket.generation
+            || (generation == 0 && verdict::superseded(workload, ticket).is_some())
     }
 
     /// What concerns one ticket.
@@ -207,6 +231,11 @@ impl Snapshot<'_> {
     }
 }
 
+/// Which event, and which version of it.
+fn version_of(event: &Value) -> (String, String) {
+    (uid_of(event).to_owned(), text(&event["metadata"]["resourceVersion"]).to_owned())
+}
+
 pub(crate) fn uid_of(object: &Value) -> &str {
     text(&object["metadata"]["uid"])
 }
@@ -270,3 +299,7 @@ fn runs_the_same_images(pod: &Value, workload: &Value) -> bool {
     };
     images(&pod["spec"]) == images(&workload["spec"]["template"]["spec"])
 }
+
+#[cfg(test)]
+#[path = "world_tests.rs"]
+mod tests;

@@ -2,10 +2,11 @@
 //! somebody else was faster than is planned anew from what is there, with its guards checked anew.
 
 use crate::api::Patch;
+use crate::body::{annotated, images_body, images_patch};
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::object::ObjectName;
-use crate::plan::{Action, Adoption, Change, Live, Plan, Step, annotated, images_body, images_patch};
+use crate::plan::{Action, Adoption, Change, Live, Plan, Step};
 use crate::ticket::{Executed, Ticket};
 use crate::workload::{self, Container, text};
 use crate::{apply, crd};
@@ -72,15 +73,15 @@ impl Cluster {
         Ok(executed)
     }
 
-    /// Brings the patches of a plan up to date, if time has passed since it was made: a container that went
+    /// Brings patches of a plan up to date, if time has passed since it was made: a container that went
     /// meanwhile would be added again.
     ///
     /// # Errors
     ///
     /// Fails if an object or a container is gone, or a guard does not hold any more.
-    pub async fn renew(&self, plan: &Plan) -> Result<Plan, Error> {
-        let mut renewed = plan.clone();
-        for action in renewed.actions.iter_mut().filter(|action| matches!(action.step, Step::Patch(_))) {
+    pub async fn renew(&self, plan: &Plan, actions: &[Action]) -> Result<Vec<Action>, Error> {
+        let mut renewed = actions.to_vec();
+        for action in renewed.iter_mut().filter(|action| matches!(action.step, Step::Patch(_))) {
             if let Again::Send(new) = self.look_again(plan, action).await? {
                 *action = *new;
             }

@@ -20,6 +20,7 @@ Examples:
   lighter deploy --image vm2:5000/shop/api:v2 --wave job/migrate --wave deployment/api,deployment/web --replace-jobs
   lighter deploy --image vm2:5000/shop/api:v2 -f deployment.yaml --dry-run
   lighter apply -f manifests/ --set shop --prune
+  lighter apply -f https://vm1/shop/deploy/-/raw/main/web.yaml
 
 stdout carries the pinned images, or with -o what is done, for machines; all else goes to stderr.")]
 pub struct DeployArgs {
@@ -214,8 +215,8 @@ pub struct SubjectArgs {
     /// goes with the first [repeatable]
     #[arg(long, value_name = "KIND/NAME[/CONTAINER],…")]
     pub wave: Vec<String>,
-    /// Manifests to apply with the images put in: a file, a directory or - for stdin [repeatable]
-    #[arg(short, long, value_name = "FILE|DIR|-")]
+    /// Manifests to apply with the images put in: a file, a directory, a URL or - for stdin [repeatable]
+    #[arg(short, long, value_name = "FILE|DIR|URL|-")]
     pub file: Vec<PathBuf>,
 }
 
@@ -247,9 +248,6 @@ pub struct HowArgs {
     /// Delete, with --prune, also namespaces, volume claims, volumes and definitions of kinds
     #[arg(long, requires = "prune")]
     pub prune_precious: bool,
-    /// Roll out at most so many workloads at a time: the next ones are written when these run well
-    #[arg(long, value_name = "N")]
-    pub parallel: Option<NonZeroUsize>,
     /// Nodes have registry logins of their own: a refusal of the pods' logins is only warned of
     #[arg(long)]
     pub nodes_log_in: bool,
@@ -331,6 +329,9 @@ pub struct WaitArgs {
     /// What to do with the new version if it does not come to run in time
     #[arg(long, value_enum, value_name = "WHAT", default_value = "rollback")]
     pub on_failure: OnFailure,
+    /// Roll out at most so many workloads of a wave at a time: as one runs well, the next is written
+    #[arg(long, value_name = "N")]
+    pub parallel: Option<NonZeroUsize>,
     /// Run each CronJob once now, with the new image, and wait until that Job has done its work
     #[arg(long)]
     pub run_once: bool,
@@ -358,6 +359,7 @@ impl Default for WaitArgs {
         Self {
             timeout: usual.timeout,
             on_failure: OnFailure::Keep,
+            parallel: None,
             run_once: false,
             allow_zero: usual.allow_zero,
             ticket: None,
@@ -421,7 +423,7 @@ pub(super) fn lifetime(text: &str) -> Result<std::time::Duration, String> {
 }
 
 /// The same, and none at all.
-fn duration_or_none(text: &str) -> Result<std::time::Duration, String> {
+pub fn duration_or_none(text: &str) -> Result<std::time::Duration, String> {
     if matches!(text, "0" | "0s") { Ok(std::time::Duration::ZERO) } else { duration(text) }
 }
 

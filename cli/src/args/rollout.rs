@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use deployer::ImagePath;
+use deployer::{ImagePath, Require};
 
 use super::RegistryArgs;
-use super::deploy::{ClusterArgs, OnFailure, OutputFormat, ReportArgs, duration};
+use super::deploy::{ClusterArgs, OnFailure, OutputFormat, ReportArgs, duration, duration_or_none};
 
 /// Look after rollouts: see, wait, go back, pause, restart
 #[derive(Debug, Subcommand)]
@@ -65,6 +65,12 @@ pub struct RolloutWaitArgs {
     /// What to do with the new version of a ticket if it does not come to run in time
     #[arg(long, value_enum, value_name = "WHAT", default_value = "rollback")]
     pub on_failure: OnFailure,
+    /// How many of the pods must run: full, maxUnavailable (as many as a rollout may leave), or a percentage
+    #[arg(long, value_name = "full|N%|maxUnavailable", default_value = "full")]
+    pub require: Require,
+    /// How long they must run on, without a restart, before it counts
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration_or_none)]
+    pub soak: std::time::Duration,
     #[command(flatten)]
     pub report: ReportArgs,
     #[command(flatten)]

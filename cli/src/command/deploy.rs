@@ -2,7 +2,6 @@
 //! [`super::wait`].
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use deployer::{
 use oci::{ManifestKind, Pinned, Platform, Reference};
 
 use super::deploy_report::Report;
+use super::manifests;
 use super::probe::Prober;
 use super::wait;
 use crate::args::{
@@ -28,14 +28,16 @@ use crate::terminal::{out, tell};
 
 /// Largest image config that is read, in bytes.
 const CONFIG_LIMIT: usize = 8 << 20;
-/// Largest manifest file that is read, in bytes; etcd takes 1.5 MB per object.
-const MANIFEST_LIMIT: u64 = 16 << 20;
 
 pub async fn deploy(mut args: DeployArgs) -> Outcome<()> {
     match args.command.take() {
         Some(DeployCommand::Rbac(args)) => return rbac(&args),
         Some(DeployCommand::Check(check)) => args = DeployArgs::from(*check),
         None => {}
+    }
+    if let Some(path) = args.subject.file.iter().find(|path| args.write && manifests::url(path).is_some()) {
+        let what = format!("--write writes into files, and {} is none", manifests::shown(path));
+        return Err(Failure::new(Exit::Usage, what).hint("fetch it into a file first"));
     }
     let report = Report::new(&args.report)?;
     let outcome = deploy_and_report(&args, &report).await;
@@ -99,7 +101,7 @@ pub async fn plan(
 ) -> Outcome<Planned> {
     let client = settings::client(registry)?;
     let named = images(&subject.image)?;
-    let what = what(subject, named.len())?;
+    let what = what(subject, named.len(), &client).await?;
     let options = ConnectOptions { image_paths: how.image_path.clone(), ..connect_options(cluster)? };
     let cluster = Cluster::connect(&options).await.map_err(|error| told(&error))?;
     let mut images = Vec::new();
@@ -112,13 +114,7 @@ pub async fn plan(
             tell(&format!("nothing to do: {error}"));
             Vec::new()
         }
-        plan => {
-            let waves = plan.map_err(|error| told(&error))?.waves().into_iter();
-            match how.parallel {
-                Some(rollouts) => waves.flat_map(|wave| wave.at_most(rollouts)).collect(),
-                None => waves.collect(),
-            }
-        }
+        plan => plan.map_err(|error| told(&error))?.waves(),
     };
     Ok(Planned { cluster, plans, images })
 }
@@ -188,9 +184,9 @@ pub async fn diffs(planned: &Planned) -> Outcome<Vec<deployer::ObjectDiff>> {
 fn write(args: &DeployArgs, planned: &Planned) -> Outcome<()> {
     let mut texts = BTreeMap::new();
     let mut manifests = Vec::new();
-    for path in args.subject.file.iter().filter(|path| *path != Path::new("-")) {
-        for (name, text) in manifest_texts(path)? {
-            manifests.extend(parse(&name, &text)?);
+    for path in args.subject.file.iter().filter(|path| manifests::is_local(path)) {
+        for (name, text) in manifests::texts(path)? {
+            manifests.extend(manifests::parse(&name, &text)?);
             texts.insert(name, text);
         }
     }
@@ -253,14 +249,14 @@ fn images(texts: &[String]) -> Outcome<Vec<(Which, Reference)>> {
 }
 
 /// What is to be done.
-fn what(args: &SubjectArgs, images: usize) -> Outcome<What> {
+async fn what(args: &SubjectArgs, images: usize, client: &Client) -> Outcome<What> {
     if let Some(selector) = &args.selector {
         return Ok(What::Selected { kinds: args.kind.clone(), selector: selector.clone() });
     }
     if !args.file.is_empty() {
         let mut manifests = Vec::new();
         for path in &args.file {
-            manifests.extend(read_manifests(path)?);
+            manifests.extend(manifests::read(path, client).await?);
         }
         place(&mut manifests, &args.wave)?;
         Manifest::sort(&mut manifests); // over all files
@@ -312,60 +308,6 @@ fn place(manifests: &mut [Manifest], waves: &[String]) -> Outcome<()> {
 
 fn target(text: &str) -> Outcome<Target> {
     text.parse().map_err(|error| Failure::because(Exit::Usage, format!("--target `{text}`"), &error))
-}
-
-/// The manifests of a file, of all files in a directory by name, or of stdin.
-pub fn read_manifests(path: &Path) -> Outcome<Vec<Manifest>> {
-    let mut manifests = Vec::new();
-    for (name, text) in manifest_texts(path)? {
-        manifests.extend(parse(&name, &text)?);
-    }
-    Ok(manifests)
-}
-
-fn parse(name: &str, text: &str) -> Outcome<Vec<Manifest>> {
-    Manifest::parse_all(name, text)
-        .map_err(|error| Failure::because(Exit::BadInput, "cannot read the manifest", &error))
-}
-
-/// The texts of manifests, each with the name of where it is from.
-fn manifest_texts(path: &Path) -> Outcome<Vec<(String, String)>> {
-    if path == Path::new("-") {
-        return Ok(vec![("stdin".to_owned(), read_text(&mut std::io::stdin().lock(), "stdin")?)]);
-    }
-    let failed = |error: std::io::Error| Failure::io(format!("cannot read {}", path.display()), &error);
-    if !std::fs::metadata(path).map_err(failed)?.is_dir() {
-        let mut file = std::fs::File::open(path).map_err(failed)?;
-        let name = path.display().to_string();
-        let text = read_text(&mut file, &name)?;
-        return Ok(vec![(name, text)]);
-    }
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(failed)? {
-        let file = entry.map_err(failed)?.path();
-        if file.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known)) {
-            files.push(file);
-        }
-    }
-    files.sort();
-    if files.is_empty() {
-        return Err(Failure::new(Exit::NoInput, format!("{} holds no .yaml, .yml or .json file", path.display())));
-    }
-    let mut texts = Vec::new();
-    for file in files.iter().filter(|file| !file.is_dir()) {
-        texts.extend(manifest_texts(file)?);
-    }
-    Ok(texts)
-}
-
-fn read_text(from: &mut dyn Read, name: &str) -> Outcome<String> {
-    let mut text = String::new();
-    let read = from.take(MANIFEST_LIMIT + 1).read_to_string(&mut text);
-    let read = read.map_err(|error| Failure::io(format!("cannot read {name}"), &error))?;
-    if read as u64 > MANIFEST_LIMIT {
-        return Err(Failure::new(Exit::BadInput, format!("{name} is larger than {MANIFEST_LIMIT} bytes")));
-    }
-    Ok(text)
 }
 
 /// Finds out which digest the reference means now, under which further digests nodes may report it,

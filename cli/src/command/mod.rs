@@ -30,6 +30,8 @@ pub mod inventory;
 #[cfg(feature = "build")]
 mod kaniko;
 pub mod login;
+#[cfg(feature = "deploy")]
+mod manifests;
 pub mod manual;
 #[cfg(feature = "build")]
 mod named;

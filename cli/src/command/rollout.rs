@@ -72,7 +72,13 @@ async fn go_on(args: &RolloutWaitArgs, report: &Report) -> Outcome<()> {
         Ok((cluster, tickets))
     })
     .await?;
-    let how = WaitArgs { on_failure: args.on_failure, ticket: args.ticket.clone(), ..patient(args.timeout) };
+    let how = WaitArgs {
+        on_failure: args.on_failure,
+        ticket: args.ticket.clone(),
+        require: args.require,
+        soak: args.soak,
+        ..patient(args.timeout)
+    };
     wait::wait(&cluster, &tickets, &how, Some(&registry), &mut signals, report).await
 }
 

@@ -17,7 +17,7 @@ use super::build::{Job, Prepared};
 use super::deploy_report::Report;
 use super::named::Source;
 use super::probe::Prober;
-use super::{build, deploy, serve, transfer, wait};
+use super::{build, deploy, manifests, serve, transfer, wait};
 use crate::args::ShipArgs;
 use crate::embedded::Embedded;
 use crate::exit::Exit;
@@ -52,12 +52,12 @@ pub fn run(args: &ShipArgs) -> Outcome<()> {
     let project = Project::read(&args.context)?;
     let data = settings::data_directory(&args.store)?;
     let (name, tag) = name(args, &project)?;
-    let manifests = manifests(args, &project)?;
-    let documents = manifests.as_deref().map(deploy::read_manifests).transpose()?;
     let prepared = build::prepare(&job(args, &project)?, &data)?;
     let local = settings::local_store(&data)?;
     let opener = Opener { data, local, client: settings::client(&args.registry)?, _in_use: None };
     let runtime = crate::runtime()?;
+    let read = |path: PathBuf| until_signal(&runtime, manifests::read(&path, &opener.client));
+    let documents = manifests_of(args, &project).map(read).transpose()?;
     let embedded = start_registry(args, &runtime, &opener.client)?;
     let host = match (&args.registry_host, &embedded) {
         (Some(host), _) => parse_host(host)?,
@@ -265,13 +265,13 @@ fn directory_name(context: &Path) -> Outcome<String> {
     })
 }
 
-fn manifests(args: &ShipArgs, project: &Project) -> Outcome<Option<PathBuf>> {
-    let named = args.manifests.clone().or_else(|| project.ship.manifests.as_ref().map(|path| args.context.join(path)));
-    if named.is_some() {
-        return Ok(named);
-    }
-    let usual = args.context.join("deployment.yaml");
-    Ok(usual.exists().then_some(usual))
+fn manifests_of(args: &ShipArgs, project: &Project) -> Option<PathBuf> {
+    let of_project = |path: &PathBuf| match manifests::url(path) {
+        Some(_) => path.clone(),
+        None => args.context.join(path),
+    };
+    let usual = || Some(args.context.join("deployment.yaml")).filter(|usual| usual.exists());
+    args.manifests.clone().or_else(|| project.ship.manifests.as_ref().map(of_project)).or_else(usual)
 }
 
 fn told(account: &Account, kept: Option<&Path>, ours: bool) -> String {

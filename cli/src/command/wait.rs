@@ -2,11 +2,12 @@
 //! waiting: from the first write on, the cluster goes on by itself, and a ticket lets us look again.
 
 use std::io::Read;
+use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-
 use std::time::Instant;
 
-use deployer::{Class, Cluster, End, Error, Held, Outcome as Rollout, Plan, Policy, Ticket, Undone};
+use deployer::{Action, Change, Class, Cluster, End, Error, Held, Outcome as Rollout, Plan, Policy, Ticket, Undone};
 use serde::{Deserialize, Serialize};
 
 use super::deploy::{exit, told};
@@ -52,8 +53,8 @@ impl TicketFile {
     }
 }
 
-/// Writes plans and waits until they came true, one after the other, with one deadline for all of them. Says
-/// whether anything was written.
+/// Writes plans, one for each wave, and waits until they came true, with one deadline for all of them. Says whether
+/// anything was written.
 pub async fn roll_out(
     cluster: &Cluster,
     plans: &[Plan],
@@ -69,38 +70,10 @@ pub async fn roll_out(
     let (start, tickets) = (Instant::now(), Vec::new());
     let mut run = Run { cluster, args, registry, report, signals: &mut signals, start, tickets };
     let mut rollout = Rollout { targets: Vec::new() };
-    for plan in plans {
-        let written = run.tickets.len();
-        let done = if written == 0 {
-            cluster.execute(plan).await
-        } else {
-            // The waves before took their time.
-            match cluster.renew(plan).await {
-                Ok(plan) => cluster.execute(&plan).await,
-                Err(error) => Err(error),
-            }
-        };
-        match done {
-            Ok(executed) => {
-                run.tickets.extend(executed.tickets);
-                if args.run_once
-                    && let Err(error) = run.once(written).await
-                {
-                    return Err(run.halfway(&error, told(&error)).await);
-                }
-            }
-            Err(Error::Halfway { executed, source }) => {
-                run.tickets.extend(executed.tickets.iter().cloned());
-                let told_as = Error::Halfway { executed, source };
-                return Err(run.halfway(&told_as, told(&told_as)).await);
-            }
-            Err(error) => return Err(run.halfway(&error, told(&error)).await),
-        }
-        if let Some(path) = &args.ticket {
-            keep(path, cluster, &run.tickets)?;
-        }
-        rollout.targets.extend(run.watch(written).await?.targets);
+    for (number, plan) in plans.iter().enumerate() {
+        rollout.targets.extend(run.wave(plan).await?.targets);
         if rollout.class() != Class::Success {
+            plans[number + 1..].iter().for_each(|plan| not_begun(&plan.actions));
             break;
         }
     }
@@ -118,7 +91,7 @@ pub async fn wait(
     report: &Report,
 ) -> Outcome<()> {
     let mut run = Run { cluster, args, registry, report, signals, start: Instant::now(), tickets: tickets.to_vec() };
-    let rollout = run.watch(0).await?;
+    let rollout = run.watch().await?;
     run.conclude(&rollout).await
 }
 
@@ -147,6 +120,72 @@ impl Run<'_> {
         }
     }
 
+    /// The same for what is left of the time.
+    fn policy_now(&self) -> Policy {
+        Policy { timeout: self.args.timeout.saturating_sub(self.start.elapsed()), ..self.policy() }
+    }
+
+    /// Rolls a wave out, not more of it at a time than may be: as one workload runs well, the next is written. When one
+    /// fails, no other begins.
+    async fn wave(&mut self, plan: &Plan) -> Outcome<Rollout> {
+        let at_once = self.args.parallel.map_or(usize::MAX, NonZeroUsize::get);
+        let (cluster, report, policy) = (self.cluster, self.report, self.policy_now());
+        let mut watch = cluster.watching(plan.objects(), &policy, |event| report.show(&event));
+        let mut written = 0;
+        loop {
+            let turn = if watch.has_failed() {
+                0
+            } else {
+                plan.turn(written, at_once.saturating_sub(watch.under_way()), self.args.run_once)
+            };
+            if turn > 0 {
+                watch.admit(self.write(plan, written..written + turn).await?);
+                written += turn;
+            }
+            if watch.is_decided() && (written == plan.actions.len() || watch.has_failed()) {
+                not_begun(&plan.actions[written..]);
+                return Ok(watch.outcome());
+            }
+            tokio::select! {
+                watched = watch.next() => watched.map_err(|error| told(&error))?,
+                exit = self.signals.next() => return Err(interrupted(exit, &self.tickets, self.args)),
+            }
+        }
+    }
+
+    /// Writes a part of a plan; the tickets of it.
+    async fn write(&mut self, plan: &Plan, part: Range<usize>) -> Outcome<&[Ticket]> {
+        let first = self.tickets.len();
+        if let Err(error) = self.try_write(plan, &plan.actions[part]).await {
+            return Err(self.halfway(&error, told(&error)).await);
+        }
+        if let Some(path) = &self.args.ticket {
+            keep(path, self.cluster, &self.tickets)?;
+        }
+        Ok(&self.tickets[first..])
+    }
+
+    async fn try_write(&mut self, plan: &Plan, actions: &[Action]) -> Result<(), Error> {
+        let first = self.tickets.len();
+        let executed = if first == 0 {
+            self.cluster.execute_actions(plan, actions).await
+        } else {
+            // What was written before took its time.
+            let renewed = self.cluster.renew(plan, actions).await?;
+            self.cluster.execute_actions(plan, &renewed).await
+        };
+        match &executed {
+            Ok(executed) => self.tickets.extend(executed.tickets.iter().cloned()),
+            Err(Error::Halfway { executed, .. }) => self.tickets.extend(executed.tickets.iter().cloned()),
+            Err(_) => {}
+        }
+        executed?;
+        if self.args.run_once {
+            self.once(first).await?;
+        }
+        Ok(())
+    }
+
     /// Runs the CronJobs among the tickets from number `first` on, each as a Job of its own.
     async fn once(&mut self, first: usize) -> Result<(), Error> {
         let mut jobs = Vec::new();
@@ -160,12 +199,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Waits for the tickets from number `first` on, for what is left of the time.
-    async fn watch(&mut self, first: usize) -> Outcome<Rollout> {
-        let timeout = self.args.timeout.saturating_sub(self.start.elapsed());
-        let policy = Policy { timeout, ..self.policy() };
+    /// Waits for all tickets.
+    async fn watch(&mut self) -> Outcome<Rollout> {
+        let policy = self.policy_now();
         tokio::select! {
-            rollout = self.cluster.watch(&self.tickets[first..], &policy, |event| self.report.show(&event)) => {
+            rollout = self.cluster.watch(&self.tickets, &policy, |event| self.report.show(&event)) => {
                 rollout.map_err(|error| told(&error))
             }
             exit = self.signals.next() => Err(interrupted(exit, &self.tickets, self.args)),
@@ -244,12 +282,24 @@ impl Run<'_> {
     }
 }
 
+/// Says what was planned and is left as it was.
+fn not_begun(actions: &[Action]) {
+    for action in actions.iter().filter(|action| action.change != Change::Nothing) {
+        tell(&format!("{}: not begun", action.object));
+    }
+}
+
 async fn succeed(cluster: &Cluster, rollout: &Rollout) {
     for target in &rollout.targets {
         tell(&target.to_string());
     }
-    if let Err(error) = cluster.remember(rollout).await {
-        tell(&format!("warning: could not note on the workload that this version runs well: {error}"));
+    match cluster.remember(rollout).await {
+        Ok(unseen) => unseen.iter().for_each(|object| {
+            tell(&format!(
+                "note: the controller has not seen our note on {object} yet; until then it counts as under way"
+            ));
+        }),
+        Err(error) => tell(&format!("warning: could not note on the workload that this version runs well: {error}")),
     }
 }
 

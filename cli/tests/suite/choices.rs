@@ -1,6 +1,11 @@
 //! What a deploy can be asked for beyond an image and a target, on a real cluster: a bound on how much happens at once,
 //! CronJobs that run once, nothing that runs at all, checks alone, manifests in waves, and the way back by ticket.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use fixtures::http::Scripted;
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
 
@@ -73,6 +78,118 @@ fn only_so_many_are_rolled_out_at_a_time() {
         assert_eq!(image_of(&scene, DEPLOYMENTS, name), *new);
     }
     deploy(&scene, new, &[&all[..], &["--parallel", "0"]].concat(), 64);
+}
+
+/// The first comes to run only when the third is there: nobody waits for the slowest of two before the next begins.
+#[test]
+fn the_next_begins_as_soon_as_one_ends() {
+    let Images { web: [old, new], bad, .. } = Images::shared();
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    let early = Arc::new(AtomicBool::new(false));
+    let (met, too_early) = (Arc::clone(&seen), Arc::clone(&early));
+    let scene = Desk::new("choices-window", move |pod| {
+        let name = pod["metadata"]["labels"]["app"].as_str().unwrap_or_default();
+        if pod["spec"]["containers"][0]["image"] == *bad {
+            return if name == "b" { Fate::Crashes(3, "no room".into()) } else { Fate::Stuck };
+        }
+        if pod["spec"]["containers"][0]["image"] == *old {
+            return Fate::Runs;
+        }
+        let mut met = met.lock().unwrap();
+        met.insert(name.to_owned());
+        too_early.fetch_or(name == "c" && !met.contains("b"), Ordering::Relaxed);
+        if name == "a" && !met.contains("c") { Fate::Stuck } else { Fate::Runs }
+    });
+    for name in ["a", "b", "c"] {
+        scene.create(DEPLOYMENTS, &workload("Deployment", name, "web", old));
+    }
+    scene.wait(&["a", "b", "c"]);
+    let all = ["--target", "deployment/a", "--target", "deployment/b", "--target", "deployment/c", "--parallel", "2"];
+    deploy(&scene, new, &all, 0);
+    assert!(!early.load(Ordering::Relaxed), "two at a time");
+
+    let before = scene.object(DEPLOYMENTS, "c")["metadata"]["generation"].clone();
+    let told = deploy(&scene, bad, &all, 21);
+    for words in [
+        "no room",
+        "deployment/a in namespace choices-window: back to web",
+        "deployment/c in namespace choices-window: not begun",
+    ] {
+        assert!(told.contains(words), "{told}");
+    }
+    assert_eq!(scene.object(DEPLOYMENTS, "c")["metadata"]["generation"], before, "nothing begins after a failure");
+    assert_eq!([image_of(&scene, DEPLOYMENTS, "a"), image_of(&scene, DEPLOYMENTS, "b")], [new.clone(), new.clone()]);
+
+    // What is made while the watch is open was in no list of it.
+    let made: Vec<String> = ["d", "e", "f"].map(|name| workload("Deployment", name, "web", old).to_string()).into();
+    std::fs::write(scene.den.path().join("made.yaml"), made.join("\n---\n")).unwrap();
+    let file = scene.den.path().join("made.yaml").display().to_string();
+    let ticket = scene.den.path().join("ticket").display().to_string();
+    deploy(&scene, new, &["-f", &file, "--parallel", "1", "--ticket", &ticket], 0);
+    scene.lighter(&["rollout", "status", "deployment/d", "deployment/e", "deployment/f"], 0);
+    scene.lighter(&["rollout", "wait", "--ticket", &ticket], 0);
+}
+
+/// One of two new pods runs, the other does not: enough for who asked for half, and for nobody else.
+#[test]
+fn half_of_it_may_be_enough_to_wait_for() {
+    let Images { web: [old, new], .. } = Images::shared();
+    let first = Mutex::new(None);
+    let scene = Desk::new("choices-half", move |pod| {
+        if pod["spec"]["containers"][0]["image"] == *old {
+            return Fate::Runs;
+        }
+        let name = &pod["metadata"]["name"];
+        if first.lock().unwrap().get_or_insert_with(|| name.clone()) == name { Fate::Runs } else { Fate::Stuck }
+    });
+    let mut object = workload("Deployment", "web", "web", old);
+    object["spec"]["replicas"] = json!(2);
+    scene.create(DEPLOYMENTS, &object);
+    scene.wait(&["web"]);
+    let told = deploy(&scene, new, &["--target", "deployment/web", "--require", "50%"], 0);
+    assert!(told.contains("1 of 2 pods run the image"), "{told}");
+    let told = scene.lighter(&["rollout", "status", "deployment/web"], 23).1;
+    assert!(told.contains("still under way"), "{told}");
+    scene.lighter(&["rollout", "wait", "deployment/web", "--require", "50%", "--timeout", "60s"], 0);
+    scene.lighter(&["rollout", "wait", "deployment/web", "--timeout", "1s"], 23);
+}
+
+#[test]
+fn manifests_may_be_behind_a_url() {
+    let scene = scene("choices-url");
+    let Images { web: [old, new], .. } = Images::shared();
+    let manifest = workload("Deployment", "web", "web", old).to_string();
+    let web = Scripted::start(move |request| {
+        let to = |location: &str| (302, vec![("location", location.to_owned())], String::new());
+        match request.target.as_str() {
+            "/web.yaml?token=s3cret" => (200, vec![], manifest.clone()),
+            "/moved" => to("/web.yaml?token=s3cret"),
+            "/for/ever" => to("/for/ever"),
+            "/large" => (200, vec![], " ".repeat((16 << 20) + 1)),
+            "/page" => (200, vec![], "<html><body>Sign in".to_owned()),
+            "/private" => (403, vec![], String::new()),
+            _ => (404, vec![], String::new()),
+        }
+    });
+    let url = |path: &str| format!("http://{}{path}", web.address());
+    let told = deploy(&scene, new, &["-f", &url("/web.yaml?token=s3cret")], 0);
+    assert!(told.contains(&url("/web.yaml")) && !told.contains("s3cret"), "{told}");
+    assert_eq!(image_of(&scene, DEPLOYMENTS, "web"), *new);
+    deploy(&scene, old, &["-f", &url("/moved").replace("//", "//me:s3cret@")], 0);
+    assert_eq!(image_of(&scene, DEPLOYMENTS, "web"), *old);
+    for (path, code, words) in [
+        ("/for/ever", 69, "it redirects more than 10 times"),
+        ("/large", 65, "is larger than 16777216 bytes"),
+        ("/page", 65, "cannot read the manifest"),
+        ("/nothing", 66, "answered 404"),
+        ("/private", 77, "a login may stand in the URL"),
+    ] {
+        let told = deploy(&scene, new, &["-f", &url(path)], code);
+        assert!(told.contains(words) && told.contains(&url(path)), "{told}");
+    }
+    let told = deploy(&scene, new, &["-f", &url("/web.yaml"), "--write"], 64);
+    assert!(told.contains("--write writes into files") && told.contains(&url("/web.yaml")), "{told}");
+    assert_eq!(image_of(&scene, DEPLOYMENTS, "web"), *old);
 }
 
 #[test]

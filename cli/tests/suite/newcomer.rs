@@ -5,6 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use fixtures::clients::Lighter;
 use fixtures::den::Den;
@@ -13,8 +14,11 @@ use fixtures::images::Image;
 use fixtures::issuer::Issuer;
 use fixtures::kubernetes::{Cluster, User};
 use fixtures::registry::Registry;
-use rcgen::{CertificateParams, KeyPair, SanType, date_time_ymd};
+use rcgen::{Certificate, CertificateParams, KeyPair, SanType, date_time_ymd};
 use serde_json::json;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 const LIGHTER: &str = env!("CARGO_BIN_EXE_lighter");
 
@@ -374,7 +378,66 @@ fn between_us_and_the_cluster_stands_a_proxy() {
     ask(None, &[("HTTPS_PROXY", nowhere)], 69, "through the proxy http://127.0.0.1:1: Connection refused");
     let stranger = through_http.replace("s3cret", "other");
     ask(None, &[("HTTPS_PROXY", &stranger)], 69, ": it refuses this connection: the user, the host or the port");
+    let mut behind = Proxy::http();
+    let veil = Veil::before(behind.port);
+    let through_tls = format!("https://me:s3cret@127.0.0.1:{}", veil.port);
+    let authority = home.home().join("proxy.crt");
+    fs::write(&authority, veil.certificate.pem()).unwrap();
+    let known = ("SSL_CERT_FILE", authority.to_str().unwrap());
+    ask(None, &[("HTTPS_PROXY", &through_tls), known], 10, gets_there);
+    behind.notes(&format!("CONNECT {far}"), 1);
+    ask(Some(through_tls.clone()), &[known], 10, gets_there);
+    behind.notes(&format!("CONNECT {far}"), 2);
+    ask(Some(through_tls.replace("s3cret", "other")), &[known], 69, ": it refuses this connection");
+    let unknown = format!("through the proxy https://127.0.0.1:{}: neither this machine nor the kubeconfig", veil.port);
+    ask(Some(through_tls.clone()), &[], 69, &unknown);
+    // As with kubectl, the authority of the cluster may have signed for its proxy, too.
+    let path = write(Some(through_tls));
+    let mut document: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let named = &mut document["clusters"][0]["cluster"]["certificate-authority"];
+    let both = fs::read_to_string(named.as_str().unwrap()).unwrap() + &veil.certificate.pem();
+    fs::write(&authority, both).unwrap();
+    *named = authority.to_str().into();
+    fs::write(&path, document.to_string()).unwrap();
+    let ask_there = ["rollout", "status", "deployment/nobody", "--kubeconfig", path.to_str().unwrap()];
+    assert_eq!(home.command(&ask_there).output().unwrap().status.code(), Some(10));
+    behind.notes(&format!("CONNECT {far}"), 3);
     ask(Some("ftp://me:s3cret@proxy".into()), &[], 77, "proxies are spoken to by http, https, socks5 or socks5h");
+}
+
+/// A proxy that speaks TLS: what comes goes to another one, which does not.
+struct Veil {
+    port: u16,
+    certificate: Certificate,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Veil {
+    fn before(proxy: u16) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = CertificateParams::default();
+        parameters.subject_alt_names = vec![SanType::IpAddress("127.0.0.1".parse().unwrap())];
+        let certificate = parameters.self_signed(&key).unwrap();
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let settings = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let settings = settings.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        let tls = TlsAcceptor::from(Arc::new(settings));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let mut client = tls.accept(stream).await?; // some do not trust it
+                    let mut server = tokio::net::TcpStream::connect(("127.0.0.1", proxy)).await?;
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        });
+        Self { port, certificate, _runtime: runtime }
+    }
 }
 
 fn registry_host(registry: &Registry) -> String {

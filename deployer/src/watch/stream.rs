@@ -4,10 +4,9 @@
 use super::pods;
 use crate::api::Api;
 use crate::object::{ObjectName, Resource};
-use crate::ticket::Ticket;
 use crate::workload;
-use crate::world::{Kind, World};
-use futures_util::stream::{BoxStream, SelectAll, select_all};
+use crate::world::Kind;
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, future};
 use kube::api::{DynamicObject, WatchEvent, WatchParams};
 use kube::core::ApiResource;
@@ -20,8 +19,9 @@ use std::time::Duration;
 /// First and longest pause before a broken watch is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// One list-and-watch; its place in the list of sources is its number in the [`World`].
+/// One list-and-watch; its place in the list of sources is its number in the [`World`](crate::World).
 pub(super) struct Source {
+    pub(super) kind: Kind,
     pub(super) resource: Resource,
     pub(super) namespace: String,
     /// Whether a verdict is possible without it.
@@ -35,6 +35,14 @@ impl Source {
     pub(super) fn is_optional(&self) -> bool {
         self.optional
     }
+
+    /// Whether it shows everything that another one would.
+    pub(super) fn covers(&self, other: &Source) -> bool {
+        self.kind == other.kind
+            && self.resource == other.resource
+            && self.namespace == other.namespace
+            && (self.fields.is_none() || self.fields == other.fields)
+    }
 }
 
 /// What happened in a source.
@@ -45,27 +53,24 @@ pub(super) enum Change {
     Broken(kube::Error),
 }
 
-/// The sources that tickets need: at most one per kind and namespace.
-pub(super) fn sources(tickets: &[Ticket], world: &mut World) -> Vec<Source> {
-    let watched: Vec<&Ticket> = tickets.iter().filter(|ticket| workload::is_watched(&ticket.object.resource)).collect();
-    let namespace_of = |ticket: &Ticket| ticket.object.namespace.clone().unwrap_or_default();
-    let namespaces: BTreeSet<String> = watched.iter().map(|ticket| namespace_of(ticket)).collect();
+/// The sources that tickets of objects need: at most one per kind and namespace.
+pub(super) fn sources(objects: &[&ObjectName]) -> Vec<Source> {
+    let watched: Vec<&ObjectName> =
+        objects.iter().copied().filter(|object| workload::is_watched(&object.resource)).collect();
+    let namespace_of = |object: &ObjectName| object.namespace.clone().unwrap_or_default();
+    let namespaces: BTreeSet<String> = watched.iter().map(|object| namespace_of(object)).collect();
     let mut sources = Vec::new();
     for namespace in namespaces {
-        let here: Vec<&&Ticket> = watched.iter().filter(|ticket| namespace_of(ticket) == namespace).collect();
-        let kinds: BTreeSet<&Resource> = here.iter().map(|ticket| &ticket.object.resource).collect();
+        let here: Vec<&&ObjectName> = watched.iter().filter(|object| namespace_of(object) == namespace).collect();
+        let kinds: BTreeSet<&Resource> = here.iter().map(|object| &object.resource).collect();
         let mut add = |kind: Kind, resource: Resource, fields: Option<String>, optional: bool| {
-            world.add_stream(kind, &namespace);
-            sources.push(Source { resource, namespace: namespace.clone(), optional, fields });
+            sources.push(Source { kind, resource, namespace: namespace.clone(), optional, fields });
         };
         // A custom kind has a status of its own; its pods only say more.
         let all_custom = kinds.iter().all(|resource| workload::is_custom(resource));
         for resource in &kinds {
-            let names: Vec<&str> = here
-                .iter()
-                .filter(|ticket| ticket.object.resource == **resource)
-                .map(|ticket| ticket.object.name.as_str())
-                .collect();
+            let names: Vec<&str> =
+                here.iter().filter(|object| object.resource == **resource).map(|object| object.name.as_str()).collect();
             let one = names.iter().all(|name| *name == names[0]).then(|| format!("metadata.name={}", names[0]));
             add(Kind::Workload((*resource).clone()), (*resource).clone(), one, false);
         }
@@ -83,11 +88,9 @@ pub(super) fn sources(tickets: &[Ticket], world: &mut World) -> Vec<Source> {
     sources
 }
 
-/// Opens all sources; each change comes with the number of its source.
-pub(super) fn open(api: &Api, sources: &[Source]) -> SelectAll<BoxStream<'static, (usize, Change)>> {
-    select_all(
-        sources.iter().enumerate().map(|(number, source)| one(api, source).map(move |change| (number, change)).boxed()),
-    )
+/// Opens a source; each change comes with its number.
+pub(super) fn open(api: &Api, source: &Source, number: usize) -> BoxStream<'static, (usize, Change)> {
+    one(api, source).map(move |change| (number, change)).boxed()
 }
 
 /// The states of one object after a version of it; `None` when it was deleted.
@@ -120,6 +123,10 @@ fn objects(api: &Api, resource: &Resource, namespace: &str) -> kube::Api<Dynamic
     kube::Api::namespaced_with(api.client(), namespace, &kind)
 }
 
+/// Lists are read as they are at that moment, in pages, and watched from there on. Servers from 1.32 on can send the
+/// list through the watch (`sendInitialEvents`), which would spare a request. kube's watcher asks for that with
+/// `resourceVersion=0`, though: for whatever the server's cache has, which may be older than what we wrote just now, and
+/// then a new object is missing, and an old rollout is well.
 fn one(api: &Api, source: &Source) -> BoxStream<'static, Change> {
     let objects = objects(api, &source.resource, &source.namespace);
     let config = watcher::Config { field_selector: source.fields.clone(), ..watcher::Config::default() };

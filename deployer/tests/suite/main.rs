@@ -4,6 +4,7 @@ mod apply;
 mod chaos;
 mod history;
 mod rollout;
+mod scripted;
 mod stage;
 mod undo;
 mod wide;

@@ -1,140 +1,15 @@
 //! Bytes on the wire, and a server that misbehaves: a scripted API server that only replays. What the
 //! real one does with the bytes is in `rollout.rs` and `apply.rs`.
 
+use crate::scripted::{Asked, Reply, Server, kind, refusal};
 use deployer::{
-    Class, Cluster, ConnectOptions, End, Error, Event, Evidence, Image, Manifest, Outcome, Policy, Provenance, Request,
-    TargetOutcome, Ticket, What,
+    Class, Cluster, End, Error, Event, Evidence, Image, Manifest, Outcome, Policy, Provenance, Request, TargetOutcome,
+    Ticket, What,
 };
 use oci::{Digest, Reference};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
-
-/// A request as it arrived.
-#[derive(Clone, Debug)]
-struct Asked {
-    method: String,
-    url: String,
-    content_type: String,
-    body: Value,
-}
-
-/// What the script answers.
-enum Reply {
-    /// Status and JSON.
-    Json(u16, Value),
-    /// Lines of a watch, then the end of the stream after this time.
-    Lines(Vec<Value>, Duration),
-    /// The connection is closed without a word.
-    Nothing,
-}
-
-struct Server {
-    address: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
-}
-
-impl Server {
-    fn start(script: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static) -> Server {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::<Asked>::new()));
-        let (log, script) = (Arc::clone(&asked), Arc::new(script));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (log, script) = (Arc::clone(&log), Arc::clone(&script));
-                std::thread::spawn(move || {
-                    let Some(request) = read(&stream) else { return };
-                    let times = {
-                        let mut log = log.lock().unwrap();
-                        log.push(request.clone());
-                        let is_same =
-                            |other: &&Asked| other.method == request.method && kind(&other.url) == kind(&request.url);
-                        log.iter().filter(is_same).count()
-                    };
-                    // A client that closed first is part of some scripts.
-                    write(&stream, script(&request, times)).ok();
-                });
-            }
-        });
-        Server { address, asked }
-    }
-
-    async fn cluster(&self) -> Result<Cluster, Error> {
-        self.cluster_that_remembers(None).await
-    }
-
-    async fn cluster_that_remembers(&self, discovery: Option<PathBuf>) -> Result<Cluster, Error> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("config");
-        let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "demo"}}],
-            "clusters": [{"name": "c", "cluster": {"server": self.address}}]});
-        std::fs::write(&path, config.to_string()).unwrap();
-        Cluster::connect(&ConnectOptions { kubeconfig: vec![path], discovery, ..ConnectOptions::default() }).await
-    }
-
-    fn asked(&self, method: &str) -> Vec<Asked> {
-        self.asked.lock().unwrap().iter().filter(|asked| asked.method == method).cloned().collect()
-    }
-}
-
-/// The path, and whether it is a list or a watch.
-fn kind(url: &str) -> (&str, bool) {
-    (url.split('?').next().unwrap_or_default(), url.contains("watch=true"))
-}
-
-fn read(stream: &TcpStream) -> Option<Asked> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let mut parts = line.split(' ').map(str::to_owned);
-    let (method, url) = (parts.next()?, parts.next()?);
-    let (mut length, mut content_type) = (0, String::new());
-    loop {
-        let mut header = String::new();
-        reader.read_line(&mut header).ok()?;
-        let Some((name, value)) = header.trim_end().split_once(": ") else { break };
-        match name.to_lowercase().as_str() {
-            "content-length" => length = value.parse().ok()?,
-            "content-type" => content_type = value.to_owned(),
-            _ => {}
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some(Asked { method, url, content_type, body: serde_json::from_slice(&body).unwrap_or_default() })
-}
-
-fn write(mut stream: &TcpStream, reply: Reply) -> std::io::Result<()> {
-    let head = |status: u16| format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\n");
-    match reply {
-        Reply::Json(status, body) => {
-            let body = body.to_string();
-            write!(stream, "{}Content-Length: {}\r\n\r\n{body}", head(status), body.len())
-        }
-        Reply::Lines(lines, open) => {
-            write!(stream, "{}\r\n", head(200))?;
-            lines.iter().try_for_each(|line| writeln!(stream, "{line}"))?;
-            stream.flush()?;
-            std::thread::sleep(open); // the script: a stream that stays open for a while
-            Ok(())
-        }
-        Reply::Nothing => Ok(()),
-    }
-}
-
-fn refusal(code: u16, message: &str, more: Value) -> Reply {
-    let mut status =
-        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message});
-    for (key, value) in more.as_object().cloned().unwrap_or_default() {
-        status[key] = value;
-    }
-    Reply::Json(code, status)
-}
 
 fn image() -> Image {
     let reference: Reference = "registry.test/shop/web:2".parse().unwrap();
@@ -398,10 +273,60 @@ async fn a_watch_is_resumed_whatever_ends_it() {
     let lists: Vec<Asked> = lists.collect();
     assert!(lists.len() >= 3, "{lists:?}");
     assert!(
+        lists.iter().all(|list| !list.url.contains("resourceVersion")),
+        "never older than what we wrote: {lists:?}"
+    );
+    assert!(
         lists[0].url.contains("fieldSelector=metadata.name%3Dweb"),
         "rights for one name are enough: {}",
         lists[0].url
     );
+}
+
+/// A watch that is slow shows nothing yet of what was made just now: that is not taken for its end.
+#[tokio::test]
+async fn what_was_not_shown_yet_is_not_gone() {
+    let pinned = image().pinned().to_string();
+    let (show, shown) = mpsc::channel();
+    let shown = Mutex::new(shown);
+    let mut first = deployment(&pinned, 2, 2);
+    (first["metadata"]["name"], first["metadata"]["uid"]) = (json!("first"), json!("u-0"));
+    (first["spec"]["replicas"], first["status"]) = (json!(0), json!({"observedGeneration": 2}));
+    let server = Server::start(move |asked, _| {
+        let (path, is_watch) = kind(&asked.url);
+        match (path.rsplit('/').next().unwrap_or_default(), is_watch) {
+            _ if asked.method == "PATCH" => Reply::Json(200, deployment(&pinned, 2, 1)),
+            ("deployments", false) => list(std::slice::from_ref(&first)),
+            ("deployments", true) => {
+                shown.lock().unwrap().recv().unwrap();
+                let event = json!({"type": "ADDED", "object": deployment(&pinned, 2, 2)});
+                Reply::Lines(vec![event], Duration::from_secs(600))
+            }
+            ("replicasets", false) => list(&[replica_set()]),
+            ("pods", false) => list(&[pod()]),
+            ("events", false) => list(&[]),
+            (_, true) => Reply::Lines(vec![], Duration::from_secs(600)),
+            _ => quiet(asked).unwrap_or(Reply::Nothing),
+        }
+    });
+    let cluster = server.cluster().await.unwrap();
+    let made = ticket(&server, &cluster).await;
+    let mut before = made.clone();
+    (before.object.name, before.uid) = ("first".into(), "u-0".into());
+    let policy = policy(60);
+    let mut watch = cluster.watching([&before.object, &made.object], &policy, |event| {
+        if matches!(&event, Event::Progress { object, .. } if object.name == "web") {
+            show.send(()).ok(); // it was looked at
+        }
+    });
+    watch.admit(std::slice::from_ref(&before));
+    watch.next().await.unwrap();
+    assert!(watch.is_decided() && !watch.has_failed());
+    watch.admit(std::slice::from_ref(&made));
+    watch.next().await.unwrap();
+    let ends: Vec<End> = watch.outcome().targets.into_iter().map(|target| target.end).collect();
+    let [none, verified] = [Evidence::NoReplicas, Evidence::Verified { pods: 1 }];
+    assert_eq!(ends, [End::Done { evidence: none }, End::Done { evidence: verified }]);
 }
 
 fn with_kind(mut object: Value, kind: &str) -> Value {
@@ -454,18 +379,21 @@ async fn a_note_is_over_when_the_controller_has_seen_it() {
             match (asked.method.as_str(), kind(&asked.url).1) {
                 ("PATCH", _) if times == 1 => Reply::Json(200, deployment(&pinned, 2, 1)),
                 ("PATCH", _) => Reply::Json(200, state(2)),
+                (_, true) if times == 1 => Reply::Lines(vec![event(2)], Duration::ZERO), // an end says nothing
                 // It is not waited for until this stream ends.
-                (_, true) => Reply::Lines(vec![event(2), event(3)], Duration::from_secs(600)),
+                (_, true) => Reply::Lines(vec![event(3)], Duration::from_secs(600)),
+                ("GET", _) if asked.url.ends_with("/deployments/web") && times > 1 => Reply::Json(200, state(2)),
                 _ => quiet(asked).unwrap_or(Reply::Nothing),
             }
         });
         let cluster = server.cluster().await.unwrap();
         let ticket = ticket(&server, &cluster).await;
         let end = End::Done { evidence: Evidence::Verified { pods: 1 } };
-        cluster.remember(&Outcome { targets: vec![TargetOutcome { ticket, end }] }).await.unwrap();
+        let unseen = cluster.remember(&Outcome { targets: vec![TargetOutcome { ticket, end }] }).await.unwrap();
+        assert_eq!(unseen, []);
         let watches: Vec<String> = server.asked("GET").into_iter().map(|asked| asked.url).collect();
         let watches: Vec<&String> = watches.iter().filter(|url| url.contains("watch=true")).collect();
-        assert_eq!(watches.len(), usize::from(watched), "{watches:?}");
+        assert_eq!(watches.len(), if watched { 2 } else { 0 }, "{watches:?}");
         for url in watches {
             assert!(url.contains("fieldSelector=metadata.name%3Dweb") && url.contains("resourceVersion=32"), "{url}");
         }

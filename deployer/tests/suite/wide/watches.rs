@@ -2,7 +2,7 @@
 
 use super::patient;
 use crate::stage::{DEPLOYMENTS, Stage, deployment, image, pinned};
-use deployer::{Cause, Class, End, Event, Evidence, Policy, Require, Waiting};
+use deployer::{Cause, Class, End, Event, Evidence, Manifest, Policy, Request, Require, Waiting, What};
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -125,4 +125,56 @@ async fn many_targets_are_written_and_watched_together() {
     assert_eq!(order, names, "in the order of the plan");
     let outcome = stage.cluster.watch(&executed.tickets, &patient(), |_| {}).await.unwrap();
     assert_eq!(outcome.class(), Class::Success, "{outcome:?}");
+}
+
+/// The watch was open before all but the first were written: what it showed until then is the version before, of an
+/// object that is deleted and made anew the one before, and of a new one nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_under_an_open_watch_is_judged_by_what_comes_after() {
+    let is_job = |pod: &Value| pod["spec"]["restartPolicy"] == "Never";
+    let stage = Stage::new("admitted", move |pod| if is_job(pod) { Fate::Succeeds } else { Fate::Runs }).await;
+    let container = json!([{"name": "web", "image": pinned(1)}]);
+    let pod = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"terminationGracePeriodSeconds": 0, "containers": container}})
+    };
+    let template = json!({"spec": {"restartPolicy": "Never", "containers": container}});
+    let jobs = "/apis/batch/v1/jobs";
+    for round in ["targets", "manifests"] {
+        let request = if round == "targets" {
+            stage.create(DEPLOYMENTS, &deployment(1, 1));
+            stage.create("/api/v1/pods", &pod("one"));
+            stage.create("/api/v1/pods", &pod("two"));
+            stage.create(jobs, &json!({"metadata": {"name": "migrate"}, "spec": {"template": template}}));
+            stage.settle("web").await;
+            let targets = ["deployment/web", "pod/one", "job/migrate", "pod/two"];
+            Request { replace_jobs: true, ..stage.request(&targets, image(2)) }
+        } else {
+            let objects = ["new-one", "new-two"].map(|name| pod(name).to_string()).join("\n---\n");
+            Request::new(Some(image(2)), What::Manifests(Manifest::parse_all("pods", &objects).unwrap()))
+        };
+        let plan = stage.cluster.plan(&request).await.unwrap();
+        let mut watch = stage.cluster.watching(plan.objects(), &patient(), |_| {});
+        let mut written = 0;
+        while written < plan.actions.len() {
+            let turn = plan.turn(written, 1 - watch.under_way(), false);
+            assert_eq!(turn, 1, "one after the other");
+            let executed = stage.cluster.execute_actions(&plan, &plan.actions[written..=written]).await.unwrap();
+            watch.admit(&executed.tickets);
+            assert_eq!(watch.under_way(), 1);
+            written += turn;
+            while !watch.is_decided() {
+                watch.next().await.unwrap();
+            }
+        }
+        let outcome = watch.outcome();
+        assert_eq!(outcome.targets.len(), plan.actions.len());
+        for target in &outcome.targets {
+            let is_done = match target.ticket.object.name.as_str() {
+                "migrate" => target.end == End::Done { evidence: Evidence::Completed },
+                _ => target.end == End::Done { evidence: Evidence::Verified { pods: 1 } },
+            };
+            assert!(is_done, "{target:?}");
+        }
+    }
 }
