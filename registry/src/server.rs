@@ -99,7 +99,7 @@ pub struct Settings {
     pub limits: Limits,
     /// What is kept, and for how long.
     pub keeping: Keeping,
-    /// After how many bytes of journal all rows are written to a snapshot, so that it stays short.
+    /// After how many bytes of journal, at least, all rows are written to a snapshot, so that it stays short.
     pub snapshot_every: usize,
 }
 

@@ -165,6 +165,8 @@ mod tests {
         assert_eq!(oldest(dir.path()).unwrap(), Lsn(1));
         assert!(size_until(dir.path(), Lsn(3)).unwrap() > 9 << 19);
         assert_eq!(size_until(dir.path(), Lsn(2)).unwrap(), 0);
+        assert!(journal.size_after(Lsn(0)).unwrap() > 15 << 19);
+        assert!((6 << 19..9 << 19).contains(&journal.size_after(Lsn(3)).unwrap()));
         journal.sync().unwrap();
         forget_until(dir.path(), Lsn(3)).unwrap();
         assert_eq!(oldest(dir.path()).unwrap(), Lsn(4));

@@ -331,6 +331,15 @@ impl Journal {
         Ok(segment::list(&self.dir)?.first().map_or(self.next, |segment| segment.first))
     }
 
+    /// How many bytes the segments have that hold something after `lsn`.
+    pub(crate) fn size_after(&self, lsn: Lsn) -> Result<u64, JournalError> {
+        let segments = segment::list(&self.dir)?;
+        let ended = segments.windows(2).filter(|pair| pair[1].first > lsn.next());
+        // A segment that is gone meanwhile takes no room.
+        let ended: u64 = ended.map(|pair| std::fs::metadata(&pair[0].path).map_or(0, |found| found.len())).sum();
+        Ok(ended + self.length)
+    }
+
     /// The directory of the segments.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir

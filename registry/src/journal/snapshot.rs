@@ -33,6 +33,13 @@ pub(crate) struct Snapshot {
     pub(crate) lsn: Lsn,
 }
 
+impl Snapshot {
+    /// How many bytes it has.
+    pub(crate) fn size(&self) -> Result<u64, JournalError> {
+        std::fs::metadata(&self.path).map(|found| found.len()).map_err(JournalError::io("look at", &self.path))
+    }
+}
+
 /// The snapshots in a directory, newest first.
 pub(crate) fn list(dir: &Path) -> Result<Vec<Snapshot>, JournalError> {
     let mut found = Vec::new();

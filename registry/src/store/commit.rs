@@ -2,17 +2,17 @@
 //! writes their records in one piece, makes them durable with one `fdatasync`, applies them to the
 //! index as one batch, and only then answers. What a transaction may do is decided in `state`.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
 use super::ahead::Ahead;
-use super::feed::{self, Readers};
+use super::feed::Readers;
+use super::snapshots::{Content, Snapshots};
 use crate::index::{Index, IndexError};
-use crate::journal::{self, Journal, PAYLOAD_LIMIT, Purpose, snapshot};
+use crate::journal::{Journal, PAYLOAD_LIMIT, Purpose};
 use crate::state::{Decision, Overlay, Record, Transaction, Write, decide};
 
 /// Most transactions in one batch. More wait: the next batch starts within a disk's `fdatasync`.
@@ -47,14 +47,8 @@ impl Committer {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let closed = Arc::new(OnceLock::new());
         let content = Content { ahead, index: index.clone(), closed: closed.clone() };
-        let snapshots = Snapshots {
-            dir: snapshots,
-            content: content.clone(),
-            readers,
-            every: snapshot_every,
-            bytes: 0,
-            running: Arc::default(),
-        };
+        let snapshots = Snapshots::new(snapshots, content.clone(), readers, snapshot_every, &journal);
+        let snapshots = snapshots.map_err(std::io::Error::other)?;
         let writer = Writer { journal, index, closed: closed.clone(), content, snapshots };
         let thread = std::thread::Builder::new().name("registry-writer".to_owned()).spawn(|| writer.run(jobs))?;
         Ok(Self { queue: Some(queue), closed, thread: Some(thread) })
@@ -275,7 +269,7 @@ impl Writer {
 }
 
 /// Keeps the first reason why nothing is written any more, and gives it.
-fn close_for_good(closed: &OnceLock<String>, reason: String) -> String {
+pub(super) fn close_for_good(closed: &OnceLock<String>, reason: String) -> String {
     tracing::error!(reason, "the registry is read-only until it is restarted");
     closed.get_or_init(|| reason).clone()
 }
@@ -331,82 +325,13 @@ enum Unwritten {
     ReadOnly(String),
 }
 
-/// The files of what the index speaks of.
-#[derive(Clone)]
-struct Content {
-    ahead: Arc<Ahead>,
-    index: Arc<Index>,
-    closed: Arc<OnceLock<String>>,
-}
-
-impl Content {
-    /// Makes the files of all records durable that the index has by now. If that fails nothing is written
-    /// any more, and the next start has to look which of them are whole: the journal still has them all.
-    fn make_durable(&self) -> bool {
-        let synced = self.ahead.sync();
-        if let Err(error) = &synced {
-            close_for_good(&self.closed, format!("could not sync the file system of the blobs: {error}"));
-            self.index.distrust();
-        }
-        synced.is_ok()
-    }
-}
-
-/// Makes snapshots beside the writer, which goes on meanwhile.
-struct Snapshots {
-    dir: PathBuf,
-    content: Content,
-    readers: Arc<Readers>,
-    every: usize,
-    bytes: usize,
-    running: Arc<AtomicBool>,
-}
-
-impl Snapshots {
-    /// Counts what was written, and starts a snapshot when it is time.
-    fn after(&mut self, bytes: usize, journal: &Journal) {
-        self.bytes += bytes;
-        if self.bytes < self.every || self.running.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        self.bytes = 0;
-        let (dir, content, running) = (self.dir.clone(), self.content.clone(), self.running.clone());
-        let readers = self.readers.clone();
-        let (id, journal) = (journal.id(), journal.dir().to_owned());
-        let work = move || {
-            if let Err(error) = take_snapshot(&dir, &content, &readers, id, &journal) {
-                tracing::error!(%error, "no snapshot could be made; the journal grows until the next one");
-            }
-            running.store(false, Ordering::Release);
-        };
-        if let Err(error) = std::thread::Builder::new().name("registry-snapshot".to_owned()).spawn(work) {
-            tracing::error!(%error, "no thread for a snapshot");
-            self.running.store(false, Ordering::Release);
-        }
-    }
-}
-
-/// Files first: a snapshot says that the disk has all that its rows and older records speak of.
-fn take_snapshot(dir: &Path, content: &Content, readers: &Readers, id: u64, journal: &Path) -> Result<(), IndexError> {
-    let index = &content.index;
-    let lsn = index.applied();
-    if !content.make_durable() {
-        return Ok(());
-    }
-    snapshot::write::<IndexError>(dir, id, lsn, index.dump().map(|row| row.map_err(IndexError::from)))?;
-    if let Some(covered) = snapshot::prune(dir)? {
-        journal::forget_until(journal, feed::forgettable(readers, journal, covered)?)?;
-    }
-    tracing::info!(lsn = lsn.0, "snapshot made");
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::index::Places;
     use crate::state::View;
     use oci::{Algorithm, RepoName};
+    use std::path::Path;
 
     fn open(dir: &Path, change: impl FnOnce(&mut Journal)) -> (Committer, Arc<Index>) {
         let path = |name: &str| dir.join(name);

@@ -36,6 +36,7 @@ mod portable;
 mod pulls;
 mod repository;
 mod retain;
+mod snapshots;
 mod uploads;
 mod usage;
 
@@ -77,7 +78,7 @@ use uploads::Uploads;
 /// so that neither grows by them. Typical ones have 1 to 3 kB.
 const INLINE_LIMIT: usize = 64 << 10;
 
-/// A snapshot is made after this many bytes of records.
+/// A snapshot is made after this many bytes of records at least (`snapshots`).
 pub(crate) const SNAPSHOT_EVERY: usize = 64 << 20;
 
 /// How many digests can be filed at the same time without waiting for each other.
