@@ -324,7 +324,7 @@ fn text(bytes: &[u8]) -> String {
 /// What a build said of why it failed.
 fn last_words(output: &Output) -> String {
     let said = text(&output.stderr);
-    let is_reason = |line: &&str| ["rror", "caused by", "hint"].iter().any(|word| line.contains(word));
+    let is_reason = |line: &&str| ["rror:", "ERROR", "caused by", "hint"].iter().any(|word| line.contains(word));
     let lines: Vec<&str> = said.lines().filter(is_reason).collect();
     lines[lines.len().saturating_sub(3)..].join(" | ")
 }
