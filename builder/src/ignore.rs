@@ -233,6 +233,9 @@ fn class(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> {
         }
         let low = end(rest)?;
         let high = if rest.next_if_eq(&'-').is_some() { end(rest)? } else { low };
+        if low > high {
+            return None; // moby makes a regular expression of it, which has no such range
+        }
         ranges.push((low, high));
     }
 }

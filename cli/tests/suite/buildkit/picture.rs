@@ -2,7 +2,7 @@
 //! never the same twice (the time of the build) is named and not shown.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -47,7 +47,9 @@ pub fn of_tree(path: &Path, began: i64) -> Vec<String> {
         .arg(".")
         .status();
     assert!(done.unwrap().success());
-    entries(File::open(&tar).unwrap(), began).0
+    let mut lines = entries(File::open(&tar).unwrap(), began).0;
+    lines.retain(|line| !line.contains(" ./ ") && !line.ends_with(" ./")); // the directory itself is whoever's made it
+    lines
 }
 
 struct Picture {
@@ -100,8 +102,11 @@ impl Picture {
     }
 
     fn layer(&mut self, layer: &Value, id: &Value) {
-        self.document("layer", layer, &["digest", "size"]);
-        let blob = &self.files[&self.blob(layer)];
+        // What BuildKit notes for itself on a layer whose times it has changed says nothing else.
+        let mut layer = layer.clone();
+        layer.as_object_mut().expect("an object").remove("annotations");
+        self.document("layer", &layer, &["digest", "size"]);
+        let blob = &self.files[&self.blob(&layer)];
         let mut tar = Vec::new();
         if blob.starts_with(&[0x1f, 0x8b]) {
             MultiGzDecoder::new(&blob[..]).read_to_end(&mut tar).unwrap();
@@ -215,20 +220,15 @@ pub fn of_our_check(said: &str) -> Vec<String> {
     findings
 }
 
-/// The same of BuildKit's, from the document that it gives beside the text.
-pub fn of_their_check(metadata: &Path) -> Vec<String> {
-    let text = fs::read(metadata).unwrap_or_default();
-    let document: Value = serde_json::from_slice(&text).unwrap_or_default();
-    let warnings = document["result.json"]["warnings"].as_array().cloned().unwrap_or_default();
-    let finding = |warning: &Value| {
-        let line = &warning["location"]["ranges"][0]["start"]["line"];
-        format!(
-            "{} {line}: {}",
-            warning["ruleName"].as_str().unwrap_or_default(),
-            warning["detail"].as_str().unwrap_or_default()
-        )
+/// The same of BuildKit's: `WARNING: RULE - ADDRESS`, the text, and the place, each on a line.
+pub fn of_their_check(said: &str) -> Vec<String> {
+    let lines: Vec<&str> = said.lines().collect();
+    let finding = |lines: &[&str]| {
+        let [head, text, place] = lines else { return None };
+        let rule = head.strip_prefix("WARNING: ")?.split(" - ").next()?;
+        Some(format!("{rule} {}: {text}", place.strip_prefix("Dockerfile:")?))
     };
-    let mut findings: Vec<String> = warnings.iter().map(finding).collect();
+    let mut findings: Vec<String> = lines.windows(3).filter_map(finding).collect();
     findings.sort();
     findings
 }
