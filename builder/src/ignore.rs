@@ -381,7 +381,7 @@ mod tests {
         assert!(patterns.excludes(b"# no comment"));
         assert!(!patterns.excludes(b"keep/me"));
         assert_eq!(Patterns::parse(b"a\n!\n"), Err(Invalid::BareException { line: 2 }));
-        for bad in ["a[", "[]a]", "[a-]", "[-x]", "a\\", "[", "[^"] {
+        for bad in ["a[", "[]a]", "[a-]", "[-x]", "a\\", "[", "[^", "[b-a]"] {
             assert!(matches!(Patterns::new([bad]), Err(Invalid::Syntax { .. })), "{bad}");
         }
     }
