@@ -237,7 +237,7 @@ impl<'a> Builder<'a> {
 
     /// A trigger of a base image may need a stage that nobody needed before.
     fn include(&mut self, id: StageId) -> Result<(), Error> {
-        let options = plan::Options { target: Some(id.0.to_string()), ..self.options.clone() };
+        let options = plan::Options { stage: Some(id), ..self.options.clone() };
         let more = plan::outline(&self.request.dockerfile, &options)?;
         for stage in more.stages {
             if self.outline.stage(stage.id).is_none() {

@@ -252,6 +252,9 @@ pub(super) fn origin(file: &Dockerfile, options: &Options, id: StageId, name: &s
 }
 
 fn target(file: &Dockerfile, options: &Options) -> Result<StageId, Error> {
+    if let Some(stage) = options.stage {
+        return Ok(stage);
+    }
     let last = StageId(file.stages.len() - 1);
     let Some(name) = &options.target else { return Ok(last) };
     stage_named(&file.stages, name).ok_or_else(|| {
