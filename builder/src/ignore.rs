@@ -233,6 +233,9 @@ fn class(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> {
         }
         let low = end(rest)?;
         let high = if rest.next_if_eq(&'-').is_some() { end(rest)? } else { low };
+        if low > high {
+            return None; // moby makes a regular expression of it, which has no such range
+        }
         ranges.push((low, high));
     }
 }
@@ -378,7 +381,7 @@ mod tests {
         assert!(patterns.excludes(b"# no comment"));
         assert!(!patterns.excludes(b"keep/me"));
         assert_eq!(Patterns::parse(b"a\n!\n"), Err(Invalid::BareException { line: 2 }));
-        for bad in ["a[", "[]a]", "[a-]", "[-x]", "a\\", "[", "[^"] {
+        for bad in ["a[", "[]a]", "[a-]", "[-x]", "a\\", "[", "[^", "[b-a]"] {
             assert!(matches!(Patterns::new([bad]), Err(Invalid::Syntax { .. })), "{bad}");
         }
     }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use content::{Archive, ArchiveKind, Disk};
 use oci::{Manifest, Reference};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 
 use crate::layer::beneath::Tree;
 use crate::layer::entry::{Entry, Kind, show};
+use crate::layer::tar;
 use crate::layer::view::{Node, View};
-use crate::layer::{beneath, tar};
 use crate::sandbox::remove_tree;
 
 /// Bytes that are copied at once.
@@ -322,13 +322,8 @@ impl DirectoryOutput<'_> {
     }
 }
 
-/// Owner (where we may), mode and time.
+/// Mode and time. The owner is whoever builds, also if that is root, as from BuildKit.
 fn dress(dir: rustix::fd::BorrowedFd<'_>, name: &[u8], entry: &Entry) -> io::Result<()> {
-    let (uid, gid): (Option<Uid>, Option<Gid>) = beneath::owner(entry.uid, entry.gid);
-    match rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(()) | Err(rustix::io::Errno::PERM | rustix::io::Errno::INVAL) => {} // not ours to give away: it stays ours
-        Err(error) => return Err(error.into()),
-    }
     if !matches!(entry.kind, Kind::Symlink(_)) {
         rustix::fs::chmodat(dir, name, Mode::from_raw_mode(entry.mode & 0o7777), AtFlags::empty())?;
     }

@@ -124,7 +124,7 @@ fn docker_manifest(manifest: &Manifest, names: &[String]) -> Result<Vec<u8>> {
     };
     let entry = DockerEntry {
         config: blob_path(&config.digest),
-        repo_tags: Some(names.iter().map(|name| familiar(name).to_owned()).collect()),
+        repo_tags: (!names.is_empty()).then(|| names.iter().map(|name| familiar(name).to_owned()).collect()),
         layers: layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
     };
     Ok(json!([entry]).to_string().into_bytes())

@@ -132,6 +132,14 @@ pub enum StepProblem {
         /// Why.
         reason: String,
     },
+    /// A name for an owner that nothing can tell the number of.
+    #[error("{asked}: {why}")]
+    Owner {
+        /// The flag and its value.
+        asked: String,
+        /// Why nobody is known.
+        why: &'static str,
+    },
     /// Part of the language that cannot be executed here.
     #[error("{0} is not supported here")]
     Unsupported(String),

@@ -85,7 +85,7 @@ impl Builder<'_> {
     pub fn image(&mut self) -> Result<Built, Error> {
         let finished = self.target()?;
         let span = self.request.dockerfile.stages[self.outline.target.0].span;
-        let mut config = config_of(&finished);
+        let mut config = config_of(&finished, self.layers.options.newest.map(|_| self.timestamp().to_string()));
         if self.request.inline_cache {
             config = self.with_inline_cache(&config, &finished.chain);
         }
@@ -207,10 +207,10 @@ fn built_step(key: &Digest, made: &Made, chain: &Chain) -> BuiltStep {
     BuiltStep { key: *key, record, in_image, origin: made.origin().cloned() }
 }
 
-fn config_of(finished: &Finished) -> Vec<u8> {
+fn config_of(finished: &Finished, epoch: Option<String>) -> Vec<u8> {
     let mut config = finished.plan.config.clone();
     config.diff_ids = finished.chain.iter().map(|link| link.diff_id).collect();
-    config.complete_history(&finished.times);
+    config.complete_history(&finished.times, &finished.titles, epoch);
     config.to_json()
 }
 

@@ -157,18 +157,18 @@ impl Prepared {
         room: &Path,
     ) -> Result<(), StepProblem> {
         let id = mount.id.as_deref().filter(|id| !id.is_empty()).unwrap_or("default");
+        let target = match mount.target.as_deref() {
+            None | Some("") => PathBuf::from(format!("/run/buildkit/ssh_agent.{}", self.agents.len())),
+            Some(_) => target(mount, cwd),
+        };
+        self.first_agent.get_or_insert(target.clone()); // also where there will be none, as from BuildKit
         let Some(agent) = builder.request.run.ssh.get(id) else {
             return if mount.required { Err(StepProblem::NoAgent(id.to_owned())) } else { Ok(()) };
         };
         let doing = || format!("lending the SSH agent {id} at {}", agent.display());
         let lent = Lent::new(agent, room, mount.mode.unwrap_or(0o600), owner(mount, sandbox))
             .map_err(|source| StepProblem::Disk { doing: doing(), source })?;
-        let target = match mount.target.as_deref() {
-            None | Some("") => PathBuf::from(format!("/run/buildkit/ssh_agent.{}", self.agents.len())),
-            Some(_) => target(mount, cwd),
-        };
-        self.bind(lent.socket().to_owned(), target.clone(), false);
-        self.first_agent.get_or_insert(target);
+        self.bind(lent.socket().to_owned(), target, false);
         self.agents.push(lent);
         Ok(())
     }

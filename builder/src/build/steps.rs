@@ -80,6 +80,8 @@ pub(super) struct Finished {
     pub chain: Chain,
     /// The times of the layers above the base image's.
     pub times: Vec<String>,
+    /// What BuildKit calls the steps of these layers.
+    pub titles: Vec<String>,
     /// Where each layer of the chain came from.
     pub origins: Vec<LayerOrigin>,
 }
@@ -235,7 +237,7 @@ impl<'a> Builder<'a> {
 
     /// A trigger of a base image may need a stage that nobody needed before.
     fn include(&mut self, id: StageId) -> Result<(), Error> {
-        let options = plan::Options { target: Some(id.0.to_string()), ..self.options.clone() };
+        let options = plan::Options { stage: Some(id), ..self.options.clone() };
         let more = plan::outline(&self.request.dockerfile, &options)?;
         for stage in more.stages {
             if self.outline.stage(stage.id).is_none() {
@@ -255,19 +257,19 @@ impl<'a> Builder<'a> {
         let outlined = self.outline.stage(id).cloned();
         let Some(outlined) = outlined else { return Err(self.at(span, StepProblem::Unsupported("this stage".into()))) };
         let mut stage = match &outlined.base {
-            Base::Scratch => self.start(id, BaseState::Scratch, Vec::new(), Vec::new(), Vec::new())?,
+            Base::Scratch => self.start(id, BaseState::Scratch, Vec::new(), Vec::new(), Vec::new(), Vec::new())?,
             Base::Stage(base) => {
                 let base = self.stage(*base)?;
                 let (chain, times, origins) = (base.chain.clone(), base.times.clone(), base.origins.clone());
-                self.start(id, BaseState::Stage(&base.plan), chain, times, origins)?
+                self.start(id, BaseState::Stage(&base.plan), chain, times, base.titles.clone(), origins)?
             }
             Base::Image(reference) => {
                 let base = self.base(reference, &outlined.platform).map_err(|problem| self.at(span, problem))?;
                 let origins = vec![LayerOrigin::Base; base.layers.len()];
-                self.start(id, BaseState::Image(&base.config), base.chain(), Vec::new(), origins)?
+                self.start(id, BaseState::Image(&base.config), base.chain(), Vec::new(), Vec::new(), origins)?
             }
             // Its files are the first step of the plan.
-            Base::Context(_) => self.start(id, BaseState::Scratch, Vec::new(), Vec::new(), Vec::new())?,
+            Base::Context(_) => self.start(id, BaseState::Scratch, Vec::new(), Vec::new(), Vec::new(), Vec::new())?,
         };
         if let Base::Image(reference) = &outlined.base {
             let digest = self.base(reference, &outlined.platform).map_err(|problem| self.at(span, problem))?;
@@ -300,6 +302,7 @@ impl<'a> Builder<'a> {
             stage.origins.push(if made.cached { LayerOrigin::Cache } else { LayerOrigin::Built });
             stage.chain.push(Arc::new(made.link));
             stage.times.push(made.created);
+            stage.titles.push(title(&outlined, &label));
         }
         Ok(stage)
     }
@@ -310,9 +313,10 @@ impl<'a> Builder<'a> {
         base: BaseState<'_>,
         chain: Chain,
         times: Vec<String>,
+        titles: Vec<String>,
         origins: Vec<LayerOrigin>,
     ) -> Result<Finished, Error> {
-        Ok(Finished { plan: self.plan(id, base)?, chain, times, origins })
+        Ok(Finished { plan: self.plan(id, base)?, chain, times, titles, origins })
     }
 
     /// A base image, resolved once.
@@ -458,4 +462,16 @@ impl BaseImage {
         };
         pairs.map(link).collect()
     }
+}
+
+/// What BuildKit calls a step, in the history of an image with a layer that no instruction tells of. The files of a
+/// named context, where a stage starts from them, are counted and have no number.
+fn title(stage: &StageOutline, label: &StepLabel) -> String {
+    let (number, name) = match (&stage.base, label.number) {
+        (Base::Context(name), 1) => return format!("local source for {name}"),
+        (Base::Context(_), number) => (number - 1, &label.stage),
+        (_, number) => (number, &label.stage),
+    };
+    let gap = if name.is_empty() { "" } else { " " };
+    format!("[{name}{gap}{number}/{}] {}", label.total, label.title)
 }

@@ -9,7 +9,9 @@ use super::made::Made;
 use super::remote::Fetched;
 use super::steps::{Builder, From};
 use super::{Directory, Files, Request, remote};
-use crate::copy::{self, Chmod, Context, Hashed, Inline, Owner, Source, Target, place, resolve_owner, select};
+use crate::copy::{
+    self, Chmod, Context, Hashed, Inline, Owner, Source, Target, needs_database, place, resolve_owner, select,
+};
 use crate::dockerfile::nearest;
 use crate::event::Event;
 use crate::ignore::Patterns;
@@ -140,6 +142,14 @@ fn write(
     selected: &Hashed<'_>,
 ) -> Result<Link, StepProblem> {
     let view = builder.layers.view(chain)?;
+    // BuildKit, too, links only without --chmod.
+    let is_linked = step.link && step.chmod.is_none();
+    if let Some(text) = step.chown.as_deref().filter(|text| is_linked && needs_database(text)) {
+        return Err(StepProblem::Owner {
+            asked: format!("--link --chown={text}"),
+            why: "a layer that is linked depends on nothing below it, so no names are known, as in BuildKit",
+        });
+    }
     let owner = step.chown.as_deref().map(|text| owner(builder, chain, &view, "--chown=", text)).transpose()?;
     let chmod = step.chmod.as_deref().map(str::parse::<Chmod>).transpose()?;
     let target = Target {
@@ -151,8 +161,7 @@ fn write(
         scratch: &builder.workshop.cache.work(),
         limits: Limits::default(),
     };
-    // BuildKit, too, links only without --chmod.
-    let below = if step.link && chmod.is_none() { View::empty() } else { view };
+    let below = if is_linked { View::empty() } else { view };
     let placed = place(selected, &target, &below)?;
     builder.layers.make(|layer| Ok(placed.write(layer)?))
 }
@@ -171,9 +180,10 @@ pub(super) fn owner(
     let resolved = resolve_owner::<copy::Error>(text, |path| tree.read(path.as_bytes(), DATABASE_LIMIT))?;
     if let Some(name) = resolved.unknown {
         if chain.is_empty() {
-            return Err(StepProblem::Unsupported(format!(
-                "{what}{text} in an image without files, where nobody is {name},"
-            )));
+            return Err(StepProblem::Owner {
+                asked: format!("{what}{text}"),
+                why: "an image without files has no /etc/passwd and /etc/group, so no names are known",
+            });
         }
         let message = format!("{what}{text}: the image knows no {name}; 0 is used, as docker build does");
         builder.event(Event::Warning { rule: None, span: None, message });
@@ -201,6 +211,7 @@ pub(super) fn hint(request: &Request, problem: &StepProblem) -> Option<String> {
                     .to_owned(),
             );
         }
+        StepProblem::Owner { .. } => return Some("write numbers, such as --chown=1000:1000".to_owned()),
         StepProblem::NoSecret(id) => {
             return Some(format!("give it with --secret id={id},src=FILE or --secret id={id},env=NAME"));
         }

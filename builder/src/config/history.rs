@@ -39,16 +39,23 @@ impl History {
 }
 
 /// Fills in what is missing: entries for layers that have none, the times of new layers (`times`,
-/// for the last layers), and the times of entries without a layer.
+/// for the last layers), and the times of entries without a layer. `titles` are the steps of the new layers.
 ///
 /// Such an entry takes the time of the next new layer, or of the last one before it; so the metadata
 /// before the first layer is not as old as the base. Gives the time of the image: its last entry's.
-pub(super) fn complete(history: &mut Vec<History>, layers: usize, times: &[String]) -> Option<String> {
+pub(super) fn complete(
+    history: &mut Vec<History>,
+    layers: usize,
+    times: &[String],
+    titles: &[String],
+) -> Option<String> {
     let recorded = history.iter().filter(|entry| !entry.empty_layer).count();
-    for _ in recorded..layers {
-        history.push(History { comment: Some("buildkit.exporter.image.v0".to_owned()), ..History::default() });
-    }
     let old = layers.saturating_sub(times.len());
+    for number in recorded..layers {
+        let created_by = number.checked_sub(old).and_then(|number| titles.get(number)).cloned();
+        let comment = Some("buildkit.exporter.image.v0".to_owned());
+        history.push(History { comment, created_by, ..History::default() });
+    }
     let of_layers = history.iter_mut().filter(|entry| !entry.empty_layer).skip(old);
     for (entry, time) in of_layers.zip(times) {
         entry.created.get_or_insert_with(|| time.clone());
@@ -71,9 +78,14 @@ pub(super) fn complete(history: &mut Vec<History>, layers: usize, times: &[Strin
 }
 
 impl super::ImageConfig {
-    /// Completes the history; `times` are those of the newest layers, in their order.
-    pub fn complete_history(&mut self, times: &[String]) {
-        self.created = complete(&mut self.history, self.diff_ids.len(), times);
+    /// Completes the history; `times` and `titles` are those of the newest layers, in their order.
+    /// Where there is no time at all, it is `epoch`.
+    pub fn complete_history(&mut self, times: &[String], titles: &[String], epoch: Option<String>) {
+        let created = complete(&mut self.history, self.diff_ids.len(), times, titles);
+        if created.is_none() {
+            self.history.iter_mut().for_each(|entry| entry.created.clone_from(&epoch));
+        }
+        self.created = created.or(epoch);
     }
 }
 
@@ -96,7 +108,7 @@ mod tests {
             History::new("RUN z".into(), true),
             History::new("USER u".into(), false),
         ];
-        assert_eq!(complete(&mut history, 3, &["t1".into(), "t2".into()]).as_deref(), Some("t2"));
+        assert_eq!(complete(&mut history, 3, &["t1".into(), "t2".into()], &[]).as_deref(), Some("t2"));
         assert_eq!(times_of(&history), ["old", "t1", "t1", "t1", "t2", "t2"]);
     }
 
@@ -104,15 +116,17 @@ mod tests {
     fn without_new_layers_it_is_as_old_as_the_base() {
         let base = History { created: Some("old".into()), ..History::default() };
         let mut history = vec![base, History::new("ENV a=b".into(), false)];
-        assert_eq!(complete(&mut history, 1, &[]).as_deref(), Some("old"));
+        assert_eq!(complete(&mut history, 1, &[], &[]).as_deref(), Some("old"));
         let mut history = vec![History::new("ENV a=b".into(), false)];
-        assert_eq!(complete(&mut history, 0, &[]), None);
+        assert_eq!(complete(&mut history, 0, &[], &[]), None);
     }
 
     #[test]
     fn layers_without_an_entry_get_one() {
         let mut history = vec![];
-        complete(&mut history, 2, &["t".into()]);
+        complete(&mut history, 2, &["t".into()], &["[2/2] COPY a b".into()]);
         assert_eq!(times_of(&history), ["t", "t"]);
+        assert_eq!(history[0].created_by, None);
+        assert_eq!(history[1].created_by.as_deref(), Some("[2/2] COPY a b"));
     }
 }

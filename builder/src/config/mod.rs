@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use oci::{DiffId, Platform};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Map, Value};
 
 pub use history::{COMMENT, History};
 
@@ -17,26 +16,6 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 
 /// Largest config document that is read.
 pub const SIZE_LIMIT: usize = 8 << 20;
-
-/// What docker's classic builder noted about its own containers; untrue of any image built on top.
-const STALE_KEYS: [&str; 8] =
-    ["comment", "container", "container_config", "docker_version", "id", "parent", "Size", "throwaway"];
-/// Fields of a container, not of an image, that old docker versions wrote into `config`.
-const STALE_RUN_KEYS: [&str; 13] = [
-    "AttachStderr",
-    "AttachStdin",
-    "AttachStdout",
-    "CpuShares",
-    "Domainname",
-    "Hostname",
-    "Image",
-    "MacAddress",
-    "Memory",
-    "NetworkDisabled",
-    "OpenStdin",
-    "StdinOnce",
-    "Tty",
-];
 
 /// Why a document is no image config.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +43,8 @@ pub struct ImageConfig {
     pub history: Vec<History>,
     /// Its layers, lowest first.
     pub diff_ids: Vec<DiffId>,
-    /// Keys that are not known here; they are kept.
-    pub other: Map<String, Value>,
+    /// What it wants of a system; only Windows has any.
+    pub os_features: Vec<String>,
 }
 
 /// The `config` object: what a container of the image runs, and how.
@@ -111,9 +90,9 @@ pub struct RunConfig {
     /// SHELL.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
     pub shell: Vec<String>,
-    /// Keys that are not known here; they are kept.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
+    /// How many seconds a container has to stop by itself; only a base can say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<i64>,
 }
 
 /// The `{}` behind each key of a set written as a JSON object.
@@ -195,8 +174,8 @@ struct Document {
     history: Vec<History>,
     #[serde(default, deserialize_with = "or_default")]
     rootfs: Rootfs,
-    #[serde(flatten)]
-    other: Map<String, Value>,
+    #[serde(default, rename = "os.features", deserialize_with = "or_default")]
+    os_features: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -226,29 +205,26 @@ impl ImageConfig {
             run,
             history: Vec::new(),
             diff_ids: Vec::new(),
-            other: Map::new(),
+            os_features: Vec::new(),
         }
     }
 
-    /// Reads the config of an image that something is built on.
+    /// Reads the config of an image that something is built on. Keys that BuildKit does not know are dropped, as there.
     pub fn parse(bytes: &[u8]) -> Result<Self, Invalid> {
         if bytes.len() > SIZE_LIMIT {
             return Err(Invalid::TooLarge);
         }
         let document: Document = serde_json::from_slice(bytes)?;
-        let Document { architecture, os, variant, os_version, author, created, config, history, rootfs, .. } = document;
-        let mut image = Self {
+        let Document { architecture, os, variant, os_version, author, created, config, history, .. } = document;
+        Ok(Self {
             platform: Platform { os, architecture, variant: variant.filter(|variant| !variant.is_empty()), os_version },
             author: author.filter(|author| !author.is_empty()),
             created,
             run: config,
             history,
-            diff_ids: rootfs.diff_ids,
-            other: document.other,
-        };
-        image.other.retain(|key, _| !STALE_KEYS.contains(&key.as_str()));
-        image.run.other.retain(|key, _| !STALE_RUN_KEYS.contains(&key.as_str()));
-        Ok(image)
+            diff_ids: document.rootfs.diff_ids,
+            os_features: document.os_features,
+        })
     }
 
     /// The document: compact JSON, keys at the top in alphabetical order, as BuildKit writes it.
@@ -273,16 +249,15 @@ fn escape_html(json: &str) -> String {
 
 impl Serialize for ImageConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut keys: Vec<&str> = vec!["architecture", "config", "os", "rootfs"];
+        let mut keys: Vec<&str> = vec!["architecture", "config", "created", "os", "rootfs"];
         let optional = [
             ("author", self.author.is_some()),
-            ("created", self.created.is_some()),
             ("history", !self.history.is_empty()),
+            ("os.features", !self.os_features.is_empty()),
             ("os.version", self.platform.os_version.is_some()),
             ("variant", self.platform.variant.is_some()),
         ];
         keys.extend(optional.iter().filter(|(_, present)| *present).map(|(key, _)| *key));
-        keys.extend(self.other.keys().map(String::as_str));
         keys.sort_unstable();
         let mut map = serializer.serialize_map(Some(keys.len()))?;
         for key in keys {
@@ -293,12 +268,12 @@ impl Serialize for ImageConfig {
                 "created" => map.serialize_entry(key, &self.created)?,
                 "history" => map.serialize_entry(key, &self.history)?,
                 "os" => map.serialize_entry(key, &self.platform.os)?,
+                "os.features" => map.serialize_entry(key, &self.os_features)?,
                 "os.version" => map.serialize_entry(key, &self.platform.os_version)?,
                 "rootfs" => {
                     map.serialize_entry(key, &RootfsRef { r#type: "layers", diff_ids: &self.diff_ids })?;
                 }
-                "variant" => map.serialize_entry(key, &self.platform.variant)?,
-                other => map.serialize_entry(other, &self.other[other])?,
+                _ => map.serialize_entry(key, &self.platform.variant)?,
             }
         }
         map.end()
@@ -313,23 +288,25 @@ mod tests {
     fn scratch_is_what_buildkit_makes_of_it() {
         let json = String::from_utf8(ImageConfig::scratch(Platform::linux("amd64")).to_json()).unwrap();
         let expected = format!(
-            r#"{{"architecture":"amd64","config":{{"Env":["PATH={DEFAULT_PATH}"],"WorkingDir":"/"}},"os":"linux","rootfs":{{"type":"layers","diff_ids":[]}}}}"#
+            r#"{{"architecture":"amd64","config":{{"Env":["PATH={DEFAULT_PATH}"],"WorkingDir":"/"}},"created":null,"os":"linux","rootfs":{{"type":"layers","diff_ids":[]}}}}"#
         );
         assert_eq!(json, expected);
     }
 
     #[test]
-    fn keeps_what_it_does_not_know_and_drops_what_is_stale() {
+    fn drops_what_buildkit_does_not_know() {
         let json = br#"{"architecture":"arm64","variant":"v8","os":"linux","x.custom":{"a":[1]},"docker_version":"20",
-            "config":{"Hostname":"","Cmd":null,"Labels":null,"Env":["A=b","PATH=/x"],"Custom":"kept","OnBuild":["RUN x"]},
+            "config":{"Hostname":"","Cmd":null,"Labels":null,"Env":["A=b","PATH=/x"],"Custom":"x","StopTimeout":7,"OnBuild":["RUN x"]},
             "history":[{"created":"2020-01-01T00:00:00.5Z","created_by":"x"}],
             "rootfs":{"type":"layers","diff_ids":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]}}"#;
         let image = ImageConfig::parse(json).unwrap();
         assert_eq!((image.run.env("PATH"), image.run.env("PA")), (Some("/x"), None));
         assert_eq!(image.diff_ids.len(), 1);
         let written = String::from_utf8(image.to_json()).unwrap();
-        assert!(written.contains(r#""x.custom":{"a":[1]}"#) && written.contains(r#""Custom":"kept""#), "{written}");
-        assert!(!written.contains("docker_version") && !written.contains("Hostname"), "{written}");
+        assert!(written.contains(r#""StopTimeout":7"#), "{written}");
+        for unknown in ["x.custom", "Custom", "docker_version", "Hostname"] {
+            assert!(!written.contains(unknown), "{written}");
+        }
         assert_eq!(ImageConfig::parse(written.as_bytes()).unwrap(), image);
     }
 

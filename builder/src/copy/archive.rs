@@ -85,7 +85,8 @@ pub(super) fn extract<C: From<Spooled> + Clone>(
 fn settle<C>(entry: &mut Entry, extraction: &Extraction<'_>, upper: &mut Upper<'_, C>) -> Result<(), Error> {
     let dir = parent(&entry.path).unwrap_or_default().to_vec();
     let dir = upper.resolve(extraction.dest, &dir)?;
-    upper.make_dirs(&dir, Fresh { owner: extraction.owner, chmod: None })?;
+    // Directories that the archive only names in its paths are root's, whatever `--chown` says.
+    upper.make_dirs(&dir, Fresh { owner: None, chmod: None })?;
     if let Kind::Hardlink(target) = &mut entry.kind {
         let at = upper.resolve(extraction.dest, parent(target).unwrap_or_default())?;
         *target = crate::layer::entry::join(&at, crate::layer::entry::name(target));

@@ -30,7 +30,7 @@ mod upper;
 pub use digest::{Hashed, Known};
 pub use error::Error;
 pub use mode::Chmod;
-pub use owner::{Owner, Resolved, resolve_owner};
+pub use owner::{Owner, Resolved, needs_database, resolve_owner};
 pub use place::{Placed, Target, place};
 pub use select::{Options, Selection, select};
 pub use source::{Contents, Context, Ignore, Inline, Inode, Item, Source, Stage};

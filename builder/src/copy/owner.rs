@@ -55,6 +55,11 @@ pub fn resolve_owner<E: From<Error>>(
     Ok(resolved)
 }
 
+/// Whether `user[:group]` has a name in it that has to be looked up.
+pub fn needs_database(text: &str) -> bool {
+    text.split(':').take(2).any(|part| !part.is_empty() && id(part).is_none())
+}
+
 /// What needs no database: a number, and root, whatever the image calls it.
 fn id(text: &str) -> Option<u32> {
     if text == "root" { Some(0) } else { number(text) }

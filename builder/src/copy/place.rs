@@ -144,7 +144,7 @@ impl<'a> Placer<'a, '_, '_> {
             }
         }
         for (part, made) in pick.below.iter().zip(made) {
-            self.dress_dir(part, &join(dest, part.path()), made, pick.overwrite);
+            self.dress_dir(part, &join(dest, part.path()), made);
         }
         // The directory itself keeps mode and owner, but takes the source's time (`restoreMtime`). The
         // root of a source has none that would be known.
@@ -167,14 +167,14 @@ impl<'a> Placer<'a, '_, '_> {
         }
     }
 
-    /// A nested directory gets what the source's has, after everything was put into it; one that is only
-    /// there for what it holds keeps the time of that.
-    fn dress_dir(&mut self, part: &Part, path: &[u8], made: bool, overwrite: bool) {
-        let dressed = self.dressed(&part.item.entry, path.to_vec());
-        if part.whole && (made || overwrite) {
+    /// A nested directory gets what the source's has, after everything was put into it. One that is only there for what
+    /// it holds keeps the time of that, and, where it was there before, all but the mode.
+    fn dress_dir(&mut self, part: &Part, path: &[u8], made: bool) {
+        if part.whole {
+            let dressed = self.dressed(&part.item.entry, path.to_vec());
             self.upper.change_dir(path, |entry| *entry = dressed);
-        } else if part.whole {
-            self.upper.change_dir(path, |entry| entry.mtime = dressed.mtime);
+        } else if !made {
+            self.upper.change_dir(path, |entry| entry.mode = part.item.entry.mode);
         }
     }
 

@@ -54,8 +54,6 @@ pub(super) struct Pick<'a> {
     pub base: Vec<u8>,
     pub top: Item,
     pub below: Vec<Part>,
-    /// Whether directories that exist at the destination take the source's mode and owner.
-    pub overwrite: bool,
 }
 
 impl std::fmt::Debug for Pick<'_> {
@@ -161,7 +159,7 @@ fn pick<'a>(source: &'a dyn Source, path: &[u8], options: Options<'_>) -> Result
         walk(source, &top.entry.path, &top.entry.path, &mut below)?;
         exclude(&mut below, options.exclude);
     }
-    Ok(Pick { source, base: name(path).to_vec(), top, below, overwrite: true })
+    Ok(Pick { source, base: name(path).to_vec(), top, below })
 }
 
 /// Everything below a directory, in walk order, directories only where `enter` says so. A stack of what is still to come
@@ -235,14 +233,36 @@ fn with_parents<'a>(source: &'a dyn Source, pattern: &[u8], options: Options<'_>
     }
     let include = Include::new(&pattern)?;
     let is_required = !names(&pivot).any(has_wildcard); // several pivots: nobody has to hold it
+    let whole = join(&pivot, &pattern);
+    if !names(&whole).any(has_wildcard) {
+        require(source, &whole)?;
+    }
+    let named = String::from_utf8_lossy(&whole).into_owned();
+    let named = Patterns::new([named.as_str()]).map_err(|_| Error::Pattern(named.clone()))?;
     let mut picks = Vec::new();
     for pivot in expand(source, &pivot)? {
         let top = source.lstat(&source.resolve(&pivot)?)?.ok_or_else(|| not_found(&pivot))?;
+        if !top.entry.is_dir() && source.sends_what_is_named() && !named.excludes(&top.entry.path) {
+            continue; // a pivot that is a file: it is not there unless the pattern names it as well
+        }
         let mut below = include.below(source, &top.entry.path, is_required)?;
         exclude_parents(&mut below, options.exclude);
-        picks.push(Pick { source, base: name(&pivot).to_vec(), top, below, overwrite: false });
+        picks.push(Pick { source, base: name(&pivot).to_vec(), top, below });
     }
     Ok(picks)
+}
+
+/// A path of `--parents` without a wildcard has to be there, without links on the way.
+fn require(source: &dyn Source, path: &[u8]) -> Result<(), Error> {
+    let missing = || not_found(path);
+    let mut at = Vec::new();
+    for step in names(path) {
+        if !source.lstat(&at)?.ok_or_else(missing)?.entry.is_dir() {
+            return Err(missing());
+        }
+        at = join(&at, step);
+    }
+    source.lstat(&at)?.ok_or_else(missing).map(drop)
 }
 
 /// What `--parents` takes: the path itself without a wildcard, else all that the pattern matches, with the

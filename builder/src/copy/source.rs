@@ -65,6 +65,12 @@ pub trait Source: Sync {
         true
     }
 
+    /// Whether it is a directory of this machine, of which BuildKit's client sends what the sources name, and nothing
+    /// else.
+    fn sends_what_is_named(&self) -> bool {
+        false
+    }
+
     /// Follows every symbolic link of a path inside this source.
     fn resolve(&self, path: &[u8]) -> Result<Vec<u8>, Error> {
         view::resolve(path, |at| {
@@ -172,6 +178,10 @@ fn root() -> Item {
 }
 
 impl Source for Context<'_> {
+    fn sends_what_is_named(&self) -> bool {
+        true
+    }
+
     fn lstat(&self, path: &[u8]) -> Result<Option<Item>, Error> {
         // Ignored first: an unreadable or impossible file that is ignored disturbs nobody.
         if self.ignore.excludes(path) && !self.ignore.may_include_below(path) {

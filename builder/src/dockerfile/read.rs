@@ -102,7 +102,7 @@ fn read(text: &str, heredocs: &[Heredoc], escape: char) -> Result<(Instruction, 
         "HEALTHCHECK" => Instruction::Healthcheck(input.healthcheck()?),
         "LABEL" => Instruction::Label(input.plain()?.assignments(&mut legacy)?),
         "MAINTAINER" => Instruction::Maintainer(input.plain()?.one()?),
-        "ONBUILD" => Instruction::Onbuild(onbuild(text, heredocs)?),
+        "ONBUILD" => Instruction::Onbuild(onbuild(text, heredocs, escape)?),
         "RUN" => Instruction::Run(input.run()?),
         "SHELL" => Instruction::Shell(input.plain()?.shell()?),
         "STOPSIGNAL" => Instruction::Stopsignal(input.plain()?.one()?),
@@ -308,10 +308,7 @@ impl Input<'_> {
         let kind_upper = kind.to_uppercase();
         match kind_upper.as_str() {
             "" => return Err(Problem::AtLeastOne(self.name).into()),
-            "NONE" if rest.is_empty() => {
-                self.plain()?;
-                return Ok(Healthcheck::None);
-            }
+            "NONE" if rest.is_empty() => return Ok(Healthcheck::None), // BuildKit looks at no flag of it
             "NONE" => return Err(Problem::HealthcheckNone.into()),
             "CMD" => {}
             _ => return Err(Problem::HealthcheckType(kind.to_owned()).into()),
@@ -362,7 +359,7 @@ fn security(value: Option<String>) -> Result<Security, Problem> {
 
 /// The trigger's text with its heredocs' bodies. What it says is read where it is run, as BuildKit does: it may be
 /// for a newer builder than this one.
-fn onbuild(text: &str, heredocs: &[Heredoc]) -> Result<String, Failure> {
+fn onbuild(text: &str, heredocs: &[Heredoc], escape: char) -> Result<String, Failure> {
     let (_, trigger) = words::split_name(text);
     let (flags, _) = words::split_flags(trigger);
     Flags::parse("ONBUILD", flags, &[])?;
@@ -371,11 +368,24 @@ fn onbuild(text: &str, heredocs: &[Heredoc]) -> Result<String, Failure> {
         return Err(Problem::AtLeastOne("ONBUILD").into());
     }
     check_trigger(name)?;
+    check_form(trigger, heredocs, escape)?;
     let mut whole = trigger.to_owned();
     for heredoc in heredocs {
         whole.push_str(&format!("\n{}{}", heredoc.body, heredoc.name));
     }
     Ok(whole)
+}
+
+/// Of what is wrong with a trigger, only that counts already which cannot be taken apart; the rest may be right where it
+/// is used.
+fn check_form(trigger: &str, heredocs: &[Heredoc], escape: char) -> Result<(), Failure> {
+    match read(trigger, heredocs, escape) {
+        Err(Failure {
+            problem: problem @ (Problem::TwoArguments(_) | Problem::NoEquals { .. } | Problem::NotStrings(_)),
+            hint,
+        }) => Err(Failure { problem, hint }),
+        _ => Ok(()),
+    }
 }
 
 fn check_trigger(name: &str) -> Result<(), Problem> {

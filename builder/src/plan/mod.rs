@@ -33,6 +33,8 @@ pub type Error = Located<Problem>;
 pub struct Options {
     /// `--target`; the last stage otherwise.
     pub target: Option<String>,
+    /// A stage that the builder itself needs, whatever the target is.
+    pub stage: Option<StageId>,
     /// `--build-arg`.
     pub build_args: BTreeMap<String, String>,
     /// What the builder runs on.
@@ -54,6 +56,7 @@ impl Options {
     pub fn new(platform: Platform) -> Self {
         Self {
             target: None,
+            stage: None,
             build_args: BTreeMap::new(),
             build_platform: platform.clone(),
             target_platform: platform,

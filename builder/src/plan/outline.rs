@@ -252,10 +252,12 @@ pub(super) fn origin(file: &Dockerfile, options: &Options, id: StageId, name: &s
 }
 
 fn target(file: &Dockerfile, options: &Options) -> Result<StageId, Error> {
+    if let Some(stage) = options.stage {
+        return Ok(stage);
+    }
     let last = StageId(file.stages.len() - 1);
     let Some(name) = &options.target else { return Ok(last) };
-    let index = name.parse::<usize>().ok().filter(|index| *index < file.stages.len()).map(StageId);
-    stage_named(&file.stages, name).or(index).ok_or_else(|| {
+    stage_named(&file.stages, name).ok_or_else(|| {
         let names = file.stages.iter().filter_map(|stage| stage.name.as_deref());
         let hint = nearest(name, names.clone()).map(|meant| format!("did you mean {meant}?")).or_else(|| {
             let all: Vec<&str> = names.collect();

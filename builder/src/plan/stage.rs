@@ -173,9 +173,8 @@ impl<'a> Planner<'a> {
             excludes: Vec::new(),
             unpack: false,
         });
-        let title = format!("FROM {name}");
-        self.plan.config.history.push(History::new(title.clone(), true));
-        self.plan.steps.push(Step { span, title, action });
+        // It has no entry in the history: one is made up for it when all layers are known, as BuildKit's exporter does.
+        self.plan.steps.push(Step { span, title: format!("FROM {name}"), action });
     }
 
     /// Adds a step that makes a layer.
@@ -290,10 +289,7 @@ impl<'a> Planner<'a> {
     }
 
     fn entrypoint(&mut self, command: &CommandLine) {
-        let words = match command {
-            CommandLine::Shell(text) if text.is_empty() => Vec::new(),
-            command => self.with_shell(command),
-        };
+        let words = self.with_shell(command);
         self.note(format!("ENTRYPOINT {}", go::quoted_list(&words)));
         self.plan.config.run.entrypoint = words;
         if !self.own_cmd {
@@ -515,8 +511,9 @@ fn is_signal(text: &str) -> bool {
         "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",
         "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN", "RTMAX",
     ];
-    if let Ok(number) = text.parse::<u8>() {
-        return number > 0;
+    // Any number but zero, as in BuildKit; what it means is the runtime's business.
+    if let Ok(number) = text.parse::<i64>() {
+        return number != 0;
     }
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);

@@ -41,9 +41,6 @@ pub enum InvalidSource {
     /// A commit that is none.
     #[error("{0:?} is no commit; write at least 7 of its hexadecimal digits")]
     Commit(String),
-    /// A directory outside of the repository.
-    #[error("{0:?} leads out of the repository")]
-    Directory(String),
     /// An address that git would take for an option.
     #[error("{0:?} is no address of a repository")]
     Address(String),
@@ -247,10 +244,9 @@ impl Said {
         if let Some(reference) = self.reference.as_ref().filter(|reference| !is_ref(reference)) {
             return Err(InvalidSource::Ref(reference.clone()));
         }
-        let directory = self.directory.unwrap_or_default();
-        if directory.split('/').any(|name| name == "..") {
-            return Err(InvalidSource::Directory(directory));
-        }
+        // From the root of the repository, which `..` does not leave.
+        let directory = format!("/{}", self.directory.unwrap_or_default());
+        let directory = crate::ignore::clean(&directory);
         Ok(GitSource {
             address,
             reference: self.reference,
@@ -345,11 +341,11 @@ mod tests {
             "https://h/r.git?commit=xyz",
             "https://h/r.git#--upload-pack=x",
             "https://h/r.git#a..b",
-            "https://h/r.git#main:../x",
             "ssh://h/ r",
         ] {
             assert!(git(text).is_err(), "{text}");
         }
+        assert_eq!(git("https://h/r.git#main:../x/./y/..").unwrap().unwrap().directory, "x", "nothing leads out");
         let source = git("https://h/r.git?commit=0123ABCD&keep-git-dir&submodules=false").unwrap().unwrap();
         assert_eq!((source.keep_git_dir, source.submodules), (Some(true), false));
         assert_eq!((source.reference.as_deref(), source.commit.as_deref()), (Some("0123ABCD"), Some("0123abcd")));

@@ -328,7 +328,7 @@ fn an_agent_is_lent_to_its_step_only(place: &Place) {
     let text = "ENV PATH=/bin\nCOPY asker /\n\
          RUN --mount=type=ssh { echo $SSH_AUTH_SOCK; stat -c '%F %a %u:%g' $SSH_AUTH_SOCK; \
          /asker as-asker $SSH_AUTH_SOCK 19 27 11; } > /seen\n\
-         RUN --mount=type=ssh,id=none test -z \"$SSH_AUTH_SOCK\" && test ! -e /run/buildkit\n";
+         RUN --mount=type=ssh,id=none test \"$SSH_AUTH_SOCK\" = /run/buildkit/ssh_agent.0 && test ! -e /run/buildkit\n";
     let lent = format!("default={}", socket.display());
     let output = place.command(text).arg("--ssh").arg(&lent).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -17,6 +17,8 @@ use crate::terminal::tell;
 
 /// Whether an index is made: for several platforms, or for one if BuildKit's own build argument asks for it.
 pub fn is_index(job: &mut Job) -> Outcome<bool> {
+    let mut seen = std::collections::BTreeSet::new();
+    job.platforms.retain(|platform| seen.insert(platform.to_string()));
     let asked = request::is_on(&request::build_args(&job.build_args)?, "BUILDKIT_MULTI_PLATFORM");
     if asked && job.platforms.is_empty() {
         job.platforms.push(Platform::of_this_machine());
@@ -27,10 +29,6 @@ pub fn is_index(job: &mut Job) -> Outcome<bool> {
 /// Refuses what cannot be had for that many platforms.
 pub fn check(job: &Job, outputs: &Outputs, is_index: bool) -> Outcome<()> {
     let usage = |what: &str, hint: &str| Err(Failure::new(Exit::Usage, what).hint(hint));
-    let mut seen = std::collections::BTreeSet::new();
-    if let Some(twice) = job.platforms.iter().find(|platform| !seen.insert(platform.to_string())) {
-        return usage(&format!("--platform names {twice} twice"), "name each platform once");
-    }
     if !is_index {
         let scoped = job.image.annotations.iter().find(|one| one.scope != Scope::Manifest);
         return match scoped {

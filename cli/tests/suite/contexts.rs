@@ -122,7 +122,7 @@ fn packed(program: &str, tar: &[u8]) -> Vec<u8> {
     packed
 }
 
-fn git(directory: &Path, arguments: &[&str]) -> String {
+pub(super) fn git(directory: &Path, arguments: &[&str]) -> String {
     let output = Command::new("git")
         .args(arguments)
         .current_dir(directory)
@@ -168,7 +168,7 @@ fn repository(bench: &Bench) -> (PathBuf, [String; 2]) {
 }
 
 /// `git daemon` for the repositories below a directory, on a port that the kernel chose.
-fn git_daemon(root: &Path) -> String {
+pub(super) fn git_daemon(root: &Path) -> String {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let root = root.to_owned();

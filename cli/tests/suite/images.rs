@@ -139,7 +139,10 @@ fn several_platforms_are_an_index_and_parts_can_be_joined() {
     assert_eq!(refused.status.code(), Some(65), "two parts for one platform");
     bench.does(&["build", "-t", "one", "--build-arg", "BUILDKIT_MULTI_PLATFORM=1", "."]);
     assert_eq!(bench.manifest("one")["manifests"].as_array().unwrap().len(), 1);
-    for flags in [&["-o", "type=docker,dest=x"][..], &["-o", "-"], &["--platform", "linux/amd64"]] {
+    let twice = "linux/amd64,linux/arm64,linux/amd64";
+    bench.does(&["build", "-t", "twice", "--platform", twice, "."]);
+    assert_eq!(bench.manifest("twice")["manifests"].as_array().unwrap().len(), 2, "named twice, and built once");
+    for flags in [&["-o", "type=docker,dest=x"][..], &["-o", "-"]] {
         let words = [&["build", "--platform", "linux/amd64,linux/arm64"], flags, &["."]].concat();
         assert_eq!(bench.run(&words).status.code(), Some(64), "{flags:?}");
     }

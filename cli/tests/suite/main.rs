@@ -3,6 +3,7 @@
 
 mod access;
 mod build;
+mod buildkit;
 mod cache;
 mod check;
 mod choices;

@@ -1,0 +1,370 @@
+//! Whether `lighter build` makes what BuildKit makes: real buildkitd and lighter build the same Dockerfiles, and every
+//! document, every entry of every layer and every diff ID are compared, or that both refuse.
+//!
+//! It needs root and Debian's runc, and is run when asked for:
+//!
+//! ```text
+//! fixtures/buildkit/build.sh
+//! cargo test --release -p cli --test suite -- --ignored buildkit::
+//! LIGHTER_RECIPES=chmod cargo test … -- --ignored buildkit:: --nocapture      those with `chmod` in their name
+//! ```
+//!
+//! `fixtures/buildkit/differences` has the names of those that are wanted to differ, each with the reason. One that does
+//! not differ any more fails too, so that the list stays true.
+#![allow(clippy::print_stdout)] // what was refused, and with which words, is for people who look for differences
+
+mod picture;
+mod recipe;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fixtures::buildkit::BuildKit;
+use fixtures::cases::{Base, Case};
+use fixtures::den::Den;
+use fixtures::http::{Received, Reply, Scripted};
+use oci::Digest;
+
+use super::contexts::{git, git_daemon};
+use recipe::Recipe;
+
+const LIGHTER: &str = env!("CARGO_BIN_EXE_lighter");
+const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/cases");
+const TABLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/buildkit");
+/// When the commits were made; the time of no file elsewhere.
+const COMMIT_TIME: &str = "1500000000";
+/// How many Dockerfiles are built at once.
+const WORKERS: usize = 2;
+
+#[test]
+#[ignore = "needs a BuildKit that fixtures/buildkit/build.sh builds in minutes"]
+fn privileged_cases_come_out_as_from_buildkit() {
+    compare(Case::all(Path::new(CASES)).into_iter().map(Recipe::of_case).collect());
+}
+
+#[test]
+#[ignore = "needs a BuildKit that fixtures/buildkit/build.sh builds in minutes"]
+fn privileged_tables_come_out_as_from_buildkit() {
+    let mut tables: Vec<PathBuf> = fs::read_dir(TABLES).unwrap().map(|entry| entry.unwrap().path()).collect();
+    tables.retain(|path| path.extension().is_some_and(|extension| extension == "table"));
+    tables.sort();
+    compare(tables.iter().flat_map(|path| Recipe::of_table(&fs::read_to_string(path).unwrap())).collect());
+}
+
+/// Builds all of them twice.
+///
+/// # Panics
+///
+/// Panics if one differs that should not, or one does not that should.
+fn compare(mut recipes: Vec<Recipe>) {
+    let wanted = std::env::var("LIGHTER_RECIPES").unwrap_or_default();
+    recipes.retain(|recipe| wanted.split(',').any(|wanted| recipe.name.contains(wanted)));
+    let known = differences();
+    let bench = Bench::new();
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        let buildkit = BuildKit::start();
+        while let Some(recipe) = recipes.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let differences = bench.differences(&buildkit, recipe);
+            let problem = match (differences, known.get(&recipe.name)) {
+                (None, None) | (Some(_), Some(_)) => continue,
+                (Some(differences), None) => differences.join("\n"),
+                (None, Some(reason)) => format!("  does not differ; listed in differences: {reason}"),
+            };
+            failed.lock().unwrap().push(format!("##### {}\n{problem}", recipe.name));
+        }
+    };
+    std::thread::scope(|scope| (0..WORKERS).for_each(|_| drop(scope.spawn(work))));
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{}\n{} of {} differ", failed.join("\n"), failed.len(), recipes.len());
+}
+
+/// `NAME: REASON` of each difference that is wanted.
+fn differences() -> BTreeMap<String, String> {
+    let text = fs::read_to_string(Path::new(TABLES).join("differences")).unwrap();
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(|line| line.split_once(": ").unwrap_or_else(|| panic!("no reason: {line}"))).map(owned).collect()
+}
+
+fn owned((name, reason): (&str, &str)) -> (String, String) {
+    (name.to_owned(), reason.to_owned())
+}
+
+/// What both build with.
+struct Bench {
+    bases: BTreeMap<String, (PathBuf, Digest)>,
+    words: Vec<(&'static str, String)>,
+    _web: Scripted,
+    den: Den,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let den = Den::new("compare");
+        let mut bases = BTreeMap::new();
+        for (name, base) in Base::all(Path::new(CASES)) {
+            let layout = den.path().join("bases").join(&name);
+            let digest = base.lay_out(&layout);
+            bases.insert(name, (layout, digest));
+        }
+        let commit = repository(&den.path().join("git/repository"));
+        let web = Scripted::start(page);
+        let words = vec![
+            ("{http}", format!("http://{}", web.address())),
+            ("{git}", git_daemon(&den.path().join("git"))),
+            ("{commit}", commit),
+        ];
+        Self { bases, words, _web: web, den }
+    }
+
+    /// What differs between the two, if anything.
+    fn differences(&self, buildkit: &BuildKit, recipe: &Recipe) -> Option<Vec<String>> {
+        let place = tempfile::Builder::new().prefix("recipe-").tempdir_in(self.den.path()).unwrap();
+        recipe.lay_out(place.path(), &self.words);
+        let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed() - 1;
+        let kind = Kind::of(recipe);
+        let ours = self.ours(recipe, &kind, place.path());
+        let theirs = self.theirs(buildkit, recipe, &kind, place.path());
+        let refused = |of: &Output| !of.status.success() && !matches!(kind, Kind::Check);
+        match (refused(&ours), refused(&theirs)) {
+            (true, true) => {
+                println!("refused {}\n   ours: {}\n   theirs: {}", recipe.name, last_words(&ours), last_words(&theirs));
+                None
+            }
+            (false, true) => Some(vec![format!("  BuildKit refuses it: {}", last_words(&theirs))]),
+            (true, false) => Some(vec![format!("  we refuse it: {}", last_words(&ours))]),
+            (false, false) => {
+                let (said, answer) = (text(&ours.stdout), text(&theirs.stdout));
+                let is_check = matches!(kind, Kind::Check);
+                let theirs = match is_check {
+                    true => picture::of_their_check(&answer),
+                    false => kind.picture(&place.path().join("theirs"), began),
+                };
+                let mut ours = match is_check {
+                    true => picture::of_our_check(&said),
+                    false => kind.picture(&place.path().join("ours"), began),
+                };
+                if recipe.name.starts_with("add-git") {
+                    // Wanted: files of a repository have the time of the commit, not of the checkout.
+                    let fetched = ours.iter_mut().filter(|line| line.contains(" r/"));
+                    fetched.for_each(|line| *line = line.replace(&format!(" {COMMIT_TIME} "), " now "));
+                    ours.pop_if(|line| line.starts_with("  diff ID")); // of the layer on top, which is the repository's
+                }
+                (theirs != ours).then(|| changes(&theirs, &ours))
+            }
+        }
+    }
+
+    fn ours(&self, recipe: &Recipe, kind: &Kind, place: &Path) -> Output {
+        let mut command = Command::new(LIGHTER);
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", place);
+        command.args(["build", "--progress=plain", "--data"]).arg(place.join("data"));
+        command.arg("-f").arg(place.join("dockerfile/Dockerfile"));
+        for (name, (layout, _)) in &self.bases {
+            command.arg("--build-context").arg(format!("{name}=oci-layout://{}", layout.display()));
+        }
+        for (flag, value) in pairs(recipe) {
+            let value = value.replace("=@", &format!("={}/", place.display()));
+            match (flag, kind) {
+                ("-o", _) => {}
+                _ if value.is_empty() => drop(command.arg(flag)),
+                _ => drop(command.arg(flag).arg(value)),
+            }
+        }
+        if !matches!(kind, Kind::Check) {
+            command.arg("-o").arg(kind.output(&place.join("ours")));
+        }
+        command.arg(place.join("context")).stdin(Stdio::null()).output().expect("lighter starts")
+    }
+
+    fn theirs(&self, buildkit: &BuildKit, recipe: &Recipe, kind: &Kind, place: &Path) -> Output {
+        // What it keeps shows: of a context it fetches what has another size or time than in the last one, and a step
+        // that it has done has the time of then.
+        let pruned = buildkit.buildctl().args(["prune", "--all"]).output().expect("buildctl starts");
+        assert!(pruned.status.success(), "{}", text(&pruned.stderr));
+        let mut command = buildkit.buildctl();
+        command.args(["build", "--progress=plain", "--frontend=dockerfile.v0"]);
+        command.arg("--local").arg(format!("context={}", place.join("context").display()));
+        command.arg("--local").arg(format!("dockerfile={}", place.join("dockerfile").display()));
+        for (name, (layout, digest)) in &self.bases {
+            command.arg("--oci-layout").arg(format!("{name}={}", layout.display()));
+            command.arg("--opt").arg(format!("context:{name}=oci-layout://{name}@{digest}"));
+        }
+        let mut output = kind.output(&place.join("theirs"));
+        for (flag, value) in pairs(recipe) {
+            match flag {
+                "--build-arg" => drop(command.arg("--opt").arg(format!("build-arg:{value}"))),
+                "--label" => drop(command.arg("--opt").arg(format!("label:{value}"))),
+                "--target" => drop(command.arg("--opt").arg(format!("target={value}"))),
+                "--platform" => drop(command.arg("--opt").arg(format!("platform={value}"))),
+                "--add-host" => drop(command.arg("--opt").arg(format!("add-hosts={value}"))),
+                "--ulimit" => drop(command.arg("--opt").arg(format!("ulimit={value}"))),
+                "--shm-size" => drop(command.arg("--opt").arg(format!("shm-size={value}"))),
+                "--network" => drop(command.arg("--opt").arg(format!("force-network-mode={value}"))),
+                "--annotation" => output += &annotation(value),
+                "--secret" => {
+                    let value = value.replace("=@", &format!("={}/", place.display()));
+                    command.arg("--secret").arg(value);
+                }
+                "--build-context" => {
+                    let (name, from) = value.split_once("=@").expect("NAME=@NAME");
+                    command.arg("--local").arg(format!("{name}={}", place.join(from).display()));
+                    command.arg("--opt").arg(format!("context:{name}=local:{name}"));
+                }
+                "--check" => {
+                    command.arg("--opt").arg("requestid=frontend.lint");
+                }
+                "-o" => {}
+                other => panic!("{}: {other} has no counterpart here yet", recipe.name),
+            }
+        }
+        if !matches!(kind, Kind::Check) {
+            command.arg("--output").arg(output);
+        }
+        command.stdin(Stdio::null()).output().expect("buildctl starts")
+    }
+}
+
+/// What is asked for.
+enum Kind {
+    Archive(String),
+    Tree(String),
+    Check,
+}
+
+impl Kind {
+    fn of(recipe: &Recipe) -> Self {
+        let output = pairs(recipe).find(|(flag, _)| *flag == "-o").map(|(_, value)| value.to_owned());
+        match output {
+            _ if recipe.flags.iter().any(|flag| flag == "--check") => Self::Check,
+            Some(output) if output.starts_with("type=tar") || output.starts_with("type=local") => Self::Tree(output),
+            Some(output) => Self::Archive(output),
+            None => Self::Archive("type=oci".to_owned()),
+        }
+    }
+
+    fn output(&self, to: &Path) -> String {
+        match self {
+            Self::Archive(output) | Self::Tree(output) => format!("{output},dest={}", to.display()),
+            Self::Check => String::new(),
+        }
+    }
+
+    fn picture(&self, path: &Path, began: i64) -> Vec<String> {
+        match self {
+            Self::Tree(_) => picture::of_tree(path, began),
+            _ => picture::of_archive(path, began),
+        }
+    }
+}
+
+/// Each flag with its value; those without one have an empty one.
+fn pairs(recipe: &Recipe) -> impl Iterator<Item = (&str, &str)> {
+    let flags = &recipe.flags;
+    let is_flag = |word: &String| word.starts_with('-');
+    flags.iter().enumerate().filter(move |(_, word)| is_flag(word)).map(move |(number, flag)| {
+        let value = flags.get(number + 1).filter(|word| !is_flag(word));
+        (flag.as_str(), value.map_or("", String::as_str))
+    })
+}
+
+/// `[SCOPE:]KEY=VALUE` as an attribute of an output.
+fn annotation(text: &str) -> String {
+    match text.split_once(':').filter(|(scope, _)| scope.starts_with("index") || scope.starts_with("manifest")) {
+        Some((scope, rest)) => format!(",annotation-{scope}.{rest}"),
+        None => format!(",annotation.{text}"),
+    }
+}
+
+/// What the web has: `/f` with a time, `/a.tar` without one, and `/moved` elsewhere.
+fn page(request: &Received) -> Reply {
+    let time = || ("last-modified", "Thu, 01 Jan 2015 00:00:00 GMT".to_owned());
+    match request.target.split('?').next().unwrap_or_default() {
+        "/f" | "/dir/f.txt" => (200, vec![time()], "content\n".to_owned()),
+        "/untimed" => (200, Vec::new(), "content\n".to_owned()),
+        "/named" => (
+            200,
+            vec![("content-disposition", "attachment; filename=\"other.txt\"".to_owned()), time()],
+            "content\n".to_owned(),
+        ),
+        "/a.tar" => (200, vec![time()], archive()),
+        "/moved" => (302, vec![("location", "/dir/f.txt".to_owned())], String::new()),
+        "/" => (200, vec![time()], "root\n".to_owned()),
+        _ => (404, Vec::new(), "there is no such page\n".to_owned()),
+    }
+}
+
+/// A tar of one file.
+fn archive() -> String {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o640);
+    header.set_uid(7);
+    header.set_gid(8);
+    header.set_mtime(1_400_000_000);
+    header.set_size(3);
+    tar.append_data(&mut header, "in/side", &b"abc"[..]).unwrap();
+    String::from_utf8(tar.into_inner().unwrap()).expect("a tar of plain text is text")
+}
+
+/// A repository with a tag, a directory, a link and a program; gives the commit.
+fn repository(path: &Path) -> String {
+    fs::create_dir_all(path.join("sub")).unwrap();
+    git(path, &["init", "-q", "-b", "main"]);
+    fs::write(path.join("f"), "one\n").unwrap();
+    fs::write(path.join("sub/g"), "g\n").unwrap();
+    fs::write(path.join("run"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(path.join("run"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink("sub/g", path.join("link")).unwrap();
+    fs::write(path.join(".gitattributes"), "*.x text\n").unwrap();
+    git(path, &["add", "-A"]);
+    git(path, &["commit", "-q", "-m", "one"]);
+    git(path, &["tag", "v1"]);
+    fs::write(path.join("f"), "two\n").unwrap();
+    git(path, &["commit", "-q", "-a", "-m", "two"]);
+    git(path, &["rev-parse", "HEAD"])
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a build said of why it failed.
+fn last_words(output: &Output) -> String {
+    let said = text(&output.stderr);
+    let is_reason = |line: &&str| {
+        !line.contains("level=warning")
+            && ["rror:", "ERROR", "caused by", "hint"].iter().any(|word| line.contains(word))
+    };
+    let lines: Vec<&str> = said.lines().filter(is_reason).collect();
+    lines[lines.len().saturating_sub(3)..].join(" | ")
+}
+
+/// The lines of one that the other has not, in order: `-` of theirs, `+` of ours.
+fn changes(theirs: &[String], ours: &[String]) -> Vec<String> {
+    let mut lengths = vec![vec![0_usize; ours.len() + 1]; theirs.len() + 1];
+    for (i, one) in theirs.iter().enumerate().rev() {
+        for (j, other) in ours.iter().enumerate().rev() {
+            lengths[i][j] =
+                if one == other { lengths[i + 1][j + 1] + 1 } else { lengths[i + 1][j].max(lengths[i][j + 1]) };
+        }
+    }
+    let (mut i, mut j, mut lines) = (0, 0, Vec::new());
+    while i < theirs.len() || j < ours.len() {
+        if i < theirs.len() && j < ours.len() && theirs[i] == ours[j] {
+            (i, j) = (i + 1, j + 1);
+        } else if j == ours.len() || (i < theirs.len() && lengths[i + 1][j] >= lengths[i][j + 1]) {
+            lines.push(format!("  - {}", theirs[i]));
+            i += 1;
+        } else {
+            lines.push(format!("  + {}", ours[j]));
+            j += 1;
+        }
+    }
+    lines
+}
