@@ -47,6 +47,8 @@ pub(crate) enum Patch {
 pub(crate) struct Api {
     client: kube::Client,
     server: String,
+    /// The user in whose name requests are, if that is not the one who logs in.
+    acts_as: Option<String>,
 }
 
 /// When a request may be sent again.
@@ -68,8 +70,8 @@ struct Call<'a> {
 }
 
 impl Api {
-    pub(crate) fn new(client: kube::Client, server: String) -> Api {
-        Api { client, server }
+    pub(crate) fn new(client: kube::Client, server: String, acts_as: Option<String>) -> Api {
+        Api { client, server, acts_as }
     }
 
     pub(crate) fn client(&self) -> kube::Client {
@@ -259,7 +261,7 @@ impl Api {
         match failure {
             Failure::Status(status) if status.code == 403 && is_authorization(&status) => {
                 let rule = RoleRule { verb: refused_verb(&status).unwrap_or(call.verb).to_owned(), ..call.rule() };
-                let rule = impersonation_rule(&status).unwrap_or(rule);
+                let rule = impersonation_rule(&status, self.acts_as.as_deref()).unwrap_or(rule);
                 Error::Forbidden { message: redact(&status.message), rule: Box::new(rule) }
             }
             Failure::Status(status) if status.code == 409 => match call.object {
@@ -396,7 +398,20 @@ fn refused_verb(status: &Status) -> Option<&str> {
 }
 
 /// Whoever may not act for another lacks a rule about that one, and none about what was asked for.
-fn impersonation_rule(status: &Status) -> Option<RoleRule> {
+///
+/// Servers from 1.36 on say that they tried a narrower right first (`impersonate-on:user-info:get`, KEP-5284), and not
+/// who it is about. The right of old goes on to work, and is one rule for all that is done.
+fn impersonation_rule(status: &Status, acts_as: Option<&str>) -> Option<RoleRule> {
+    if status.message.contains(" cannot impersonate-on:") {
+        let user = acts_as?;
+        let account = user.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
+        let (resource, namespace, name) = match account {
+            Some((namespace, name)) => ("serviceaccounts", Some(namespace.to_owned()), name),
+            None => ("users", None, user),
+        };
+        let (resource, verb, name) = (resource.to_owned(), "impersonate".to_owned(), Some(name.to_owned()));
+        return Some(RoleRule { namespace, resource, name, verb, ..RoleRule::default() });
+    }
     let details = status.details.as_ref().filter(|_| refused_verb(status) == Some("impersonate"))?;
     let name = Some(details.name.clone()).filter(|name| !name.is_empty());
     Some(RoleRule { resource: details.kind.clone(), name, verb: "impersonate".into(), ..RoleRule::default() })
@@ -415,5 +430,31 @@ fn conflict(object: &ObjectName, status: &Status) -> Error {
         Error::Changed { object: object.clone().into(), message: redact(&status.message) }
     } else {
         Error::Conflict { object: object.clone().into(), conflicts }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_may_not_act_for_another_is_told_of_that_right() {
+        let rule = |message: &str, kind: &str, acts_as: &str| {
+            let status = serde_json::json!({"kind": "Status", "code": 403, "message": message,
+                "details": {"name": "bob", "kind": kind}});
+            let rule = impersonation_rule(&serde_json::from_value(status).unwrap(), Some(acts_as))?;
+            Some([rule.namespace.unwrap_or_default(), rule.resource, rule.name.unwrap_or_default(), rule.verb])
+        };
+        let on = |mode: &str| {
+            format!("deployments.apps \"a\" is forbidden: User \"r\" cannot impersonate-on:{mode}:get resource")
+        };
+        let old = "users \"bob\" is forbidden: User \"r\" cannot impersonate resource \"users\"";
+        assert_eq!(rule(old, "users", "bob").unwrap(), ["", "users", "bob", "impersonate"]);
+        assert_eq!(rule(&on("user-info"), "deployments", "eve").unwrap(), ["", "users", "eve", "impersonate"]);
+        assert_eq!(
+            rule(&on("serviceaccount"), "deployments", "system:serviceaccount:ci:bot").unwrap(),
+            ["ci", "serviceaccounts", "bot", "impersonate"]
+        );
+        assert_eq!(rule("User \"r\" cannot get resource \"deployments\"", "deployments", "eve"), None);
     }
 }

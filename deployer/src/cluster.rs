@@ -100,7 +100,7 @@ impl Cluster {
         let connection = connect::connect(options).await?;
         let memory = options.discovery.as_ref().map(|directory| Memory::new(directory, &connection.server));
         Ok(Cluster {
-            api: Api::new(connection.client, connection.server),
+            api: Api::new(connection.client, connection.server, connection.acts_as),
             kinds: Kinds::new(options.image_paths.clone(), memory),
             namespace: connection.namespace,
             asked_namespace: options.namespace.clone(),

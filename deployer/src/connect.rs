@@ -61,6 +61,8 @@ pub(crate) struct Connection {
     pub(crate) client: Client,
     pub(crate) server: String,
     pub(crate) namespace: String,
+    /// The user in whose name requests are, if that is not the one who logs in.
+    pub(crate) acts_as: Option<String>,
 }
 
 /// Makes a client; nothing is sent yet.
@@ -74,6 +76,7 @@ pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection, Erro
     config.connect_timeout = Some(CONNECT_LIMIT);
     config.default_retry = false; // it would pause up to 1000 s; `api` and the watches have limits of their own
     let impersonation = impersonation(&config.auth_info, &options.impersonate)?;
+    let acts_as = impersonation.first().and_then(|(_, user)| user.to_str().ok().map(str::to_owned));
     config.headers.extend(impersonation);
     config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("lighter/", env!("CARGO_PKG_VERSION")))));
     let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
@@ -83,7 +86,7 @@ pub(crate) async fn connect(options: &ConnectOptions) -> Result<Connection, Erro
         None => None,
     };
     let client = dial::client(&config, proxy).map_err(|error| Error::Login(redact(&error.to_string())))?;
-    Ok(Connection { client, server, namespace })
+    Ok(Connection { client, server, namespace, acts_as })
 }
 
 /// The headers that say in whose name a request is; kube reads these fields of a kubeconfig, and sends none of them.

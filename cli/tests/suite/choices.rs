@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use fixtures::http::Scripted;
+use fixtures::kubernetes::Cluster;
 use fixtures::kubernetes::kubelet::Fate;
 use serde_json::{Value, json};
 
@@ -13,7 +14,6 @@ use crate::desk::{Desk, Images};
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 const DAEMON_SETS: &str = "/apis/apps/v1/daemonsets";
-const CRON_JOBS: &str = "/apis/batch/v1beta1/cronjobs";
 const JOBS: &str = "/apis/batch/v1/jobs";
 const WIDGETS: &str = "/apis/choices.test/v1/widgets";
 
@@ -200,7 +200,8 @@ fn a_cron_job_is_run_once_before_its_hour() {
     template["spec"]["restartPolicy"] = json!("Never");
     let job = json!({"metadata": {"labels": {"team": "shop"}}, "spec": {"backoffLimit": 0, "template": template}});
     let spec = json!({"schedule": "0 3 1 1 *", "jobTemplate": job});
-    scene.create(CRON_JOBS, &json!({"metadata": {"name": "report"}, "spec": spec}));
+    let cron_jobs = Cluster::shared().cron_jobs();
+    scene.create(cron_jobs, &json!({"metadata": {"name": "report"}, "spec": spec}));
     let jobs = || {
         let list = scene.admin.object(scene.path(JOBS, "").trim_end_matches('/'));
         list["items"].as_array().cloned().unwrap_or_default()
@@ -219,7 +220,7 @@ fn a_cron_job_is_run_once_before_its_hour() {
     let told = deploy(&scene, bad, &["--target", "cronjob/report", "--run-once", "--logs", "5"], 21);
     assert!(told.contains("no table `orders`") && told.contains("BackoffLimitExceeded"), "{told}");
     assert!(told.contains("last lines of its log"), "{told}");
-    assert_eq!(image_of(&scene, CRON_JOBS, "report"), *new, "it went back");
+    assert_eq!(image_of(&scene, cron_jobs, "report"), *new, "it went back");
     assert_eq!(jobs().len(), 2);
 
     let deployment = workload("Deployment", "web", "web", old);

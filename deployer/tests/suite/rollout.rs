@@ -294,10 +294,7 @@ async fn other_kinds_are_found_by_discovery_and_rolled_out() {
     let mut template = deployment(1, 1)["spec"]["template"].clone();
     template["spec"]["restartPolicy"] = json!("Never");
     let cron = json!({"metadata": {"name": "web"}, "spec": {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": template}}}});
-    // Kubernetes 1.20 serves it only here, and from 1.25 on it is served no more.
-    let is_old = stage.admin.get("/apis/batch/v1beta1/cronjobs").is_ok_and(|answer| answer.status == 200);
-    let cron_jobs = if is_old { "/apis/batch/v1beta1/cronjobs" } else { "/apis/batch/v1/cronjobs" };
-    stage.create(cron_jobs, &cron);
+    stage.create(stage.fixture.cron_jobs(), &cron);
 
     for (target, evidence) in [
         ("sts/web", Evidence::Verified { pods: 2 }),
@@ -307,7 +304,7 @@ async fn other_kinds_are_found_by_discovery_and_rolled_out() {
         let outcome = stage.deploy(target, image(2), &patient()).await.unwrap();
         assert_eq!(outcome.targets[0].end, End::Done { evidence }, "{target}");
     }
-    let cron = stage.object(cron_jobs, "web");
+    let cron = stage.object(stage.fixture.cron_jobs(), "web");
     assert_eq!(cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["image"], pinned(2));
 }
 

@@ -206,7 +206,7 @@ async fn the_printed_role_lets_a_cron_job_run_once() {
     let stage = Stage::new("once", |_| Fate::Succeeds).await;
     let template = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "task", "image": pinned(1)}]}});
     let spec = json!({"schedule": "0 3 1 1 *", "jobTemplate": {"spec": {"template": template}}});
-    stage.create("/apis/batch/v1beta1/cronjobs", &json!({"metadata": {"name": "report"}, "spec": spec}));
+    stage.create(stage.fixture.cron_jobs(), &json!({"metadata": {"name": "report"}, "spec": spec}));
     let targets = ["cronjob/report".parse().unwrap()];
     let needed =
         deployer::rules(&targets, "once", deployer::Extent { run_once: true, ..deployer::Extent::default() }).unwrap();
