@@ -23,6 +23,7 @@ pub use instruction::{
 };
 pub use mount::{InvalidMount, Mount, MountKind, Sharing, fields, size};
 pub use source::{Located, Source, Span};
+pub(crate) use mount::last_name;
 pub(crate) use source::{distance, nearest};
 
 /// A Dockerfile that cannot be read: what, where, the lines, and a hint.
