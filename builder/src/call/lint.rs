@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::encoded;
 use super::location::Location;
+use crate::build::Error;
 use crate::check::{Finding, Rule};
 use crate::dockerfile::{Located, Source};
 
@@ -36,22 +37,44 @@ struct SourceInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct BuildError {
     message: String,
-    location: Location,
+    location: Place,
+}
+
+/// Nothing is known of where an error stands that is not in the Dockerfile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum Place {
+    Known(Location),
+    Elsewhere {},
 }
 
 impl Lint {
-    /// The findings in a Dockerfile.
-    pub fn new(source: &Source, findings: &[Finding]) -> Self {
+    /// The findings in a Dockerfile, and why it cannot be built.
+    pub fn new(source: &Source, findings: &[Finding], broken: Option<&Error>) -> Self {
+        let warnings = findings.iter().map(Warning::new).collect();
         // BuildKit knows the file by its last name, wherever it lies.
         let filename = source.name().rsplit('/').next().unwrap_or_default().to_owned();
         let sources = [SourceInfo { filename, data: encoded(source), language: "Dockerfile" }];
-        Self { warnings: findings.iter().map(Warning::new).collect(), sources, build_error: None }
+        Self { warnings, sources, build_error: broken.map(|error| BuildError::new(source, error)) }
+    }
+}
+
+impl BuildError {
+    fn new(source: &Source, error: &Error) -> Self {
+        match error {
+            Error::Dockerfile(error) => Self::located(source, error),
+            Error::Plan(error) => Self::located(source, error),
+            Error::Check(error) => Self::located(source, error),
+            other => Self { message: other.to_string(), location: Place::Elsewhere {} },
+        }
     }
 
-    /// A Dockerfile that cannot be built, with what was found before.
-    pub fn broken<P: ToString>(self, error: &Located<P>) -> Self {
-        let error = BuildError { message: error.problem().to_string(), location: error.span().into() };
-        Self { build_error: Some(error), ..self }
+    fn located<P: ToString>(source: &Source, error: &Located<P>) -> Self {
+        let location = match error.dockerfile() == source {
+            true => Place::Known(error.span().into()),
+            false => Place::Elsewhere {},
+        };
+        Self { message: error.problem().to_string(), location }
     }
 }
 

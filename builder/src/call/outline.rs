@@ -52,8 +52,9 @@ pub struct Arg {
     pub value: String,
     /// The ARG that says so.
     pub location: Location,
+    /// Its line, and its place among the arguments there.
     #[serde(skip)]
-    first: usize,
+    place: (usize, usize),
 }
 
 /// A secret or an SSH agent.
@@ -106,7 +107,7 @@ pub fn outline(file: &Dockerfile, options: &Options, base: Bases<'_>) -> Result<
             }
         }
     }
-    outline.args.sort_by_key(|arg| arg.first);
+    outline.args.sort_by_key(|arg| arg.place);
     outline.secrets.sort_by_key(|secret| secret.first);
     outline.ssh.sort_by_key(|agent| agent.first);
     outline.cache.sort_by_key(|cache| cache.first);
@@ -194,7 +195,7 @@ fn arguments(
     for id in nearest_first(needed, plans) {
         let mut own: BTreeMap<&str, Arg> = BTreeMap::new();
         let mut used = in_from.remove(&id).unwrap_or_default();
-        for declared in plans.get(&id).map_or(&[][..], |plan| &plan.declared) {
+        for (number, declared) in plans.get(&id).map_or(&[][..], |plan| &plan.declared).iter().enumerate() {
             used.insert(declared.name.clone());
             if !declared.is_global {
                 let description = match declared.is_trigger {
@@ -202,7 +203,7 @@ fn arguments(
                     false => description(file, declared.span, &declared.name),
                 };
                 let value = declared.value.clone().unwrap_or_default();
-                let arg = argument(&declared.name, description, value, declared.span);
+                let arg = argument(&declared.name, description, value, declared.span, number);
                 own.insert(&declared.name, arg);
             }
         }
@@ -214,9 +215,8 @@ fn arguments(
     found
 }
 
-fn argument(name: &str, description: Option<String>, value: String, span: Span) -> Arg {
-    let (name, first) = (name.to_owned(), span.first);
-    Arg { name, description, value, location: span.into(), first }
+fn argument(name: &str, description: Option<String>, value: String, span: Span, number: usize) -> Arg {
+    Arg { name: name.to_owned(), description, value, location: span.into(), place: (span.first, number) }
 }
 
 /// The variables in a text that are set.
@@ -234,11 +234,12 @@ impl Globals {
     fn new(file: &Dockerfile, options: &Options, scope: &Scope) -> Self {
         let mut globals: BTreeMap<String, (Arg, BTreeSet<String>)> = BTreeMap::new();
         // What is set at each point; the last value of an ARG is the one in the scope.
-        let own: BTreeSet<&str> = file.globals.iter().flat_map(|node| &node.value).map(|arg| arg.name.as_str()).collect();
+        let own: BTreeSet<&str> =
+            file.globals.iter().flat_map(|node| &node.value).map(|arg| arg.name.as_str()).collect();
         let mut set: BTreeSet<&str> =
             scope.pairs().iter().map(|(name, _)| name.as_str()).filter(|name| !own.contains(name)).collect();
         for node in &file.globals {
-            for arg in &node.value {
+            for (number, arg) in node.value.iter().enumerate() {
                 let given = options.build_args.contains_key(&arg.name);
                 let default = arg.default.as_deref().filter(|_| !given);
                 let lookup = |name: &str| scope.value(name).filter(|_| set.contains(name));
@@ -253,7 +254,8 @@ impl Globals {
                 if has_value {
                     set.insert(&arg.name);
                 }
-                let arg = argument(&arg.name, description(file, node.span, &arg.name), value, node.span);
+                let description = description(file, node.span, &arg.name);
+                let arg = argument(&arg.name, description, value, node.span, number);
                 globals.insert(arg.name.clone(), (arg, uses));
             }
         }

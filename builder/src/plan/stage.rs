@@ -152,13 +152,7 @@ impl<'a> Planner<'a> {
     }
 
     fn fresh(config: ImageConfig) -> StagePlan {
-        StagePlan {
-            config,
-            steps: Vec::new(),
-            scope: Scope::default(),
-            arguments: Vec::new(),
-            declared: Vec::new(),
-        }
+        StagePlan { config, steps: Vec::new(), scope: Scope::default(), arguments: Vec::new(), declared: Vec::new() }
     }
 
     pub(super) fn style(&self) -> Style {
