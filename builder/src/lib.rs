@@ -8,6 +8,7 @@
 
 pub mod build;
 pub mod cache;
+pub mod call;
 pub mod check;
 pub mod config;
 pub mod copy;

@@ -151,16 +151,6 @@ pub enum ProgressKind {
     Quiet,
 }
 
-/// What a build is asked for.
-#[cfg(feature = "build")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Call {
-    /// An image
-    Build,
-    /// Findings in the Dockerfile
-    Check,
-}
-
 /// Build an image from a Dockerfile
 #[cfg(feature = "build")]
 #[derive(Debug, Args)]
@@ -171,6 +161,7 @@ Examples:
   lighter build -o type=oci,dest=image.tar .
   lighter build -o type=local,dest=out --target artifacts .
   lighter build --check .
+  lighter build --call=outline --target test .
   lighter build --plan .
   lighter build --platform linux/amd64,linux/arm64 -t vm2:5000/shop/api:v1 --push .
   lighter build https://git.corp/shop/api.git#main:docker
@@ -178,7 +169,8 @@ Examples:
   lighter build --secret id=npm,env=NPM_TOKEN --ssh default .
 
 stdout carries the image, pinned to its digest; everything else goes to stderr. With --check it
-carries the findings, and the exit code is 1 if there are any.")]
+carries the findings, and the exit code is 1 if there are any; with --call=outline and --call=targets
+it carries the answer.")]
 pub struct BuildArgs {
     /// What the Dockerfile may copy: a directory, - for a tar (or a Dockerfile) on stdin, or a URL
     #[arg(value_name = "CONTEXT", default_value = ".")]
@@ -265,9 +257,15 @@ pub struct BuildArgs {
     #[arg(long, conflicts_with = "call")]
     pub check: bool,
 
-    /// What to do with the Dockerfile
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "build")]
-    pub call: Call,
+    /// What to do with the Dockerfile: build it, check it (or lint), or say what it can be given (outline) or which
+    /// stages it has (targets); format=json is BuildKit's, and with ignorestatus=true findings give exit code 0
+    #[arg(
+        long,
+        alias = "print",
+        value_name = "METHOD[,format=text|json][,ignorestatus=BOOL]",
+        default_value = "build"
+    )]
+    pub call: build::Call,
 
     #[command(flatten)]
     pub docker: build::DockerArgs,
@@ -281,9 +279,9 @@ pub struct BuildArgs {
 
 #[cfg(feature = "build")]
 impl BuildArgs {
-    /// Whether the Dockerfile is only to be checked.
-    pub fn is_check(&self) -> bool {
-        self.check || self.call == Call::Check
+    /// What the Dockerfile is for.
+    pub fn call(&self) -> build::Call {
+        if self.check { build::Call::CHECK } else { self.call }
     }
 }
 

@@ -83,11 +83,7 @@ pub(super) fn open(
 
 /// Caches with another owner, mode or beginning are other caches, as in BuildKit.
 fn name(builder: &mut Builder<'_>, mount: &Mount, origin: Option<&Origin>) -> Result<Digest, StepProblem> {
-    let target = mount.target.as_deref().unwrap_or_default();
-    let id = match mount.id.as_deref() {
-        None | Some("") => crate::ignore::clean(target).into_owned(),
-        Some(id) => id.to_owned(),
-    };
+    let id = mount.cache_id();
     let mut key = format!("{id}\n{:?}\n{:?}\n{:?}", mount.uid, mount.gid, mount.mode);
     if has_start(mount) {
         key.push_str(&format!("\n{}", mounts::content(builder, mount, origin)?));

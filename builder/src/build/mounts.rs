@@ -17,7 +17,7 @@ use super::layers::unnamed_file;
 use super::steps::Builder;
 use super::transfer;
 use crate::copy::{self, Hashed, Source, Target, place, select};
-use crate::dockerfile::{Mount, MountKind};
+use crate::dockerfile::{Mount, MountKind, last_name};
 use crate::layer::pipeline::Options;
 use crate::layer::read::Limits;
 use crate::layer::{Compression, Pipeline, View, unpack};
@@ -130,7 +130,7 @@ impl Prepared {
         cwd: &str,
         sandbox: &Entered,
     ) -> Result<(), StepProblem> {
-        let id = secret_id(mount);
+        let id = mount.secret_id();
         let Some(content) = builder.request.run.secrets.get(id) else {
             return if mount.required { Err(StepProblem::NoSecret(id.to_owned())) } else { Ok(()) };
         };
@@ -156,7 +156,7 @@ impl Prepared {
         sandbox: &Entered,
         room: &Path,
     ) -> Result<(), StepProblem> {
-        let id = mount.id.as_deref().filter(|id| !id.is_empty()).unwrap_or("default");
+        let id = mount.ssh_id();
         let target = match mount.target.as_deref() {
             None | Some("") => PathBuf::from(format!("/run/buildkit/ssh_agent.{}", self.agents.len())),
             Some(_) => target(mount, cwd),
@@ -179,22 +179,6 @@ impl Prepared {
 pub(super) fn owner(mount: &Mount, sandbox: &Entered) -> Option<(u32, u32)> {
     let asked = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
     (sandbox.mode != sandbox::Mode::SingleUid).then_some(asked)
-}
-
-/// `id`, or what BuildKit takes in its place.
-fn secret_id(mount: &Mount) -> &str {
-    let filled = |text: &'_ Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
-    match mount {
-        Mount { source: Some(source), .. } if filled(&mount.source) => source,
-        Mount { id: Some(id), .. } if filled(&mount.id) => id,
-        _ => last_name(mount.target.as_deref().unwrap_or_default()),
-    }
-}
-
-/// What stands behind the last slash, so that an id cannot lead elsewhere.
-fn last_name(path: &str) -> &str {
-    let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    if matches!(name, "" | "." | "..") { "secret" } else { name }
 }
 
 fn target(mount: &Mount, cwd: &str) -> PathBuf {

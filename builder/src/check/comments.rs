@@ -1,7 +1,7 @@
 //! The comments above an instruction, and where the file's own directive stands. The parser drops
 //! comments, so they are taken from the lines.
 
-use crate::dockerfile::{Source, Span};
+use crate::dockerfile::{Dockerfile, Source, Span};
 
 /// The comments above the given lines, from the top, without their `#`. An empty comment, an instruction or the given
 /// line ends them; an empty line does not, though BuildKit's own documentation says so.
@@ -14,6 +14,13 @@ pub(super) fn above(source: &Source, span: Span, end: Option<usize>) -> Vec<&str
     comments
 }
 
+/// What a comment above the given lines says of NAME: the rest of the first one that begins with it.
+pub(crate) fn description(file: &Dockerfile, span: Span, name: &str) -> Option<String> {
+    let end = file.check.as_ref().map(|_| directive(&file.source).first);
+    let says = |comment: &str| comment.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned);
+    above(&file.source, span, end).into_iter().find_map(says).filter(|_| !name.is_empty())
+}
+
 /// Whether a comment is a directive to some program and so describes nothing.
 pub(super) fn is_directive(comment: &str) -> bool {
     let key = comment.split_once('=').map(|(key, _)| key.trim().to_lowercase());
@@ -23,11 +30,20 @@ pub(super) fn is_directive(comment: &str) -> bool {
 /// The line of `# check=`; the first line if there is none.
 pub(super) fn directive(source: &Source) -> Span {
     let is_check = |text: &str| text.split_once('=').is_some_and(|(key, _)| key.trim().eq_ignore_ascii_case("check"));
-    let mut comments = (1..).map_while(|number| comment(source, number).map(|text| (number, text)));
+    let text = |number| Some((number, bare(source, number)?.trim().strip_prefix('#')?.trim()));
+    let mut comments = (1..).map_while(text);
     Span::line(comments.find(|(_, text)| is_check(text)).map_or(1, |(number, _)| number))
 }
 
+/// A comment without the first character of its line, which of an indented one is not the `#`: so BuildKit has it.
 fn comment(source: &Source, number: usize) -> Option<&str> {
-    let line = source.line(number)?;
-    line.trim_start_matches('\u{feff}').trim().strip_prefix('#').map(str::trim)
+    let line = bare(source, number)?;
+    let mut behind = line.chars();
+    behind.next();
+    line.trim_start().starts_with('#').then(|| behind.as_str().trim())
+}
+
+/// A line without the byte order mark that a file may begin with.
+fn bare(source: &Source, number: usize) -> Option<&str> {
+    source.line(number).map(|line| line.strip_prefix('\u{feff}').unwrap_or(line))
 }

@@ -30,8 +30,11 @@ use std::fmt;
 
 use oci::{Platform, Reference};
 
+pub(crate) use comments::description;
 pub use evaluate::evaluate;
+pub(crate) use evaluate::plans;
 pub use rule::Rule;
+pub(crate) use words::{Named, expand};
 
 use crate::config::ImageConfig;
 use crate::dockerfile::{Dockerfile, Located, Source, Span};

@@ -13,7 +13,7 @@ const LONG: usize = 256;
 
 /// The variables that words name.
 #[derive(Debug, Default)]
-pub(super) struct Named {
+pub(crate) struct Named {
     /// Those that are set.
     pub set: BTreeSet<String>,
     /// Those that are not.
@@ -21,7 +21,7 @@ pub(super) struct Named {
 }
 
 /// Expands a word; broken ones expand to nothing here and are told by the planner.
-pub(super) fn expand(style: Style, text: &str, lookup: &Lookup<'_>, named: &mut Named) -> Option<String> {
+pub(crate) fn expand(style: Style, text: &str, lookup: &Lookup<'_>, named: &mut Named) -> Option<String> {
     let seen = RefCell::new(std::mem::take(named));
     let noting = |name: &str| {
         let value = lookup(name);

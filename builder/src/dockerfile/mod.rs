@@ -21,6 +21,7 @@ pub use heredoc::Heredoc;
 pub use instruction::{
     Add, Argument, Assignment, CommandLine, Copy, Healthcheck, Instruction, Network, Probe, Run, Security, Transfer,
 };
+pub(crate) use mount::last_name;
 pub use mount::{InvalidMount, Mount, MountKind, Sharing, fields, size};
 pub use source::{Located, Source, Span};
 pub(crate) use source::{distance, nearest};

@@ -1,7 +1,10 @@
 //! The value of `RUN --mount=…`: comma-separated fields, first as written, then with their variables
 //! expanded. What a mount does is the sandbox's business.
 
+use std::borrow::Cow;
+
 use super::nearest;
+use crate::ignore;
 
 /// Why a `--mount` cannot be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -160,7 +163,32 @@ pub(super) fn from_of(text: &str) -> Result<Option<String>, InvalidMount> {
     Ok(from)
 }
 
+/// What stands behind the last slash, so that a name cannot lead elsewhere.
+pub(crate) fn last_name(path: &str) -> &str {
+    let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    if matches!(name, "" | "." | "..") { "secret" } else { name }
+}
+
 impl Mount {
+    /// The name of a secret: `source`, `id`, or the last name of where it is mounted.
+    pub fn secret_id(&self) -> &str {
+        let named = [&self.source, &self.id].into_iter().flatten().find(|text| !text.is_empty());
+        named.map_or_else(|| last_name(self.target.as_deref().unwrap_or_default()), String::as_str)
+    }
+
+    /// The name of a cache.
+    pub fn cache_id(&self) -> Cow<'_, str> {
+        match self.id.as_deref() {
+            None | Some("") => ignore::clean(self.target.as_deref().unwrap_or_default()),
+            Some(id) => Cow::Borrowed(id),
+        }
+    }
+
+    /// The name of an SSH agent.
+    pub fn ssh_id(&self) -> &str {
+        self.id.as_deref().filter(|id| !id.is_empty()).unwrap_or("default")
+    }
+
     /// Reads a mount, expanding each value with `expand`.
     pub fn parse<E: From<InvalidMount>>(
         text: &str,

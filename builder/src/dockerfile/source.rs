@@ -19,11 +19,15 @@ impl Span {
     }
 }
 
-/// A Dockerfile's name and lines, kept so that later errors can still show them. Cheap to clone.
+/// A Dockerfile's name, text and lines, kept so that later errors can still show them. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    name: Arc<str>,
-    lines: Arc<[String]>,
+pub struct Source(Arc<Kept>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Kept {
+    name: String,
+    text: Vec<u8>,
+    lines: Vec<String>,
 }
 
 /// How many lines around the marked ones an excerpt shows.
@@ -36,35 +40,40 @@ const EXCERPT_LINES: usize = 20;
 impl Source {
     /// Takes the text apart; bytes that are not UTF-8 are shown as U+FFFD in excerpts.
     pub fn new(name: &str, text: &[u8]) -> Self {
-        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let ended = text.strip_suffix(b"\n").unwrap_or(text);
         let lines =
-            String::from_utf8_lossy(text).split('\n').map(|line| line.trim_end_matches('\r').to_owned()).collect();
-        Self { name: name.into(), lines }
+            String::from_utf8_lossy(ended).split('\n').map(|line| line.trim_end_matches('\r').to_owned()).collect();
+        Self(Arc::new(Kept { name: name.to_owned(), text: text.to_owned(), lines }))
     }
 
     /// The file name, as it was given.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
+    }
+
+    /// All of it, byte for byte.
+    pub fn text(&self) -> &[u8] {
+        &self.0.text
     }
 
     /// A line, counted from 1, without its end.
     pub fn line(&self, number: usize) -> Option<&str> {
-        self.lines.get(number.checked_sub(1)?).map(String::as_str)
+        self.0.lines.get(number.checked_sub(1)?).map(String::as_str)
     }
 
     /// Says that something is wrong with the given lines.
     pub fn at<P>(&self, span: Span, problem: P) -> Located<P> {
-        Located { file: self.name.clone(), span, excerpt: self.excerpt(span), problem, hint: None }
+        Located { source: self.clone(), span, problem, hint: None }
     }
 
     /// The lines of the span with two around them, each numbered, the span's own marked with `>>>`.
     pub fn excerpt(&self, span: Span) -> String {
         let first = span.first.saturating_sub(EXCERPT_MARGIN).max(1);
-        let last = span.last.min(span.first + EXCERPT_LINES).saturating_add(EXCERPT_MARGIN).min(self.lines.len());
+        let last = span.last.min(span.first + EXCERPT_LINES).saturating_add(EXCERPT_MARGIN).min(self.0.lines.len());
         let mut text = String::new();
         for number in first..=last {
             let mark = if (span.first..=span.last).contains(&number) { ">>>" } else { "   " };
-            let line: String = self.lines[number - 1].chars().take(EXCERPT_WIDTH).collect();
+            let line: String = self.0.lines[number - 1].chars().take(EXCERPT_WIDTH).collect();
             text.push_str(format!("{number:4} | {mark} {line}").trim_end());
             text.push('\n');
         }
@@ -77,9 +86,8 @@ impl Source {
 /// It prints as `FILE:LINE: problem` and the excerpt below; the hint is separate, for whoever draws it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located<P> {
-    file: Arc<str>,
+    source: Source,
     span: Span,
-    excerpt: String,
     problem: P,
     hint: Option<String>,
 }
@@ -92,7 +100,12 @@ impl<P> Located<P> {
 
     /// The name of the Dockerfile.
     pub fn file(&self) -> &str {
-        &self.file
+        self.source.name()
+    }
+
+    /// The Dockerfile.
+    pub fn dockerfile(&self) -> &Source {
+        &self.source
     }
 
     /// Where it is wrong.
@@ -101,8 +114,8 @@ impl<P> Located<P> {
     }
 
     /// The lines, numbered, with `>>>` at the wrong ones.
-    pub fn excerpt(&self) -> &str {
-        &self.excerpt
+    pub fn excerpt(&self) -> String {
+        self.source.excerpt(self.span)
     }
 
     /// What to do about it, where that is known.
@@ -118,20 +131,14 @@ impl<P> Located<P> {
 
     /// The same place with another problem, usually a wider one.
     pub fn map<Q>(self, change: impl FnOnce(P) -> Q) -> Located<Q> {
-        Located {
-            file: self.file,
-            span: self.span,
-            excerpt: self.excerpt,
-            problem: change(self.problem),
-            hint: self.hint,
-        }
+        Located { source: self.source, span: self.span, problem: change(self.problem), hint: self.hint }
     }
 }
 
 impl<P: fmt::Display> fmt::Display for Located<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}:{}: {}", self.file, self.span.first, self.problem)?;
-        f.write_str(self.excerpt.trim_end_matches('\n'))
+        writeln!(f, "{}:{}: {}", self.file(), self.span.first, self.problem)?;
+        f.write_str(self.excerpt().trim_end_matches('\n'))
     }
 }
 

@@ -20,7 +20,7 @@ pub use error::Problem;
 pub use outline::{Base, Origin, Outline, StageId, StageOutline, context_name, outline};
 pub use scope::Scope;
 pub(crate) use scope::global as globals;
-pub use stage::{BaseState, StagePlan, stage};
+pub use stage::{BaseState, Declared, StagePlan, stage};
 
 use crate::dockerfile::{Located, Mount, Network, Span};
 use crate::remote::{GitSource, HttpSource};

@@ -38,6 +38,23 @@ pub struct StagePlan {
     scope: Scope,
     /// The build arguments declared so far, likewise; their values where ENV has none.
     arguments: Vec<(String, String)>,
+    /// The ARGs of this stage alone, in their order.
+    pub declared: Vec<Declared>,
+}
+
+/// One name of an ARG inside a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// Where it stands; a trigger stands at the FROM that pulls it.
+    pub span: Span,
+    /// The name.
+    pub name: String,
+    /// What it is worth.
+    pub value: Option<String>,
+    /// Whether that is the value of the ARG of that name before the first FROM, or of a platform argument.
+    pub is_global: bool,
+    /// Whether it is from ONBUILD.
+    pub is_trigger: bool,
 }
 
 /// Plans one stage.
@@ -116,7 +133,7 @@ impl<'a> Planner<'a> {
             Some((_, platform)) => platform.clone(),
         };
         let mut plan = match base {
-            BaseState::Stage(plan) => StagePlan { steps: Vec::new(), ..plan.clone() },
+            BaseState::Stage(plan) => StagePlan { steps: Vec::new(), declared: Vec::new(), ..plan.clone() },
             BaseState::Scratch => Self::fresh(ImageConfig::scratch(platform)),
             BaseState::Image(config) => Self::fresh(config.clone()),
         };
@@ -135,7 +152,7 @@ impl<'a> Planner<'a> {
     }
 
     fn fresh(config: ImageConfig) -> StagePlan {
-        StagePlan { config, steps: Vec::new(), scope: Scope::default(), arguments: Vec::new() }
+        StagePlan { config, steps: Vec::new(), scope: Scope::default(), arguments: Vec::new(), declared: Vec::new() }
     }
 
     pub(super) fn style(&self) -> Style {
@@ -189,7 +206,7 @@ impl<'a> Planner<'a> {
     fn instruction(&mut self, node: &Node<Instruction>) -> Result<(), Problem> {
         match &node.value {
             Instruction::Add(add) => self.add(node, add),
-            Instruction::Arg(arguments) => self.argument(arguments),
+            Instruction::Arg(arguments) => self.argument(node.span, arguments),
             Instruction::Cmd(command) => {
                 self.cmd(command);
                 Ok(())
@@ -234,7 +251,7 @@ impl<'a> Planner<'a> {
     }
 
     /// ARG: a value from `--build-arg`, else the default, else the global one.
-    fn argument(&mut self, arguments: &[Argument]) -> Result<(), Problem> {
+    fn argument(&mut self, span: Span, arguments: &[Argument]) -> Result<(), Problem> {
         let mut shown = Vec::new();
         for Argument { name, default } in arguments {
             let value = match (self.options.build_args.get(name), default) {
@@ -249,6 +266,10 @@ impl<'a> Planner<'a> {
             if let Some(value) = &value {
                 self.plan.scope.set(name, value);
             }
+            let is_global = value.is_some() && default.is_none() && !self.options.build_args.contains_key(name);
+            let is_trigger = !self.title_prefix.is_empty();
+            let declared = Declared { span, name: name.clone(), value: value.clone(), is_global, is_trigger };
+            self.plan.declared.push(declared);
             self.plan.arguments.push((name.clone(), value.unwrap_or_default()));
         }
         self.note(format!("ARG {}", shown.join(" ")));

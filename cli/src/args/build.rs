@@ -2,6 +2,7 @@
 //! is written, and the flags that scripts of docker and kaniko have in them.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{ArgAction, Args};
 
@@ -204,4 +205,85 @@ pub struct KanikoArgs {
     /// --data
     #[arg(long, hide = true, value_name = "DIR")]
     pub kaniko_dir: Option<PathBuf>,
+}
+
+/// What is done with a Dockerfile, and how it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// What is asked.
+    pub method: Method,
+    /// How the answer is written.
+    pub format: Format,
+    /// Whether findings are no failure.
+    pub ignore_status: bool,
+}
+
+/// What is asked of a Dockerfile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// An image.
+    Build,
+    /// What is probably not meant.
+    Check,
+    /// What the target can be given.
+    Outline,
+    /// Which stages there are.
+    Targets,
+}
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// BuildKit's documents.
+    Json,
+}
+
+impl Call {
+    /// What `--check` is short for.
+    pub const CHECK: Self = Self { method: Method::Check, format: Format::Text, ignore_status: false };
+}
+
+impl FromStr for Call {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut method, mut call) = (None, Self { method: Method::Build, ..Self::CHECK });
+        for field in text.split(',') {
+            match field.split_once('=') {
+                Some(("format", "text")) => call.format = Format::Text,
+                Some(("format", "json")) => call.format = Format::Json,
+                Some(("format", other)) => return Err(format!("format={other}: the formats are text and json")),
+                Some(("ignorestatus", value)) => call.ignore_status = truth(value)?,
+                Some((other, _)) => return Err(format!("`{other}` is not known; there are format and ignorestatus")),
+                None if method.is_none() => method = Some(Method::from_str(field)?),
+                None => return Err(format!("{field:?} is a second method")),
+            }
+        }
+        Ok(Self { method: method.ok_or("no method; the methods are build, check, outline and targets")?, ..call })
+    }
+}
+
+impl FromStr for Method {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "build" => Self::Build,
+            "check" | "lint" => Self::Check,
+            "outline" => Self::Outline,
+            "targets" => Self::Targets,
+            other => return Err(format!("{other:?} is no method; they are build, check, outline and targets")),
+        })
+    }
+}
+
+/// The words that Go takes for true and false.
+fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
+        other => Err(format!("ignorestatus={other}: it is true or false")),
+    }
 }

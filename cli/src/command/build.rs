@@ -17,6 +17,7 @@ use super::named::LayoutImage;
 use super::output::Outputs;
 use super::request::{self, Loaded};
 use super::{docker, kaniko, platforms, report};
+use crate::args::build::Method;
 use crate::args::{BuildArgs, ProgressKind};
 use crate::exchange::{Exchange, SharedMounts};
 use crate::exit::Exit;
@@ -68,8 +69,8 @@ pub fn run(mut args: BuildArgs) -> Outcome<()> {
     if args.progress != ProgressKind::Quiet && !args.quiet {
         notes.iter().for_each(|note| tell(&format!("note: {note}")));
     }
-    if args.is_check() {
-        return super::check::run(&args);
+    if args.call().method != Method::Build {
+        return super::call::run(&args);
     }
     let data = settings::data_directory(&args.store)?;
     let local = settings::local_store(&data)?;

@@ -5,6 +5,8 @@ pub mod build;
 #[cfg(feature = "build")]
 pub mod cache;
 #[cfg(feature = "build")]
+mod call;
+#[cfg(feature = "build")]
 mod check;
 #[cfg(feature = "build")]
 mod context;

@@ -89,6 +89,11 @@ pub struct Kept {
 
 /// Reads the Dockerfile, the ignore files, and what else there is to know before a build.
 pub fn read(job: &Job, data: &Path) -> Outcome<Loaded> {
+    read_or_tell(job, data, &|_| Ok(()))
+}
+
+/// The same; `broken` is told why a Dockerfile cannot be parsed, before it becomes a failure.
+pub fn read_or_tell(job: &Job, data: &Path, broken: &dyn Fn(&dockerfile::Error) -> Outcome<()>) -> Outcome<Loaded> {
     let client = || settings::client(&job.registry);
     let git = Git { ssh_agent: job.run.ssh.get("default").cloned(), token: job.run.secrets.get(GIT_TOKEN).cloned() };
     let in_context = job.file.as_deref().filter(|file| job.context.brings_dockerfile() && *file != Path::new("-"));
@@ -109,7 +114,13 @@ pub fn read(job: &Job, data: &Path) -> Outcome<Loaded> {
         (Some((name, text)), Some(file)) if file != Path::new("-") => (name.clone(), None, text.clone()),
         _ => read_dockerfile(job, ready.directory.as_deref())?,
     };
-    let dockerfile = dockerfile::parse(&text, &name).map_err(|error| super::build::told(&error.into()))?;
+    let dockerfile = match dockerfile::parse(&text, &name) {
+        Ok(dockerfile) => dockerfile,
+        Err(error) => {
+            broken(&error)?;
+            return Err(super::build::told(&error.into()));
+        }
+    };
     let context = match &ready.directory {
         Some(directory) => {
             let ignore = ignore_file(path.as_deref(), directory)?;

@@ -1,9 +1,12 @@
-//! `lighter build --check` as it is typed: what it prints where, and how it ends.
+//! `lighter build --check` and `--call` as they are typed: what they print where, and how they end.
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use fixtures::den::Den;
+use serde_json::{Value, json};
 
 const LIGHTER: &str = env!("CARGO_BIN_EXE_lighter");
 
@@ -71,7 +74,7 @@ fn findings_are_data_and_give_exit_code_1() {
    5 |     FROM base
    6 | >>> CMD x $y
 ";
-    for flag in ["--check", "--call=check"] {
+    for flag in ["--check", "--call=check", "--call=lint", "--call=format=text,check", "--print=lint"] {
         let ended = bench.lighter(&[flag, "."]);
         assert_eq!(ended.code, Some(1), "{}", ended.told);
         assert_eq!(ended.out, expected);
@@ -114,7 +117,17 @@ fn errors_are_errors() {
         ("FROM scratch\nCOPY --from=3 a /\n", &["--check", "."], 65, &["Dockerfile:2", "invalid stage index 3"]),
         ("FROM scratch\n", &["--check", "--target", "no", "."], 65, &["target stage \"no\""]),
         ("FROM scratch\n", &["--check", "--call=check", "."], 64, &["cannot be used with"]),
-        ("FROM scratch\n", &["--call=outline", "."], 64, &["outline", "check"]),
+        ("FROM scratch\n", &["--call=describe", "."], 64, &["describe", "build, check, outline and targets"]),
+        ("FROM scratch\n", &["--call=outline,check", "."], 64, &["\"check\" is a second method"]),
+        ("FROM scratch\n", &["--call=format=json", "."], 64, &["no method"]),
+        ("FROM scratch\n", &["--call=outline,format=yaml", "."], 64, &["the formats are text and json"]),
+        ("FROM scratch\n", &["--call=check,ignorestatus=maybe", "."], 64, &["it is true or false"]),
+        ("FROM scratch\n", &["--call=check,status=1", "."], 64, &["there are format and ignorestatus"]),
+        ("FROM scratch\n", &["--call=outline", "--plan", "."], 64, &["cannot be used with"]),
+        ("FROM scratch\nRNU x\n", &["--call=targets", "."], 65, &["Dockerfile:2", "did you mean RUN?"]),
+        ("FROM scratch AS X\nSTOPSIGNAL y\n", &["--call=check,ignorestatus=true", "."], 65, &["invalid signal"]),
+        ("FROM scratch AS x\nSTOPSIGNAL y\n", &["--call=outline", "."], 65, &["Dockerfile:2", "invalid signal"]),
+        ("FROM scratch\n", &["--call=outline", "--target", "no", "."], 65, &["target stage \"no\""]),
         ("FROM scratch\n", &["--check", "nowhere"], 66, &["nowhere"]),
     ] {
         let bench = Bench::new(&[("Dockerfile", dockerfile)]);
@@ -192,4 +205,156 @@ fn findings_can_fail_a_build_before_its_first_step() {
     assert!(!ended.told.contains("COPY a / ") && !ended.told.contains("#1"), "no step was begun:\n{}", ended.told);
     let ended = bench.lighter(&["--build-arg", "BUILDKIT_DOCKERFILE_CHECK=skip=all", "."]);
     assert_eq!(ended.code, Some(0), "{}", ended.told);
+}
+
+#[test]
+fn findings_can_be_asked_for_without_failure() {
+    let bench = Bench::new(&[("Dockerfile", CARELESS), ("a", "a")]);
+    let ended = bench.lighter(&["--call=check,ignorestatus=true", "."]);
+    assert_eq!((ended.code, ended.told.as_str()), (Some(0), "check: 3 problems\n"));
+    assert_eq!(ended.out, bench.lighter(&["--check", "."]).out);
+    let ended = bench.lighter(&["--call=check,ignorestatus=false", "."]);
+    assert_eq!(ended.code, Some(1), "{}", ended.told);
+}
+
+#[test]
+fn findings_as_json() {
+    let bench = Bench::new(&[("Dockerfile", CARELESS), ("a", "a")]);
+    let ended = bench.lighter(&["--call=check,format=json", "."]);
+    assert_eq!((ended.code, ended.told.as_str()), (Some(1), "error: the check found 3 problems\n"));
+    let found: Value = serde_json::from_str(&ended.out).unwrap();
+    let rules: Vec<&str> = found["warnings"].as_array().unwrap().iter().map(|one| text(&one["ruleName"])).collect();
+    assert_eq!(rules, ["StageNameCasing", "LegacyKeyValueFormat", "JSONArgsRecommended"]);
+    let first = json!({
+        "ruleName": "StageNameCasing",
+        "description": "Stage names should be lowercase",
+        "url": "https://docs.docker.com/go/dockerfile/rule/stage-name-casing/",
+        "detail": "Stage name 'Base' should be lowercase",
+        "location": {"ranges": [{"start": {"line": 1}, "end": {"line": 1}}]},
+    });
+    assert_eq!(found["warnings"][0], first);
+    let source = &found["sources"][0];
+    assert_eq!((text(&source["filename"]), text(&source["language"])), ("Dockerfile", "Dockerfile"));
+    assert_eq!(STANDARD.decode(text(&source["data"])).unwrap(), CARELESS.as_bytes());
+    assert_eq!(found.get("buildError"), None);
+    let clean = Bench::new(&[("Dockerfile", "FROM scratch\nCOPY a /\n"), ("a", "a")]);
+    let ended = clean.lighter(&["--call=check,format=json", "."]);
+    let found: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!((ended.code, &found["warnings"]), (Some(0), &json!([])));
+}
+
+/// What cannot be built is in the document too, so that a program finds everything there.
+#[test]
+fn errors_as_json() {
+    for (dockerfile, arguments, message, location, warnings) in [
+        ("FROM scratch\nRNU \\\nx\n", &["."][..], "unknown instruction: RNU", lines(2, 3), 0),
+        ("FROM scratch AS X\nSTOPSIGNAL y\n", &["."], "invalid signal: y", lines(2, 2), 1),
+        ("# check=skip\nFROM scratch\n", &["."], "failed to parse check options", lines(1, 1), 0),
+        // This stands on the command line, and at no line of the Dockerfile.
+        (
+            "FROM scratch\n",
+            &["--build-arg=BUILDKIT_DOCKERFILE_CHECK=skip", "."],
+            "failed to parse check options",
+            json!({}),
+            0,
+        ),
+    ] {
+        let bench = Bench::new(&[("Dockerfile", dockerfile)]);
+        let ended = bench.lighter(&[&["--call=check,format=json,ignorestatus=true"], arguments].concat());
+        assert_eq!(ended.code, Some(65), "{dockerfile}{}", ended.told);
+        assert!(ended.told.contains(message), "{}", ended.told);
+        let found: Value = serde_json::from_str(&ended.out).unwrap();
+        assert!(text(&found["buildError"]["message"]).starts_with(message), "{}", ended.out);
+        assert_eq!(found["buildError"]["location"], location, "{dockerfile}");
+        assert_eq!(found["warnings"].as_array().map(Vec::len), Some(warnings), "{dockerfile}");
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("a text")
+}
+
+fn lines(first: usize, last: usize) -> Value {
+    let range = |line| json!({"start": {"line": line}, "end": {"line": line}});
+    json!({"ranges": (first..=last).map(range).collect::<Vec<Value>>()})
+}
+
+const DESCRIBED: &str = "\
+# BASE what the service runs on
+ARG BASE=scratch
+FROM ${BASE} AS tools
+FROM tools AS service
+# PORT where it listens
+ARG PORT=80
+RUN --mount=type=secret,id=npm,required --mount=type=ssh true
+# test runs what nobody ships
+FROM service AS test
+ARG LEVEL
+";
+
+#[test]
+fn an_outline_says_what_a_target_can_be_given() {
+    let bench = Bench::new(&[("Dockerfile", DESCRIBED)]);
+    let ended = bench.lighter(&["--call=outline", "."]);
+    let expected = [
+        "TARGET:      test",
+        "DESCRIPTION: runs what nobody ships",
+        "",
+        "BUILD ARG   VALUE     DESCRIPTION",
+        "BASE        scratch   what the service runs on",
+        "PORT        80        where it listens",
+        "LEVEL                 ",
+        "",
+        "SECRET   REQUIRED",
+        "npm      true",
+        "",
+        "SSH       REQUIRED",
+        "default   ",
+    ];
+    assert_eq!((ended.code, ended.told.as_str()), (Some(0), ""));
+    assert_eq!(ended.out.lines().collect::<Vec<&str>>(), expected);
+    // Nothing is built, whatever else is asked for.
+    let flags = ["--call=outline,format=json", "--target=service", "--build-arg=PORT=81", "-t", "x", "--push", "."];
+    let ended = bench.lighter(&flags);
+    assert_eq!((ended.code, ended.told.as_str()), (Some(0), ""));
+    let outline: Value = serde_json::from_str(&ended.out).unwrap();
+    let expected = json!([
+        {"name": "BASE", "value": "scratch", "description": "what the service runs on", "location": lines(2, 2)},
+        {"name": "PORT", "value": "81", "description": "where it listens", "location": lines(6, 6)},
+    ]);
+    assert_eq!((text(&outline["name"]), &outline["args"]), ("service", &expected));
+    assert_eq!(STANDARD.decode(text(&outline["sources"][0])).unwrap(), DESCRIBED.as_bytes());
+}
+
+/// An answer needs no registry; it says what it did without.
+#[test]
+fn an_outline_does_without_a_base_image_that_cannot_be_had() {
+    let bench = Bench::new(&[("Dockerfile", "FROM 127.0.0.1:1/base:1\nARG HERE=$THERE\n")]);
+    let ended = bench.lighter(&["--call=outline", "."]);
+    assert_eq!((ended.code, ended.out.contains("HERE")), (Some(0), true), "{}", ended.told);
+    assert_eq!(ended.told.matches("note: 127.0.0.1:1/base:1 cannot be had").count(), 1, "{}", ended.told);
+}
+
+#[test]
+fn targets_are_the_stages() {
+    let bench = Bench::new(&[("Dockerfile", DESCRIBED)]);
+    let ended = bench.lighter(&["--call=targets", "."]);
+    assert_eq!((ended.code, ended.told.as_str()), (Some(0), ""));
+    let expected =
+        "TARGET         DESCRIPTION\ntools          \nservice        \ntest (default) runs what nobody ships\n";
+    assert_eq!(ended.out, expected);
+    let ended = bench.lighter(&["--call=targets,format=json", "."]);
+    let found: Value = serde_json::from_str(&ended.out).unwrap();
+    let expected = json!([
+        {"name": "tools", "base": "${BASE}", "location": lines(3, 3)},
+        {"name": "service", "base": "tools", "location": lines(4, 4)},
+        {
+            "name": "test",
+            "default": true,
+            "description": "runs what nobody ships",
+            "base": "service",
+            "location": lines(9, 9)
+        },
+    ]);
+    assert_eq!(found["targets"], expected);
 }

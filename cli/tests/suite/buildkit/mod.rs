@@ -130,7 +130,7 @@ impl Bench {
         let kind = Kind::of(recipe);
         let ours = self.ours(recipe, &kind, place.path());
         let theirs = self.theirs(buildkit, recipe, &kind, place.path());
-        let refused = |of: &Output| !of.status.success() && !matches!(kind, Kind::Check);
+        let refused = |of: &Output| !of.status.success() && kind != Kind::Check;
         match (refused(&ours), refused(&theirs)) {
             (true, true) => {
                 println!("refused {}\n   ours: {}\n   theirs: {}", recipe.name, last_words(&ours), last_words(&theirs));
@@ -140,14 +140,15 @@ impl Bench {
             (true, false) => Some(vec![format!("  we refuse it: {}", last_words(&ours))]),
             (false, false) => {
                 let (said, answer) = (text(&ours.stdout), text(&theirs.stdout));
-                let is_check = matches!(kind, Kind::Check);
-                let theirs = match is_check {
-                    true => picture::of_their_check(&answer),
-                    false => kind.picture(&place.path().join("theirs"), began),
+                let theirs = match kind {
+                    Kind::Check => picture::of_their_check(&answer),
+                    Kind::Call => picture::of_answer(&answer),
+                    _ => kind.picture(&place.path().join("theirs"), began),
                 };
-                let mut ours = match is_check {
-                    true => picture::of_our_check(&said),
-                    false => kind.picture(&place.path().join("ours"), began),
+                let mut ours = match kind {
+                    Kind::Check => picture::of_our_check(&said),
+                    Kind::Call => picture::of_answer(&said),
+                    _ => kind.picture(&place.path().join("ours"), began),
                 };
                 if recipe.name.starts_with("add-git") {
                     // Wanted: files of a repository have the time of the commit, not of the checkout.
@@ -176,7 +177,7 @@ impl Bench {
                 _ => drop(command.arg(flag).arg(value)),
             }
         }
-        if !matches!(kind, Kind::Check) {
+        if kind.is_build() {
             command.arg("-o").arg(kind.output(&place.join("ours")));
         }
         command.arg(place.join("context")).stdin(Stdio::null()).output().expect("lighter starts")
@@ -219,11 +220,13 @@ impl Bench {
                 "--check" => {
                     command.arg("--opt").arg("requestid=frontend.lint");
                 }
+                "--call=outline" => drop(command.args(["--opt", "requestid=frontend.outline"])),
+                "--call=targets" => drop(command.args(["--opt", "requestid=frontend.targets"])),
                 "-o" => {}
                 other => panic!("{}: {other} has no counterpart here yet", recipe.name),
             }
         }
-        if !matches!(kind, Kind::Check) {
+        if kind.is_build() {
             command.arg("--output").arg(output);
         }
         command.stdin(Stdio::null()).output().expect("buildctl starts")
@@ -231,10 +234,13 @@ impl Bench {
 }
 
 /// What is asked for.
+#[derive(PartialEq, Eq)]
 enum Kind {
     Archive(String),
     Tree(String),
     Check,
+    /// An outline, or the targets.
+    Call,
 }
 
 impl Kind {
@@ -242,6 +248,7 @@ impl Kind {
         let output = pairs(recipe).find(|(flag, _)| *flag == "-o").map(|(_, value)| value.to_owned());
         match output {
             _ if recipe.flags.iter().any(|flag| flag == "--check") => Self::Check,
+            _ if recipe.flags.iter().any(|flag| flag.starts_with("--call=")) => Self::Call,
             Some(output) if output.starts_with("type=tar") || output.starts_with("type=local") => Self::Tree(output),
             Some(output) => Self::Archive(output),
             None => Self::Archive("type=oci".to_owned()),
@@ -251,8 +258,13 @@ impl Kind {
     fn output(&self, to: &Path) -> String {
         match self {
             Self::Archive(output) | Self::Tree(output) => format!("{output},dest={}", to.display()),
-            Self::Check => String::new(),
+            Self::Check | Self::Call => String::new(),
         }
+    }
+
+    /// Whether something is built.
+    fn is_build(&self) -> bool {
+        matches!(self, Self::Archive(_) | Self::Tree(_))
     }
 
     fn picture(&self, path: &Path, began: i64) -> Vec<String> {

@@ -232,3 +232,10 @@ pub fn of_their_check(said: &str) -> Vec<String> {
     findings.sort();
     findings
 }
+
+/// The tables of an answer. What stands on one line of the Dockerfile BuildKit gives in any order, so rows are sorted.
+pub fn of_answer(said: &str) -> Vec<String> {
+    let mut rows: Vec<String> = said.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    rows.sort();
+    rows
+}
