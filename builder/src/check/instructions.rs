@@ -157,7 +157,7 @@ impl<'a, 's, 'f> Walk<'a, 's, 'f> {
 
     fn command(&mut self, node: &Node<Instruction>, which: usize, command: &CommandLine) {
         self.once(node, which);
-        let is_shell = matches!(command, CommandLine::Shell(text) if !text.is_empty());
+        let is_shell = matches!(command, CommandLine::Shell(_));
         if is_shell && !self.states.at(self.state).has_shell {
             let message = format!(
                 "JSON arguments recommended for {} to prevent unintended behavior related to OS signals",

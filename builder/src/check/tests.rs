@@ -127,6 +127,7 @@ fn json_arguments() {
     };
     assert_eq!(found("FROM scratch\nCMD x\n"), [message(2, "CMD")]);
     assert_eq!(found("FROM scratch\nENTRYPOINT x\n"), [message(2, "ENTRYPOINT")]);
+    assert_eq!(found("FROM scratch\nENTRYPOINT\n"), [message(2, "ENTRYPOINT")], "nothing is a shell's, too");
     assert_eq!(found("from scratch\ncmd x\n"), [message(2, "cmd")]);
     assert_eq!(found("FROM scratch AS a\nONBUILD CMD x\nFROM a\n"), [message(3, "CMD")]);
     table(&[
