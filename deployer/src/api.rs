@@ -399,7 +399,7 @@ fn refused_verb(status: &Status) -> Option<&str> {
 
 /// Whoever may not act for another lacks a rule about that one, and none about what was asked for.
 ///
-/// Servers from 1.36 on say that they tried a narrower right first (`impersonate-on:user-info:get`, KEP-5284), and not
+/// Newer servers (1.37 does) say that they tried a narrower right first (`impersonate-on:user-info:get`, KEP-5284), and not
 /// who it is about. The right of old goes on to work, and is one rule for all that is done.
 fn impersonation_rule(status: &Status, acts_as: Option<&str>) -> Option<RoleRule> {
     if status.message.contains(" cannot impersonate-on:") {
