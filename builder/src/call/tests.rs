@@ -1,3 +1,5 @@
+//! What BuildKit answers, written down: outlines, targets and findings, as documents and as tables.
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};

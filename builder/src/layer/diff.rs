@@ -300,7 +300,7 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
             entry.kind = kind;
             return if self.is_unchanged(&entry) { Ok(()) } else { self.write(entry, stat, &mut std::io::empty()) };
         }
-        let is_written = self.before.is_none() && is_written(file.as_fd(), stat);
+        let is_written = self.before.is_none() && is_written(file.as_fd());
         if !is_written && self.may_be_unchanged(&entry) {
             let read = |source| Error::Read { path: show(&entry.path), source };
             let hash = super::read::hash_content(&mut file).map_err(read)?;
@@ -393,14 +393,13 @@ pub fn birth(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<(u64, i128)
 /// Whether the file of an upper directory was written after it came there. One that was copied up, and left as it was or
 /// given another mode, is older than its inode. Layers know whole seconds only, and many a command writes a file again
 /// within one.
-fn is_written(file: BorrowedFd<'_>, stat: &Stat) -> bool {
-    use rustix::fs::{AtFlags, StatxFlags, statx};
-    let Ok(found) = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME) else { return false };
+fn is_written(file: BorrowedFd<'_>) -> bool {
+    use rustix::fs::{AtFlags, StatxFlags, StatxTimestamp, statx};
+    let wanted = StatxFlags::BTIME | StatxFlags::MTIME;
+    let Ok(found) = statx(file, c"", AtFlags::EMPTY_PATH, wanted) else { return false };
     let is_known = found.stx_mask & StatxFlags::BTIME.bits() != 0;
-    let born = (found.stx_btime.tv_sec, u64::from(found.stx_btime.tv_nsec));
-    #[allow(clippy::unnecessary_cast)] // the type differs between architectures
-    let written = (stat.st_mtime as i64, stat.st_mtime_nsec as u64);
-    is_known && written >= born
+    let at = |time: StatxTimestamp| (time.tv_sec, time.tv_nsec);
+    is_known && at(found.stx_mtime) >= at(found.stx_btime)
 }
 
 fn same_owner(entry: &Entry, below: &Entry) -> bool {

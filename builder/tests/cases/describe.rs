@@ -10,6 +10,7 @@ use builder::Built;
 use builder::build::LayerOrigin;
 use content::Disk;
 use fixtures::cases::{BASE_TIME, CONTEXT_TIME, Expected};
+use fixtures::described::{changes, kind};
 use oci::Digest;
 use serde_json::Value;
 
@@ -111,16 +112,7 @@ fn entries(tar: impl Read, began: i64) -> (Vec<String>, BTreeMap<String, String>
 
 fn line(entry: &tar::Entry<'_, impl Read>, path: &str, began: i64) -> String {
     let header = entry.header();
-    let kind = match header.entry_type() {
-        tar::EntryType::Regular => "file",
-        tar::EntryType::Directory => "dir",
-        tar::EntryType::Symlink => "symlink",
-        tar::EntryType::Link => "hardlink",
-        tar::EntryType::Fifo => "fifo",
-        tar::EntryType::Char => "char",
-        tar::EntryType::Block => "block",
-        _ => "other",
-    };
+    let kind = kind(header.entry_type());
     let time = match header.mtime().unwrap().cast_signed() {
         CONTEXT_TIME => "context".to_owned(),
         BASE_TIME => "base".to_owned(),
@@ -138,29 +130,4 @@ fn line(entry: &tar::Entry<'_, impl Read>, path: &str, began: i64) -> String {
 fn path_of(line: &str) -> &str {
     let words = if line.starts_with("file ") { 6 } else { 5 };
     line.splitn(words, ' ').nth(words - 1).unwrap_or_default().split(" -> ").next().unwrap_or_default()
-}
-
-/// A difference by lines, in the order of both.
-fn changes(wanted: &[String], found: &[String]) -> Vec<String> {
-    let mut lengths = vec![vec![0_usize; found.len() + 1]; wanted.len() + 1];
-    for (i, one) in wanted.iter().enumerate().rev() {
-        for (j, other) in found.iter().enumerate().rev() {
-            lengths[i][j] =
-                if one == other { lengths[i + 1][j + 1] + 1 } else { lengths[i + 1][j].max(lengths[i][j + 1]) };
-        }
-    }
-    let (mut i, mut j, mut lines) = (0, 0, Vec::new());
-    while i < wanted.len() || j < found.len() {
-        if i < wanted.len() && j < found.len() && wanted[i] == found[j] {
-            lines.push(format!("    {}", wanted[i]));
-            (i, j) = (i + 1, j + 1);
-        } else if j == found.len() || (i < wanted.len() && lengths[i + 1][j] >= lengths[i][j + 1]) {
-            lines.push(format!("  - {}", wanted[i]));
-            i += 1;
-        } else {
-            lines.push(format!("  + {}", found[j]));
-            j += 1;
-        }
-    }
-    lines
 }

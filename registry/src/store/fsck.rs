@@ -18,6 +18,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use content::place::sync_directory;
 use oci::{Algorithm, Digest, Manifest, RepoName, Tag, Verifier, media_type};
 use serde::{Deserialize, Serialize};
 
@@ -97,15 +98,15 @@ struct Check<'a> {
     store: &'a Store,
     repair: bool,
     checked: Checked,
-    /// Small files that are missing now, and that the journal may have.
+    /// Small files of a page of rows that are missing now, and that the journal may have.
     lost: HashSet<Digest>,
     tell: &'a mut dyn FnMut(&Finding),
     is_stopped: &'a dyn Fn() -> bool,
 }
 
 impl Store {
-    /// Checks everything, telling each finding as it is made. With `repair`, puts right what can be. Ends early with [`StoreError::Closing`] when
-    /// `is_stopped` says so. Blocks, so it is for threads that may.
+    /// Checks everything, telling each finding as it is made. With `repair`, puts right what can be. Ends early
+    /// with [`StoreError::Closing`] when `is_stopped` says so. Blocks, so it is for threads that may.
     pub fn fsck(
         &self,
         repair: bool,
@@ -115,31 +116,38 @@ impl Store {
         let mut check =
             Check { store: self, repair, checked: Checked::default(), lost: HashSet::new(), tell, is_stopped };
         check.files()?;
-        check.lost()?;
         check.orphans()?;
         check.repositories()?;
         check.trash()?;
         Ok(check.checked)
     }
-}
 
-impl Store {
-    /// Puts a damaged file away, under the lock of its digest.
+    /// Puts a damaged file away, durably and under the lock of its digest: were its row forgotten first, the
+    /// power could bring back a file that nobody would look into any more.
     fn quarantine(&self, digest: &Digest) -> Result<bool, StoreError> {
-        let name = format!("{}-{}", digest.algorithm(), digest.hex());
-        let to = self.inner.data.join(layout::QUARANTINE).join(name);
-        self.inner.shelf.remove_to(digest, &to).map_err(StoreError::io(&to))
+        let place = self.inner.shelf.path(digest);
+        let quarantine = self.inner.data.join(layout::QUARANTINE);
+        let to = quarantine.join(format!("{}-{}", digest.algorithm(), digest.hex()));
+        let moved = self.inner.shelf.remove_to(digest, &to).map_err(StoreError::io(&to))?;
+        for directory in [place.parent().unwrap_or(&place), &quarantine] {
+            sync_directory(directory).map_err(self.undurable(directory))?;
+        }
+        Ok(moved)
     }
 
-    /// Writes a small file again that a record carries, unless it is needed no more or is there again.
-    fn write_again(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
+    /// Writes a small file again that a record carries, unless it is needed no more or is there again. False if
+    /// the record carries something else.
+    fn write_again(&self, digest: &Digest, bytes: &[u8]) -> Result<bool, StoreError> {
         let _nobody_else = self.inner.stripes[stripe(digest)].blocking_write();
         let path = self.inner.shelf.path(digest);
-        if self.read(|view| view.stored_blob(digest))?.is_some() && !path.exists() {
-            ahead::write(&self.inner.shelf, digest, bytes).map_err(StoreError::io(&path))?;
-            ahead::sync_one(&path).map_err(self.undurable(&path))?;
+        if self.read(|view| view.stored_blob(digest))?.is_none() || path.exists() {
+            return Ok(true);
         }
-        Ok(())
+        if !ahead::write(&self.inner.shelf, digest, bytes).map_err(StoreError::io(&path))? {
+            return Ok(false);
+        }
+        ahead::sync_one(&path).map_err(self.undurable(&path))?;
+        Ok(true)
     }
 }
 
@@ -241,6 +249,7 @@ impl Check<'_> {
                 let cure = by(Transaction::Suspect { item: item.clone() });
                 self.settle(&digest, &Finding::Forgotten(digest), needless, cure)?;
             }
+            self.lost()?; // page by page, so that neither these grow nor a stop leaves many of them behind
         }
     }
 
@@ -301,8 +310,8 @@ impl Check<'_> {
             let Some((last, _)) = read.last() else { break };
             lsn = *last;
             for (digest, bytes) in read.iter().filter_map(|(_, record)| record.carried()) {
-                if self.lost.remove(&digest) {
-                    self.store.write_again(&digest, bytes)?;
+                if self.lost.contains(&digest) && self.store.write_again(&digest, bytes)? {
+                    self.lost.remove(&digest);
                     self.checked.repaired += 1;
                 }
             }

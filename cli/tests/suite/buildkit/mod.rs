@@ -27,6 +27,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use fixtures::buildkit::BuildKit;
 use fixtures::cases::{Base, Case};
 use fixtures::den::Den;
+use fixtures::described::{self, SAME};
 use fixtures::http::{Received, Reply, Scripted};
 use oci::Digest;
 
@@ -359,24 +360,5 @@ fn last_words(output: &Output) -> String {
 
 /// The lines of one that the other has not, in order: `-` of theirs, `+` of ours.
 fn changes(theirs: &[String], ours: &[String]) -> Vec<String> {
-    let mut lengths = vec![vec![0_usize; ours.len() + 1]; theirs.len() + 1];
-    for (i, one) in theirs.iter().enumerate().rev() {
-        for (j, other) in ours.iter().enumerate().rev() {
-            lengths[i][j] =
-                if one == other { lengths[i + 1][j + 1] + 1 } else { lengths[i + 1][j].max(lengths[i][j + 1]) };
-        }
-    }
-    let (mut i, mut j, mut lines) = (0, 0, Vec::new());
-    while i < theirs.len() || j < ours.len() {
-        if i < theirs.len() && j < ours.len() && theirs[i] == ours[j] {
-            (i, j) = (i + 1, j + 1);
-        } else if j == ours.len() || (i < theirs.len() && lengths[i + 1][j] >= lengths[i][j + 1]) {
-            lines.push(format!("  - {}", theirs[i]));
-            i += 1;
-        } else {
-            lines.push(format!("  + {}", ours[j]));
-            j += 1;
-        }
-    }
-    lines
+    described::changes(theirs, ours).into_iter().filter(|line| !line.starts_with(SAME)).collect()
 }

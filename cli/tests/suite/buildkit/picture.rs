@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use fixtures::described::kind;
 use flate2::read::MultiGzDecoder;
 use oci::Digest;
 use serde_json::Value;
@@ -158,16 +159,7 @@ fn entries(tar: impl Read, began: i64) -> (Vec<String>, bool) {
     for entry in tar::Archive::new(tar).entries().unwrap() {
         let mut entry = entry.unwrap();
         let header = entry.header().clone();
-        let kind = match header.entry_type() {
-            tar::EntryType::Regular => "file",
-            tar::EntryType::Directory => "dir",
-            tar::EntryType::Symlink => "symlink",
-            tar::EntryType::Link => "hardlink",
-            tar::EntryType::Fifo => "fifo",
-            tar::EntryType::Char => "char",
-            tar::EntryType::Block => "block",
-            _ => "other",
-        };
+        let kind = kind(header.entry_type());
         let mut extra = String::new();
         for extension in entry.pax_extensions().unwrap().into_iter().flatten() {
             let extension = extension.unwrap();
