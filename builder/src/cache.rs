@@ -2,7 +2,7 @@
 //! layers unpacked for RUN. Losing any of it costs time, never correctness. Blobs lie in the store.
 //!
 //! ```text
-//! CACHE/v1/steps/<key>              what a step made: diff ID, blob, time (JSON)
+//! CACHE/v1/steps/<key>              what a step made: diff ID, blob, time, residue (JSON)
 //! CACHE/v1/indexes/<diff id>        what is in a layer (layer::Index)
 //! CACHE/v1/roots/<boot>/<kind>/<diff id>/  a layer unpacked for overlayfs; kind says how owners are kept
 //! CACHE/v1/mounts/<kind>/<key>/     a cache mount; <key>.lock says who uses it, <key>.shared what others have of it
@@ -31,11 +31,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::copy::Known;
 use crate::layer::unpack::{Marks, Ownership};
-use crate::layer::{Blocks, Index};
+use crate::layer::{Blocks, Index, Residue};
 use crate::remote::Seen;
 
 /// Largest record of a step that is read, in bytes.
-const RECORD_LIMIT: u64 = 64 << 10;
+const RECORD_LIMIT: u64 = 64 << 20;
 /// Largest table of known files that is read, in bytes: some two million files.
 const KNOWN_LIMIT: u64 = 256 << 20;
 /// Largest table of blocks that is read, in bytes.
@@ -73,6 +73,9 @@ pub struct Record {
     /// What the layer is to the steps above it, whenever it was made (`layer::likeness`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub likeness: Option<Digest>,
+    /// What the step has left beside the layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residue: Option<Residue>,
 }
 
 /// A cache directory.
@@ -244,6 +247,7 @@ fn read_limited(path: &Path, limit: u64) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::{Entry, Kind};
 
     #[test]
     fn records_survive_and_damage_is_forgotten() {
@@ -256,6 +260,7 @@ mod tests {
             blob: Descriptor::new("t", Digest::of(b"blob"), 4),
             created: "2026-01-01T00:00:00Z".into(),
             likeness: Some(Digest::of(b"likeness")),
+            residue: Residue::of(vec![Entry::new("tmp", Kind::Directory, 0o755)], None),
         };
         cache.remember_step(&key, &record).unwrap();
         assert_eq!(Cache::open(directory.path()).unwrap().step(&key), Some(record));

@@ -458,6 +458,7 @@ mod tests {
             blob,
             created: String::new(),
             likeness: None,
+            residue: None,
         };
         Document {
             steps: [(Digest::of(format!("key {name}").as_bytes()), Step { record, used: 5 })].into(),

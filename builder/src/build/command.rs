@@ -19,7 +19,7 @@ use crate::dockerfile::Network;
 use crate::event::{Event, StepLabel};
 use crate::layer::entry::{Entry, Kind};
 use crate::layer::likeness::{self, Times};
-use crate::layer::{View, diff, unpack};
+use crate::layer::{Index, View, diff, unpack};
 use crate::plan::RunStep;
 use crate::sandbox::{self, Credentials, Entered, Mode, resolve_user};
 
@@ -76,13 +76,17 @@ fn run_in(
     }
     let (ownership, marks) = builder.layers.kept(sandbox);
     let mut link = ground.layer(&builder.layers, chain, &view, room, &links, &diff::Options { ownership, marks })?;
-    link.likeness = Some(likeness::of(&*builder.layers.index(&link)?, Times::During(begun, ended)));
+    let index = builder.layers.index(&link)?;
+    let times = Times::During(begun, ended);
+    let alone = likeness::of(&index, times);
+    link.likeness = Some(link.residue.as_ref().map_or(alone, |residue| residue.likeness(&alone, &view, times)));
     if sandbox.rung.is_tree() {
         return Ok(link);
     }
-    let place = builder.layers.root(&link.diff_id, sandbox)?;
-    let index = builder.layers.index(&link)?;
-    match kept::keep(&room.upper(), &room.kept(), &place, &index, marks) {
+    let place = builder.layers.root(&link, sandbox)?;
+    let nothing = Index::default();
+    let told = [&*index, link.residue.as_ref().map_or(&nothing, |residue| residue.index())];
+    match kept::keep(&room.upper(), &room.kept(), &place, told, marks) {
         Ok(kept) => tracing::debug!(kept, layer = %link.diff_id, "the changes of a step"),
         // It can always be unpacked from the blob; on another file system it has to be.
         Err(error) => tracing::debug!(%error, layer = %link.diff_id, "the changes of a step are not kept"),

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use oci::DiffId;
 
 use super::error::StepProblem;
-use super::layers::{Chain, Layers, Link, lock};
+use super::layers::{Chain, Layers, Link, LinkId, lock};
 use super::room::Room;
-use crate::layer::View;
 use crate::layer::diff::{self, Grown, LinkOwners};
 use crate::layer::tree::{self, Before};
+use crate::layer::{Residue, View};
 use crate::sandbox::{self, Entered};
 
 /// The place of one step.
@@ -101,7 +101,7 @@ impl Ground {
         }
     }
 
-    /// What the step has changed, as a layer.
+    /// What the step has changed, as a layer with what that does not tell.
     pub fn layer(
         self,
         layers: &Layers<'_>,
@@ -111,34 +111,36 @@ impl Ground {
         links: &LinkOwners,
         options: &diff::Options,
     ) -> Result<Link, StepProblem> {
-        match self {
-            Self::Overlay(_) => {
-                layers.make(|layer| Ok(diff::diff_recorded(&room.upper(), view, options, links, layer)?))
-            }
-            Self::Tree(planted, before) => {
-                let root = planted.root();
-                let mut is_exact = false;
-                let link = layers.make(|layer| {
-                    let grown = Grown { root: &root, before: &before };
-                    is_exact = diff::diff_tree(grown, view, options, links, layer)?;
-                    Ok(())
-                })?;
-                // A link of another owner has no mark of it, so its tree cannot be told from one without.
-                if is_exact && links.is_empty() {
-                    planted.tidy().map_err(|source| planted.disk("tidying", source))?;
-                    keep(layers, names(chain).chain([link.diff_id]).collect(), planted);
+        let mut untold = Vec::new();
+        let mut is_exact = false;
+        let mut link = layers.make(|layer| {
+            match &self {
+                Self::Overlay(_) => untold = diff::diff_recorded(&room.upper(), view, options, links, layer)?,
+                Self::Tree(planted, before) => {
+                    let grown = Grown { root: &planted.root(), before };
+                    (untold, is_exact) = diff::diff_tree(grown, view, options, links, layer)?;
                 }
-                Ok(link)
             }
+            Ok(())
+        })?;
+        link.residue = Residue::of(untold, layers.options.newest);
+        // A link of another owner has no mark of it, so its tree cannot be told from one without.
+        if let Self::Tree(planted, _) = self
+            && is_exact
+            && links.is_empty()
+        {
+            planted.tidy().map_err(|source| planted.disk("tidying", source))?;
+            keep(layers, names(chain).chain([link.id()]).collect(), planted);
         }
+        Ok(link)
     }
 }
 
-fn names(chain: &Chain) -> impl Iterator<Item = DiffId> {
-    chain.iter().map(|link| link.diff_id)
+fn names(chain: &Chain) -> impl Iterator<Item = LinkId> {
+    chain.iter().map(|link| link.id())
 }
 
-fn keep(layers: &Layers<'_>, chain: Vec<DiffId>, planted: Planted) {
+fn keep(layers: &Layers<'_>, chain: Vec<LinkId>, planted: Planted) {
     let mut trees = lock(&layers.trees);
     trees.push_back((chain, planted));
     while trees.len() > layers.trees_kept {
@@ -148,7 +150,7 @@ fn keep(layers: &Layers<'_>, chain: Vec<DiffId>, planted: Planted) {
 
 /// The tree of the longest beginning of the chain, made to show all of it.
 fn plant(layers: &Layers<'_>, chain: &Chain, sandbox: &Entered) -> Result<Planted, StepProblem> {
-    let wanted: Vec<DiffId> = names(chain).collect();
+    let wanted: Vec<LinkId> = names(chain).collect();
     let found = {
         let mut trees = lock(&layers.trees);
         let fitting = trees.iter().enumerate().filter(|(_, (shown, _))| wanted.starts_with(shown));

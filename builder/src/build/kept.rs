@@ -13,13 +13,16 @@ use crate::layer::unpack::Marks;
 use crate::layer::{Index, index};
 
 /// Moves an overlay's upper directory to where its layer is unpacked, by way of `aside`; both on one
-/// file system. Says whether it did: an upper directory can hold what is not in the layer (touched
-/// directories, files rewritten as they were), which must not show up below another image.
-pub(super) fn keep(upper: &Path, aside: &Path, place: &Path, index: &Index, marks: Marks) -> io::Result<bool> {
-    if index.entries().is_empty() || place.exists() {
+/// file system. `told` is what the layer tells, and what is kept beside it. Says whether it did: an upper directory can
+/// hold what is in neither (files rewritten as they were), which must not show up below another image.
+pub(super) fn keep(upper: &Path, aside: &Path, place: &Path, told: [&Index; 2], marks: Marks) -> io::Result<bool> {
+    let [layer, residue] = told;
+    let implied = residue.entries().iter().filter(|entry| entry.kind == Kind::Implicit).count(); // those of the layer
+    let count = layer.entries().len() + residue.entries().len() - implied;
+    if count == 0 || place.exists() {
         return Ok(false);
     }
-    if matching(&mut Tree::open(upper)?, index, marks)? != Some(index.entries().len()) {
+    if matching(&mut Tree::open(upper)?, told, marks)? != Some(count) {
         return Ok(false);
     }
     fs::create_dir(aside)?;
@@ -29,8 +32,8 @@ pub(super) fn keep(upper: &Path, aside: &Path, place: &Path, index: &Index, mark
     Ok(true)
 }
 
-/// How many files there are, if everything is in the layer as well.
-fn matching(tree: &mut Tree, index: &Index, marks: Marks) -> io::Result<Option<usize>> {
+/// How many files there are, if everything is told.
+fn matching(tree: &mut Tree, told: [&Index; 2], marks: Marks) -> io::Result<Option<usize>> {
     let mut found = 0;
     let mut waiting = vec![Vec::new()];
     while let Some(path) = waiting.pop() {
@@ -42,7 +45,7 @@ fn matching(tree: &mut Tree, index: &Index, marks: Marks) -> io::Result<Option<u
             let child = join(&path, &name);
             let stat = beneath::lstat(dir, &name)?;
             let Some(here) = beneath::entry(dir, &child, &stat)? else { return Ok(None) };
-            match index.find(&child) {
+            match told.iter().find_map(|index| index.find(&child)) {
                 Some(entry) if same(entry, &here) => found += 1,
                 _ => return Ok(None),
             }

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use content::Disk;
@@ -27,7 +27,7 @@ use crate::layer::pipeline::{self, Options};
 use crate::layer::read::{self, Limits};
 use crate::layer::spool::{self, Spool};
 use crate::layer::unpack::{self, Marks, Ownership};
-use crate::layer::{Blocks, Index, Pipeline, View};
+use crate::layer::{Blocks, Index, Pipeline, Residue, View};
 use crate::sandbox::{Cancel, Entered, Mode, Overlay};
 
 /// How much of a layer is read at once, in bytes.
@@ -46,12 +46,31 @@ pub(super) struct Link {
     pub import: Option<Arc<Import>>,
     /// What it is to the steps above it; the layer itself for one of a base image, which is the same everywhere.
     pub likeness: Option<Digest>,
+    /// What the step that made it has left beside it.
+    pub residue: Option<Residue>,
 }
+
+/// What tells a layer, with what was left beside it, from others.
+pub(super) type LinkId = (DiffId, Option<Digest>);
 
 impl Link {
     /// What keys of the steps above name it by.
     pub fn name(&self) -> &[u8] {
         self.likeness.as_ref().map_or(self.diff_id.as_bytes(), Digest::as_bytes)
+    }
+
+    /// What is seen of it.
+    pub fn id(&self) -> LinkId {
+        (self.diff_id, self.residue.as_ref().map(|residue| *residue.id()))
+    }
+
+    /// The name of its unpacked tree, if it names all its directories.
+    fn tree(&self) -> DiffId {
+        let Some(residue) = &self.residue else { return self.diff_id };
+        let mut name = Verifier::sha256();
+        name.update(self.diff_id.as_bytes());
+        name.update(residue.id().as_bytes());
+        DiffId::of_tar(&name.seal())
     }
 
     /// The registry that has the blob, as far as that is known.
@@ -84,12 +103,12 @@ pub(super) struct Layers<'a> {
     pub imports: &'a [Arc<Import>],
     pub options: Options,
     pub indexes: Mutex<HashMap<DiffId, Arc<Index>>>,
-    pub views: Mutex<VecDeque<(Vec<DiffId>, View)>>,
+    pub views: Mutex<VecDeque<(Vec<LinkId>, View)>>,
     pub opened: Mutex<HashMap<DiffId, Arc<Opened>>>,
     /// The blocks of earlier layers, read when the first layer is made.
     pub blocks: OnceLock<Arc<Blocks>>,
     /// Plain trees and the chains that they show, where there is no overlayfs.
-    pub trees: Mutex<VecDeque<(Vec<DiffId>, Planted)>>,
+    pub trees: Mutex<VecDeque<(Vec<LinkId>, Planted)>>,
     /// How many of these: one for each stage at hand, one for the next that starts from the same place.
     pub trees_kept: usize,
     /// Layers that somebody fetches, reads or unpacks.
@@ -217,7 +236,7 @@ impl Layers<'_> {
 
     /// The tree that a chain shows.
     pub fn view(&self, chain: &Chain) -> Result<View, StepProblem> {
-        let wanted: Vec<DiffId> = chain.iter().map(|link| link.diff_id).collect();
+        let wanted: Vec<LinkId> = chain.iter().map(|link| link.id()).collect();
         let known = lock(&self.views)
             .iter()
             .filter(|(prefix, _)| wanted.starts_with(prefix))
@@ -229,6 +248,9 @@ impl Layers<'_> {
         }
         for link in &chain[start..] {
             view = view.with(&*self.index(link)?);
+            if let Some(residue) = &link.residue {
+                view = view.with_residue(residue.index());
+            }
         }
         let mut views = lock(&self.views);
         views.push_back((wanted, view.clone()));
@@ -257,33 +279,33 @@ impl Layers<'_> {
         (options.ownership, options.marks)
     }
 
-    /// Where a layer is unpacked or will be.
-    pub fn root(&self, layer: &DiffId, sandbox: &Entered) -> Result<PathBuf, StepProblem> {
-        let (ownership, marks) = self.kept(sandbox);
-        Ok(self.cache.root(layer, ownership, marks)?)
+    /// Where a layer that names all its directories is unpacked or will be.
+    pub fn root(&self, link: &Link, sandbox: &Entered) -> Result<PathBuf, StepProblem> {
+        self.place(&link.tree(), sandbox)
     }
 
-    /// The unpacked trees of a chain, for an overlay; unpacked first if need be. Layers without an entry
-    /// change nothing and are left out.
+    fn place(&self, name: &DiffId, sandbox: &Entered) -> Result<PathBuf, StepProblem> {
+        let (ownership, marks) = self.kept(sandbox);
+        Ok(self.cache.root(name, ownership, marks)?)
+    }
+
+    /// The unpacked trees of a chain, for an overlay; unpacked first if need be. Layers that change nothing are left
+    /// out.
     pub fn unpacked(&self, chain: &Chain, sandbox: &Entered) -> Result<Vec<PathBuf>, StepProblem> {
         let mut roots = Vec::new();
         for (at, link) in chain.iter().enumerate() {
             self.check_cancelled()?;
             let index = self.index(link)?;
-            if index.entries().is_empty() {
+            if index.entries().is_empty() && link.residue.is_none() {
                 continue;
             }
             // Directories that a layer does not name look as below it: such a tree is this chain's own.
             let below = if index.has_implied() { chain[..at].to_vec() } else { Chain::new() };
             let name = tree_name(&below, link);
-            let root = self.root(&name, sandbox)?;
+            let root = self.place(&name, sandbox)?;
             let _turn = self.busy.turn((Work::Unpack, name));
             if !root.join("root").is_dir() {
-                let view = if below.is_empty() { View::empty() } else { self.view(&below)? };
-                let blob = self.watched(self.blob(link)?);
-                let unpacked = unpack::unpack_over(blob, &root, &self.unpacking(sandbox), &view);
-                self.check_cancelled()?; // as above
-                check(link, unpacked.map_err(|error| link.blame(error.into()))?.diff_id)?;
+                self.unpack(&chain[..at].to_vec(), &below, link, &root, sandbox)?;
             }
             // overlayfs refuses a directory that is there twice; the upper of two equal layers says it all.
             let root = root.join("root");
@@ -291,6 +313,29 @@ impl Layers<'_> {
             roots.push(root);
         }
         Ok(roots)
+    }
+
+    /// Unpacks a layer that lies upon `chain`; directories that it does not name look as in `below`.
+    fn unpack(
+        &self,
+        chain: &Chain,
+        below: &Chain,
+        link: &Link,
+        root: &Path,
+        sandbox: &Entered,
+    ) -> Result<(), StepProblem> {
+        let view = if below.is_empty() { View::empty() } else { self.view(below)? };
+        let beneath = if link.residue.is_some() { self.view(chain)? } else { View::empty() };
+        let residue = link.residue.as_ref().map(|residue| residue.fitting(&beneath)).unwrap_or_default();
+        let contents = ChainContents { layers: self, chain };
+        let mut open = |entry: &Entry| -> io::Result<Box<dyn Read + '_>> {
+            let node = beneath.lstat(&entry.path).ok_or(io::ErrorKind::NotFound)?;
+            contents.open(node.layer, &node.origin)
+        };
+        let blob = self.watched(self.blob(link)?);
+        let unpacked = unpack::unpack_with(blob, root, &self.unpacking(sandbox), &view, (&residue, &mut open));
+        self.check_cancelled()?; // a cancelled read looks like a failed one
+        check(link, unpacked.map_err(|error| link.blame(error.into()))?.diff_id)
     }
 
     /// The same layer, compressed as those that are made here.
@@ -313,7 +358,7 @@ impl Layers<'_> {
         check(link, DiffId::of_tar(&done.plain))?;
         let verified = self.store.keep(done.out.incoming.seal())?;
         let blob = Descriptor::new(self.options.compression.media_type(), verified.digest(), verified.size());
-        Ok(Link { diff_id: link.diff_id, blob, base: None, import: None, likeness: link.likeness })
+        Ok(Link { diff_id: link.diff_id, blob, base: None, import: None, likeness: link.likeness, residue: None })
     }
 
     /// Makes a layer: `fill` puts the entries in, the blob goes to the store, the index to the cache.
@@ -337,7 +382,7 @@ impl Layers<'_> {
         let likeness = Some(likeness::of(&layer.index, Times::All));
         self.learn(layer.diff_id, layer.index);
         let blob = Descriptor::new(layer.media_type, verified.digest(), verified.size());
-        Ok(Link { diff_id: layer.diff_id, blob, base: None, import: None, likeness })
+        Ok(Link { diff_id: layer.diff_id, blob, base: None, import: None, likeness, residue: None })
     }
 
     fn blocks(&self) -> Arc<Blocks> {
@@ -374,9 +419,11 @@ impl Layers<'_> {
 
     fn open(&self, link: &Link) -> Result<Opened, StepProblem> {
         if let Some(sandbox) = self.sandbox {
-            let root = self.root(&link.diff_id, sandbox)?.join("root");
-            if let Ok(tree) = Tree::open(&root) {
-                return Ok(Opened::Tree(Mutex::new(tree)));
+            // What was left beside the layer does no harm: nobody asks for the contents of that here.
+            for name in [link.tree(), link.diff_id] {
+                if let Ok(tree) = Tree::open(&self.place(&name, sandbox)?.join("root")) {
+                    return Ok(Opened::Tree(Mutex::new(tree)));
+                }
             }
         }
         self.spool(link)
@@ -402,11 +449,11 @@ impl Layers<'_> {
 /// The name of an unpacked tree: the layer's own, or one for what is below it and the layer together.
 fn tree_name(below: &Chain, link: &Link) -> DiffId {
     if below.is_empty() {
-        return link.diff_id;
+        return link.tree();
     }
     let mut chain = Verifier::sha256();
-    below.iter().for_each(|lower| chain.update(lower.diff_id.as_bytes()));
-    chain.update(link.diff_id.as_bytes());
+    below.iter().for_each(|lower| chain.update(lower.tree().as_bytes()));
+    chain.update(link.tree().as_bytes());
     DiffId::of_tar(&chain.seal())
 }
 

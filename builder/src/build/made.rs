@@ -1,8 +1,11 @@
 //! What steps made, in this build or an earlier one: looked up by their keys, made once, and remembered.
 
+use std::sync::Arc;
+
 use oci::Digest;
 
 use super::error::StepProblem;
+use super::import::Import;
 use super::key::Key;
 use super::layers::{Chain, Link, lock};
 use super::steps::Builder;
@@ -29,8 +32,14 @@ impl Made {
 
     /// What caches keep of it.
     pub fn record(&self) -> Record {
-        let Link { diff_id, blob, likeness, .. } = &self.link;
-        Record { diff_id: *diff_id, blob: blob.clone(), created: self.created.clone(), likeness: *likeness }
+        let Link { diff_id, blob, likeness, residue, .. } = &self.link;
+        Record {
+            diff_id: *diff_id,
+            blob: blob.clone(),
+            created: self.created.clone(),
+            likeness: *likeness,
+            residue: residue.clone(),
+        }
     }
 }
 
@@ -88,17 +97,18 @@ impl Builder<'_> {
         if is_anew || of_this_build.is_some() {
             return Ok(of_this_build.map(|made| Made { cached: true, ..made }));
         }
-        if let Some(Record { diff_id, blob, created, likeness }) = self.workshop.cache.step(key)
-            && self.workshop.store.blob_size(&blob.digest)? == Some(blob.size)
+        let made = |record: Record, import: Option<Arc<Import>>| {
+            let Record { diff_id, blob, created, likeness, residue } = record;
+            Made { link: Link { diff_id, blob, base: None, import, likeness, residue }, created, cached: true }
+        };
+        if let Some(record) = self.workshop.cache.step(key)
+            && self.workshop.store.blob_size(&record.blob.digest)? == Some(record.blob.size)
         {
-            let link = Link { diff_id, blob, base: None, import: None, likeness };
-            return Ok(Some(Made { link, created, cached: true }));
+            return Ok(Some(made(record, None)));
         }
         for import in &self.request.imports {
             if let Some(step) = import.document.steps.get(key) {
-                let Record { diff_id, blob, created, likeness } = step.record.clone();
-                let link = Link { diff_id, blob, base: None, import: Some(import.clone()), likeness };
-                return Ok(Some(Made { link, created, cached: true }));
+                return Ok(Some(made(step.record.clone(), Some(import.clone()))));
             }
         }
         Ok(None)

@@ -17,10 +17,10 @@
 //! survey    all of that looked up and nothing done
 //! ```
 //!
-//! What a stage is for the steps after it, is what its layers say, and nothing else. BuildKit goes on with
-//! the directory in which a step ran: there a later step also sees what no layer holds (the touched time of
-//! a directory, a hard link to a file of a lower layer), as long as nothing comes from a remote cache. Here
-//! the same input gives the same image whatever was cached.
+//! What a stage is for the steps after it, is what its layers say, and what its steps have left beside them
+//! ([`Residue`](crate::layer::Residue): the touched time of a directory, a hard link to a file of a lower layer), which
+//! caches keep with the layers: the same input gives the same image whatever was cached. BuildKit goes on with the
+//! directory in which a step ran, and loses these when a layer comes from a remote cache.
 //!
 //! What to do was decided by [`plan`](crate::plan); how layers come about is known to
 //! [`layer`](crate::layer), [`copy`](crate::copy) and [`sandbox`](crate::sandbox).

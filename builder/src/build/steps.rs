@@ -458,7 +458,7 @@ impl BaseImage {
         let pairs = self.config.diff_ids.iter().zip(&self.layers);
         let link = |(diff_id, blob): (&oci::DiffId, &Descriptor)| {
             let base = Some(self.resolved.clone());
-            Arc::new(Link { diff_id: *diff_id, blob: blob.clone(), base, import: None, likeness: None })
+            Arc::new(Link { diff_id: *diff_id, blob: blob.clone(), base, import: None, likeness: None, residue: None })
         };
         pairs.map(link).collect()
     }

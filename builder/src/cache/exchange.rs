@@ -11,7 +11,7 @@ use oci::{Descriptor, DiffId, Digest, media_type};
 use serde::{Deserialize, Serialize};
 
 use super::Record;
-use crate::layer::Index;
+use crate::layer::{Index, Residue};
 
 /// The media type of the document; another format is another type.
 pub const DOCUMENT_TYPE: &str = "application/vnd.lighter.cache.v1+json";
@@ -30,6 +30,10 @@ pub const AGE_LIMIT: i64 = 60 * 24 * 3600;
 
 /// Largest document that is read, in bytes.
 pub const DOCUMENT_LIMIT: usize = 16 << 20;
+
+/// How much of [`DOCUMENT_LIMIT`] may be residues of steps ([`Residue`](crate::layer::Residue)), in bytes. Most steps
+/// have none or a few hundred bytes; one that has more than all may have is not told to others.
+const RESIDUES_LIMIT: usize = 4 << 20;
 
 /// Largest index that is read, in bytes when it is compressed and when it is not.
 const INDEX_LIMIT: u64 = 256 << 20;
@@ -93,13 +97,21 @@ impl Document {
         let newest = self.steps.values().map(|step| step.used).max().unwrap_or_default();
         let before = self.steps.len();
         self.steps.retain(|_, step| step.used > newest.saturating_sub(AGE_LIMIT));
-        if self.steps.len() <= limit && self.steps.len() == before {
+        let residue = |step: &Step| step.record.residue.as_ref().map_or(0, Residue::size);
+        let residues: usize = self.steps.values().map(residue).sum();
+        if self.steps.len() <= limit && self.steps.len() == before && residues <= RESIDUES_LIMIT {
             return;
         }
-        let mut by_use: Vec<(i64, Digest)> = self.steps.iter().map(|(key, step)| (step.used, *key)).collect();
+        let mut by_use: Vec<(i64, Digest, usize)> =
+            self.steps.iter().map(|(key, step)| (step.used, *key, residue(step))).collect();
         by_use.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.to_string().cmp(&b.1.to_string())));
-        for (_, key) in by_use.drain(limit.min(by_use.len())..) {
-            self.steps.remove(&key);
+        let (mut kept, mut left) = (0, RESIDUES_LIMIT);
+        for (_, key, size) in by_use {
+            if kept < limit && size <= left {
+                (kept, left) = (kept + 1, left - size);
+            } else {
+                self.steps.remove(&key);
+            }
         }
         // Indexes of layers that no step makes are those of base images, which are few and shared.
         let made: BTreeSet<DiffId> = self.steps.values().map(|step| step.record.diff_id).collect();
@@ -167,7 +179,7 @@ mod tests {
         let diff_id = Digest::of(b"tar").to_string().parse().unwrap();
         (
             Digest::of(format!("key {name}").as_bytes()),
-            Step { record: Record { diff_id, blob, created: String::new(), likeness: None }, used },
+            Step { record: Record { diff_id, blob, created: String::new(), likeness: None, residue: None }, used },
         )
     }
 

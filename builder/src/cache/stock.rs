@@ -354,6 +354,7 @@ mod tests {
             blob: Descriptor::new(oci::media_type::OCI_LAYER_GZIP, blob.digest(), blob.size()),
             created: String::new(),
             likeness: None,
+            residue: None,
         }
     }
 

@@ -93,9 +93,6 @@ fn settle<C>(entry: &mut Entry, extraction: &Extraction<'_>, upper: &mut Upper<'
     }
     entry.path = crate::layer::entry::join(&dir, crate::layer::entry::name(&entry.path));
     entry.xattrs.retain(|(name, _)| name == CAPABILITY);
-    if matches!(entry.kind, Kind::Symlink(_)) {
-        entry.mode = 0o777; // whatever the archive says: links of a file system have no other
-    }
     if let Some(owner) = extraction.owner {
         (entry.uid, entry.gid) = (owner.uid, owner.gid);
     }

@@ -189,7 +189,8 @@ impl<'a> Placer<'a, '_, '_> {
         if self.upper.is_dir(&path) {
             return Err(Error::ReplaceDirectory(show(&path)));
         }
-        let group = item.inode.clone().map(|inode| {
+        // Only names of regular files stay one file: BuildKit copies links and devices one by one.
+        let group = item.inode.clone().filter(|_| is_file(item)).map(|inode| {
             *names.entry(inode).or_insert_with(|| {
                 self.groups += 1;
                 self.groups

@@ -6,12 +6,12 @@ use super::digest::Known;
 use super::error::Error;
 use crate::layer::beneath::{self, Tree};
 use crate::layer::entry::{CAPABILITY, ContentHash, Entry, Kind, join, name, show};
-use crate::layer::view::{self, Step, View};
+use crate::layer::view::{self, FileId, Step, View};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What is left out of a context, or of a copy.
 pub trait Ignore: Sync {
@@ -36,8 +36,8 @@ impl Ignore for () {
 pub enum Inode {
     /// Device and inode on disk.
     Disk(u64, u64),
-    /// Layer and path in it.
-    Layer(usize, Arc<[u8]>),
+    /// A file of layers.
+    Layer(FileId),
 }
 
 /// One file of a source.
@@ -269,7 +269,7 @@ fn item(node: &view::Node) -> Item {
         entry.kind = Kind::Directory;
     }
     entry.xattrs.retain(|(name, _)| name == CAPABILITY);
-    let inode = (!entry.is_dir()).then(|| Inode::Layer(node.layer, node.origin.clone()));
+    let inode = (!entry.is_dir()).then(|| Inode::Layer(node.file()));
     Item { entry, inode }
 }
 
@@ -286,7 +286,7 @@ impl Source for Stage<'_> {
     }
 
     fn open(&self, item: &Item) -> Result<Box<dyn Read + '_>, Error> {
-        let Some(Inode::Layer(layer, origin)) = &item.inode else {
+        let Some(Inode::Layer((layer, origin, _))) = &item.inode else {
             return Err(Error::NotFound(show(&item.entry.path)));
         };
         self.contents.open(*layer, origin).map_err(|source| unreadable(&item.entry.path, source))

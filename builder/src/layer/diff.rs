@@ -18,7 +18,7 @@ use super::entry::{ContentHash, Entry, Kind, PATH_LIMIT, join, name, show};
 use super::pipeline::{self, Pipeline};
 use super::tree::Before;
 use super::unpack::{self, DEVICE, Marks, OWNER, Ownership};
-use super::view::View;
+use super::view::{FileId, Node, View};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::Stat;
 use rustix::io::Errno;
@@ -55,15 +55,18 @@ pub enum Error {
     Write(#[from] pipeline::Error),
 }
 
-/// Writes what `upper` changes of `lower` into a layer.
+/// Writes what `upper` changes of `lower` into a layer; gives what the layer does not tell of it.
 pub fn diff<W: Write + Send + 'static>(
     upper: &Path,
     lower: &View,
     options: &Options,
     layer: &mut Pipeline<W>,
-) -> Result<(), Error> {
+) -> Result<Untold, Error> {
     diff_recorded(upper, lower, options, &LinkOwners::new(), layer)
 }
+
+/// What a [`Residue`](super::Residue) is made of, in walk order.
+pub type Untold = Vec<Entry>;
 
 /// Owners of symbolic links, which have no attributes that could carry them, by inode number and time of birth.
 pub type LinkOwners = HashMap<(u64, i128), (u32, u32)>;
@@ -77,19 +80,20 @@ pub struct Grown<'a> {
     pub before: &'a Before,
 }
 
-/// Writes into a layer what a step has changed of a tree that showed `lower`. Tells whether the tree now shows `lower`
-/// and the layer on top, so that it can be used for the next step.
+/// Writes into a layer what a step has changed of a tree that showed `lower`; gives what the layer does not tell, and
+/// whether the tree now shows `lower` with both on top, so that it can be used for the next step.
 pub fn diff_tree<W: Write + Send + 'static>(
     tree: Grown<'_>,
     lower: &View,
     options: &Options,
     links: &LinkOwners,
     layer: &mut Pipeline<W>,
-) -> Result<bool, Error> {
+) -> Result<(Untold, bool), Error> {
     let mut root = open_root(tree.root)?;
     let mut walk = Walk::new(lower, options, layer, Some(tree.before), links);
     walk.all(&mut root, true)?;
-    Ok(walk.is_exact && walk.names_left.values().all(|left| *left == 0))
+    let is_exact = walk.is_exact && walk.names_left.values().all(|left| *left == 0);
+    Ok((walk.untold(), is_exact))
 }
 
 /// As [`diff`], for an upper directory beside which owners of symbolic links were recorded.
@@ -99,11 +103,12 @@ pub fn diff_recorded<W: Write + Send + 'static>(
     options: &Options,
     links: &LinkOwners,
     layer: &mut Pipeline<W>,
-) -> Result<(), Error> {
+) -> Result<Untold, Error> {
     let mut root = open_root(upper)?;
     let mut walk = Walk::new(lower, options, layer, None, links);
     let opaque = root.dir(b"").and_then(|dir| walk.is_opaque(dir)).map_err(|errno| failed(b"", errno))?;
-    walk.all(&mut root, opaque)
+    walk.all(&mut root, opaque)?;
+    Ok(walk.untold())
 }
 
 fn open_root(path: &Path) -> Result<Tree, Error> {
@@ -140,21 +145,34 @@ enum Found {
     Directory(Entry, OwnedFd, bool),
 }
 
+/// A directory of the path at hand.
+struct Parent {
+    entry: Entry,
+    /// Whether it is in the layer.
+    written: bool,
+    /// Whether something in it is to be told beside the layer.
+    needed: bool,
+}
+
 struct Walk<'a, W: Write + Send + 'static> {
     lower: &'a View,
     options: &'a Options,
     layer: &'a mut Pipeline<W>,
-    /// The directories of the path at hand, outermost first, and whether they were written.
-    parents: Vec<(Entry, bool)>,
+    /// The directories of the path at hand, outermost first.
+    parents: Vec<Parent>,
     /// The name under which an inode was written first.
     first_names: HashMap<(u64, u64), Vec<u8>>,
     /// Of a plain tree: what it held before.
     before: Option<&'a Before>,
     links: &'a LinkOwners,
-    /// How many names of an inode were not written.
+    /// How many names of an inode were not seen.
     names_left: HashMap<(u64, u64), u64>,
-    /// Whether nothing was seen that the layer does not show.
+    /// Whether nothing was seen that is told nowhere.
     is_exact: bool,
+    /// What is not in the layer; for names of files that have several, with the inode.
+    untold: Vec<(Entry, Option<(u64, u64)>)>,
+    /// The files of the layers below that have several names, looked up when that counts.
+    shared: Option<HashMap<FileId, usize>>,
 }
 
 impl<'a, W: Write + Send + 'static> Walk<'a, W> {
@@ -165,8 +183,19 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
         before: Option<&'a Before>,
         links: &'a LinkOwners,
     ) -> Self {
-        let (parents, first_names, names_left) = (Vec::new(), HashMap::new(), HashMap::new());
-        Self { lower, options, layer, parents, first_names, before, links, names_left, is_exact: true }
+        Self {
+            lower,
+            options,
+            layer,
+            parents: Vec::new(),
+            first_names: HashMap::new(),
+            before,
+            links,
+            names_left: HashMap::new(),
+            is_exact: true,
+            untold: Vec::new(),
+            shared: None,
+        }
     }
 
     /// The whole tree. What is still to come of the directories at hand stands in a list, and none but the last of them
@@ -177,7 +206,7 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
             let Some((name, there)) = level.names.next() else {
                 let path = levels.pop().map(|level| level.path).unwrap_or_default();
                 if !path.is_empty() {
-                    self.leave(tree, &path)?;
+                    self.leave();
                 }
                 continue;
             };
@@ -254,7 +283,9 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
                 if !self.links.is_empty() {
                     self.own_link(dir, &mut entry).map_err(fail)?;
                 }
-                if !self.is_unchanged(&entry) {
+                if self.is_unchanged(&entry) {
+                    self.pass(entry, &stat);
+                } else {
                     self.write(entry, &stat, &mut std::io::empty())?;
                 }
             }
@@ -264,25 +295,73 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
 
     fn enter(&mut self, entry: Entry) -> Result<(), Error> {
         let changed = !self.is_unchanged(&entry);
-        self.parents.push((entry, false));
+        self.parents.push(Parent { entry, written: false, needed: false });
         if changed { self.write_parents() } else { Ok(()) }
     }
 
-    fn leave(&mut self, tree: &mut Tree, path: &[u8]) -> Result<(), Error> {
-        if let (Some((entry, false)), Some(_)) = (self.parents.pop(), self.before) {
-            tree.dir(path).and_then(|dir| self.untouch(dir, &entry)).map_err(|errno| failed(path, errno))?;
+    /// A directory of which only the time has changed is in no layer.
+    fn leave(&mut self) {
+        let Some(Parent { entry, written: false, needed }) = self.parents.pop() else { return };
+        let is_touched = self.lower.lstat(&entry.path).is_some_and(|node| node.entry.mtime != entry.mtime);
+        if is_touched || needed {
+            self.tell(entry, None);
         }
-        Ok(())
     }
 
-    /// A directory of which only the time has changed is in no layer, so it gets its time back.
-    fn untouch(&self, dir: BorrowedFd<'_>, entry: &Entry) -> rustix::io::Result<()> {
-        match self.lower.lstat(&entry.path) {
-            Some(node) if node.entry.mtime != entry.mtime => {
-                rustix::fs::futimens(dir, &unpack::times(node.entry.mtime))
-            }
-            _ => Ok(()),
+    /// A name that the layers below show as it is. What it shares its file with may be another.
+    fn pass(&mut self, entry: Entry, stat: &Stat) {
+        if stat.st_nlink > 1 {
+            self.count_name(stat);
+            self.tell(entry, Some((stat.st_dev, stat.st_ino)));
+        } else if let Some(node) = self.lower.lstat(&entry.path)
+            && self.shared.get_or_insert_with(|| self.lower.shared()).contains_key(&node.file())
+        {
+            self.tell(entry, None);
         }
+    }
+
+    fn tell(&mut self, entry: Entry, inode: Option<(u64, u64)>) {
+        for parent in self.parents.iter_mut().rev() {
+            if std::mem::replace(&mut parent.needed, true) {
+                break;
+            }
+        }
+        self.untold.push((entry, inode));
+    }
+
+    /// What was not written, and to which files that belongs. Names that have one file as they had below are nothing new.
+    fn untold(self) -> Untold {
+        let file_below = |path: &[u8]| self.lower.lstat(path).map(Node::file);
+        let mut groups: HashMap<(u64, u64), (Option<FileId>, usize)> = HashMap::new();
+        for (entry, inode) in &self.untold {
+            let Some(inode) = inode.filter(|inode| !self.first_names.contains_key(inode)) else { continue };
+            let file = file_below(&entry.path);
+            let (below, names) = groups.entry(inode).or_insert_with(|| (file.clone(), 0));
+            *names += 1;
+            if *below != file {
+                *below = None;
+            }
+        }
+        if groups.is_empty() && self.untold.iter().all(|(_, inode)| inode.is_none()) {
+            return self.untold.into_iter().map(|(entry, _)| entry).collect();
+        }
+        let shared = self.shared.unwrap_or_else(|| self.lower.shared());
+        groups.retain(|_, (below, names)| below.as_ref().and_then(|file| shared.get(file)) == Some(names));
+        let mut first_names = self.first_names;
+        let mut told = Vec::with_capacity(self.untold.len());
+        for (mut entry, inode) in self.untold {
+            if let Some(inode) = inode {
+                if groups.contains_key(&inode) {
+                    continue;
+                }
+                match first_names.get(&inode) {
+                    Some(first) => entry.kind = Kind::Hardlink(first.clone()),
+                    None => drop(first_names.insert(inode, entry.path.clone())),
+                }
+            }
+            told.push(entry);
+        }
+        told
     }
 
     fn own_link(&self, dir: BorrowedFd<'_>, entry: &mut Entry) -> rustix::io::Result<()> {
@@ -298,7 +377,11 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
             && let Some(kind) = unpack::device_of(&device)
         {
             entry.kind = kind;
-            return if self.is_unchanged(&entry) { Ok(()) } else { self.write(entry, stat, &mut std::io::empty()) };
+            if self.is_unchanged(&entry) {
+                self.pass(entry, stat);
+                return Ok(());
+            }
+            return self.write(entry, stat, &mut std::io::empty());
         }
         let is_written = self.before.is_none() && is_written(file.as_fd());
         if !is_written && self.may_be_unchanged(&entry) {
@@ -307,6 +390,7 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
             rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).map_err(|errno| failed(&entry.path, errno))?;
             entry.kind = Kind::File { size: entry.size(), hash };
             if self.is_unchanged(&entry) {
+                self.pass(entry, stat);
                 return Ok(());
             }
         }
@@ -358,9 +442,7 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
     fn write(&mut self, mut entry: Entry, stat: &Stat, content: &mut dyn std::io::Read) -> Result<(), Error> {
         self.write_parents()?;
         if stat.st_nlink > 1 {
-            #[allow(clippy::unnecessary_cast)] // the type differs between architectures
-            let left = self.names_left.entry((stat.st_dev, stat.st_ino)).or_insert(stat.st_nlink as u64);
-            *left = left.saturating_sub(1);
+            self.count_name(stat);
             match self.first_names.get(&(stat.st_dev, stat.st_ino)) {
                 Some(first) => entry.kind = Kind::Hardlink(first.clone()),
                 None => {
@@ -372,10 +454,17 @@ impl<'a, W: Write + Send + 'static> Walk<'a, W> {
         Ok(())
     }
 
+    /// One name less that is still to be seen of a file that has several.
+    fn count_name(&mut self, stat: &Stat) {
+        #[allow(clippy::unnecessary_cast)] // the type differs between architectures
+        let left = self.names_left.entry((stat.st_dev, stat.st_ino)).or_insert(stat.st_nlink as u64);
+        *left = left.saturating_sub(1);
+    }
+
     fn write_parents(&mut self) -> Result<(), Error> {
-        for (parent, written) in &mut self.parents {
-            if !std::mem::replace(written, true) {
-                self.layer.add_plain(parent.clone())?;
+        for parent in &mut self.parents {
+            if !std::mem::replace(&mut parent.written, true) {
+                self.layer.add_plain(parent.entry.clone())?;
             }
         }
         Ok(())

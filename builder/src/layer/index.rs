@@ -13,6 +13,9 @@ use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"LINDEX01";
 
+/// What says that an entry is a symbolic link.
+const LINK: u8 = 3;
+
 /// More entries than any real layer has (a whole distribution has 10^6), few enough to hold in memory.
 pub const ENTRY_LIMIT: usize = 4 << 20;
 
@@ -288,7 +291,7 @@ fn tag(kind: &Kind) -> u8 {
         Kind::File { .. } => 0,
         Kind::Directory => 1,
         Kind::Implicit => 2,
-        Kind::Symlink(_) => 3,
+        Kind::Symlink(_) => LINK,
         Kind::Hardlink(_) => 4,
         Kind::Char(..) => 5,
         Kind::Block(..) => 6,
@@ -348,6 +351,7 @@ impl<'a> Input<'a> {
         }
         let tag = self.byte()?;
         let mode = self.small()?;
+        let mode = if tag == LINK { 0o777 } else { mode }; // indexes of before may have what a tar said
         let (uid, gid) = (self.small()?, self.small()?);
         let zigzag = self.number()?;
         let mtime = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
@@ -370,7 +374,7 @@ impl<'a> Input<'a> {
             }
             1 => Kind::Directory,
             2 => Kind::Implicit,
-            3 => Kind::Symlink(self.text(PATH_LIMIT)?.to_vec()),
+            LINK => Kind::Symlink(self.text(PATH_LIMIT)?.to_vec()),
             4 => Kind::Hardlink(self.text(PATH_LIMIT)?.to_vec()),
             5 => Kind::Char(self.small()?, self.small()?),
             6 => Kind::Block(self.small()?, self.small()?),

@@ -22,6 +22,16 @@ pub(crate) enum Times {
     During(i64, i64),
 }
 
+impl Times {
+    /// Whether a time says more than when a layer was made.
+    pub fn tells(self, time: i64) -> bool {
+        match self {
+            Self::All => false,
+            Self::During(begun, ended) => !(begun..=ended).contains(&time),
+        }
+    }
+}
+
 /// The likeness of a layer.
 pub(crate) fn of(index: &Index, times: Times) -> Digest {
     let mut hash = Verifier::sha256();
@@ -68,12 +78,10 @@ fn add(hash: &mut Verifier, entry: &Entry, times: Times) {
     for number in [entry.mode, entry.uid, entry.gid] {
         bytes.extend(number.to_le_bytes());
     }
-    match times {
-        Times::During(begun, ended) if !(begun..=ended).contains(&entry.mtime) => {
-            bytes.push(1);
-            bytes.extend(entry.mtime.to_le_bytes());
-        }
-        Times::All | Times::During(..) => bytes.push(0),
+    let told = times.tells(entry.mtime);
+    bytes.push(u8::from(told));
+    if told {
+        bytes.extend(entry.mtime.to_le_bytes());
     }
     bytes.extend((entry.xattrs.len() as u64).to_le_bytes());
     for (name, value) in &entry.xattrs {

@@ -9,6 +9,7 @@
 //! pipeline  entries and contents -> blob, diff ID, digest and index: tar + compress + index
 //! read      somebody's blob -> checked entries and contents
 //! index     the sorted entries of one layer, kept beside it
+//! residue   what a step leaves that its layer does not tell
 //! view      the tree that a chain of indexes shows
 //! spool     a blob -> its contents in any order, in a temporary file
 //! unpack    a blob -> a directory for use as an overlay's lower layer
@@ -30,6 +31,7 @@ pub mod index;
 pub(crate) mod likeness;
 pub mod pipeline;
 pub mod read;
+pub mod residue;
 pub mod spool;
 pub mod tar;
 pub mod tree;
@@ -41,4 +43,5 @@ pub use compress::Compression;
 pub use entry::{ContentHash, Entry, Kind};
 pub use index::Index;
 pub use pipeline::{Layer, Pipeline};
+pub use residue::Residue;
 pub use view::{Node, View};

@@ -281,10 +281,12 @@ impl<'a> Reader<'a> {
         if path.is_empty() && kind != Kind::Directory {
             return Err(Error::Refused { path: show(raw), what: "only a directory can be the root" });
         }
+        // Whatever the archive says: symbolic links of a file system have no other mode.
+        let mode = if matches!(kind, Kind::Symlink(_)) { 0o777 } else { header.mode & 0o7777 };
         let entry = Entry {
             path,
             kind,
-            mode: header.mode & 0o7777,
+            mode,
             uid: extensions.uid.unwrap_or(header.uid),
             gid: extensions.gid.unwrap_or(header.gid),
             mtime: extensions.mtime.unwrap_or(header.mtime),

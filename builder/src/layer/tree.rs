@@ -7,12 +7,12 @@
 
 use super::beneath::{self, Tree};
 use super::entry::{Entry, Kind};
-use super::read::{self, Limits, Names, Reader};
+use super::read::{self, Limits, Reader};
 use super::unpack::{self, Options, Writer};
 use super::view::{Node, View};
 use oci::DiffId;
 use rustix::fs::Stat;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub fn grow(root: &Path, from: &View, to: &View, options: &Options, open: &mut O
     }
     drop(tree);
     let is_kept = |node: &Node| from.lstat(node.path()).is_some_and(|old| old == node);
-    let mut names: HashMap<(usize, Arc<[u8]>), Group> = HashMap::new();
+    let mut files: Files = HashMap::new();
     let mut needed: Vec<bool> = vec![false; to.layers()];
     for node in to.nodes() {
         let kept = is_kept(node);
@@ -76,86 +76,138 @@ pub fn grow(root: &Path, from: &View, to: &View, options: &Options, open: &mut O
             }
             continue;
         }
-        let group = names.entry((node.layer, node.origin.clone())).or_default();
+        let same_content = files.entry((node.layer, node.origin.clone())).or_default();
+        let file = same_content.entry(node.copy.clone()).or_default();
         match (kept, &entry.kind) {
-            (true, _) => group.kept = Some(entry.path),
+            (true, _) => file.kept = Some(entry.path),
             (false, Kind::File { size: 1.., .. }) => {
                 needed[node.layer] = true;
-                group.wanted.push(entry);
+                file.wanted.push(entry);
             }
-            (false, _) => group.wanted.push(entry),
+            (false, _) => file.wanted.push(entry),
         }
     }
     for (layer, _) in needed.iter().enumerate().filter(|(_, needed)| **needed) {
-        contents(layer, &mut names, &mut writer, options.limits, open)?;
+        contents(layer, &mut files, &mut writer, options.limits, open)?;
     }
-    // What has no content, and further names of files.
-    let mut rest: Vec<Group> = names.into_values().filter(|group| !group.wanted.is_empty()).collect();
-    rest.sort_by(|a, b| a.wanted[0].path.cmp(&b.wanted[0].path));
-    for group in rest {
-        finish_group(group, &mut writer)?;
+    // What has no content or that of another file, and further names of files.
+    let first = |files: &SameContent| files.values().flat_map(|file| file.wanted.first()).map(|e| e.path.clone()).min();
+    let mut rest: Vec<(Vec<u8>, SameContent)> =
+        files.into_values().filter_map(|files| first(&files).map(|first| (first, files))).collect();
+    rest.sort_by(|a, b| a.0.cmp(&b.0));
+    for (_, files) in rest {
+        let written = files.values().find_map(|file| file.kept.clone());
+        for file in files.into_values() {
+            finish_file(file, written.as_deref(), &mut writer)?;
+        }
     }
     writer.finish()?;
     Ok(())
 }
 
+/// Files by the layer and the path that have their content.
+type Files = HashMap<(usize, Arc<[u8]>), SameContent>;
+
+/// Files with one content, by what tells them apart ([`Node::copy`]).
+type SameContent = BTreeMap<Option<Arc<(usize, Vec<u8>)>>, Names>;
+
 /// The names of one file: one that is there, and those to be made.
 #[derive(Debug, Default)]
-struct Group {
+struct Names {
     kept: Option<Vec<u8>>,
     wanted: Vec<Entry>,
 }
 
-/// Writes the files of one layer whose contents are wanted.
+/// Writes the files of one layer whose contents are wanted. An index calls a file by the name that comes first in the
+/// walk; a layer may have its content under another one, which is seen only at its end: then it is read again.
 fn contents(
     layer: usize,
-    names: &mut HashMap<(usize, Arc<[u8]>), Group>,
+    files: &mut Files,
     writer: &mut Writer<'_>,
     limits: Limits,
     open: &mut Open<'_>,
 ) -> Result<(), Error> {
+    let links = read_once(layer, files, &HashMap::new(), writer, limits, open)?;
+    let is_missing = |(at, files): &(&(usize, Arc<[u8]>), &SameContent)| {
+        let has_content = |file: &Names| file.wanted.first().is_some_and(|entry| entry.size() > 0);
+        at.0 == layer && files.values().any(has_content) && files.values().all(|file| file.kept.is_none())
+    };
+    let missing = files.iter().filter(is_missing).map(|((_, origin), _)| origin);
+    let mut others: HashMap<Vec<u8>, Vec<Arc<[u8]>>> = HashMap::new();
+    for origin in missing {
+        if let Some(name) = links.get(&**origin) {
+            others.entry(name.clone()).or_default().push(origin.clone());
+        }
+    }
+    if !others.is_empty() {
+        read_once(layer, files, &others, writer, limits, open)?;
+    }
+    Ok(())
+}
+
+/// Reads a layer from end to end, and writes the files that it has under the names by which they are wanted, or under
+/// `others`. Gives its hard links, each with the name under which its file came.
+fn read_once(
+    layer: usize,
+    files: &mut Files,
+    others: &HashMap<Vec<u8>, Vec<Arc<[u8]>>>,
+    writer: &mut Writer<'_>,
+    limits: Limits,
+    open: &mut Open<'_>,
+) -> Result<HashMap<Vec<u8>, Vec<u8>>, Error> {
     let (expected, blob) =
         open(layer).map_err(|source| unpack::Error::Layer(read::Error::from(source))).map_err(Error::Unpack)?;
-    let mut reader = Reader::open(blob, Names::Layer, limits).map_err(unpack::Error::Layer)?;
+    let mut reader = Reader::open(blob, read::Names::Layer, limits).map_err(unpack::Error::Layer)?;
+    let mut links: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
     while let Some(entry) = reader.next_entry().map_err(unpack::Error::Layer)? {
-        let Kind::File { size: 1.., .. } = entry.kind else { continue };
-        let Some(group) = names.get_mut(&(layer, Arc::from(entry.path.as_slice()))) else { continue };
-        if group.kept.is_some() || group.wanted.is_empty() {
-            continue;
-        }
-        let first = group.wanted.remove(0);
-        let same_size = first.size() == entry.size();
-        let mut made = first.clone();
-        if same_size {
-            writer.put(&mut made, &mut reader)?;
-        }
-        // A layer may name a file twice, and the index knows the last one: then the first is another.
-        let (Kind::File { hash: wanted, .. }, Kind::File { hash: found, .. }) = (&first.kind, &made.kind) else {
-            continue;
+        let size = match entry.kind {
+            Kind::File { size: size @ 1.., .. } => size,
+            Kind::Hardlink(target) => {
+                let first = links.get(&target).cloned().unwrap_or(target);
+                links.insert(entry.path, first);
+                continue;
+            }
+            _ => continue,
         };
-        if same_size && wanted == found {
-            group.kept = Some(first.path);
-        } else {
-            group.wanted.insert(0, first);
+        let names = others.get(&entry.path).cloned().unwrap_or_else(|| vec![Arc::from(entry.path.as_slice())]);
+        let wanted = |name: &Arc<[u8]>| {
+            let files = files.get(&(layer, name.clone()))?;
+            let is_open = files.values().all(|file| file.kept.is_none());
+            let file = files.iter().find(|(_, file)| file.wanted.first().is_some_and(|first| first.size() == size))?;
+            is_open.then(|| ((layer, name.clone()), file.0.clone()))
+        };
+        let Some((at, copy)) = names.iter().find_map(wanted) else { continue };
+        let Some(file) = files.get_mut(&at).and_then(|files| files.get_mut(&copy)) else { continue };
+        let Some(first) = file.wanted.first() else { continue };
+        let mut made = first.clone();
+        writer.put(&mut made, &mut reader)?;
+        // A layer may name a file twice, and the index knows the last one: then the first is another.
+        if made.kind == first.kind {
+            file.kept = Some(file.wanted.remove(0).path);
         }
     }
     let actual = DiffId::of_tar(&reader.finish().map_err(unpack::Error::Layer)?);
     if actual != expected {
         return Err(Error::WrongLayer { expected, actual });
     }
-    Ok(())
+    Ok(links)
 }
 
-fn finish_group(group: Group, writer: &mut Writer<'_>) -> Result<(), Error> {
-    let mut first = group.kept;
-    for mut entry in group.wanted {
+/// Makes the names of a file; where it has none yet, with the content that was written under another one.
+fn finish_file(file: Names, written: Option<&[u8]>, writer: &mut Writer<'_>) -> Result<(), Error> {
+    let mut first = file.kept;
+    for mut entry in file.wanted {
+        let path = entry.path.clone();
         if let Some(first) = &first {
             entry.kind = Kind::Hardlink(first.clone());
+            writer.put(&mut entry, &mut io::empty())?;
         } else if entry.size() > 0 {
-            return Err(Error::Index { path: super::entry::show(&entry.path) });
+            let missing = || Error::Index { path: super::entry::show(&path) };
+            let mut content = writer.file(written.ok_or_else(missing)?)?;
+            writer.put(&mut entry, &mut content)?;
+        } else {
+            writer.put(&mut entry, &mut io::empty())?;
         }
-        let path = entry.path.clone();
-        writer.put(&mut entry, &mut io::empty())?;
         first.get_or_insert(path);
     }
     Ok(())
@@ -283,10 +335,41 @@ mod tests {
         let mut made = Pipeline::new(Vec::new(), Making::default()).unwrap();
         let reading = diff::Options { ownership: options().ownership, marks: options().marks };
         let grown = Grown { root: &root, before: &before };
-        let is_exact = diff::diff_tree(grown, &views[2], &reading, &LinkOwners::new(), &mut made).unwrap();
+        let (untold, is_exact) = diff::diff_tree(grown, &views[2], &reading, &LinkOwners::new(), &mut made).unwrap();
         let found: Vec<String> =
             made.finish().unwrap().0.index.entries().iter().map(|e| String::from_utf8_lossy(&e.path).into()).collect();
+        assert!(untold.is_empty(), "{untold:?}");
         assert_eq!((is_exact, found), (true, ["d", "d/c", "d/same", "new", "new/file"].map(String::from).to_vec()));
+    }
+
+    #[test]
+    fn files_are_found_under_whatever_name_a_layer_has_them() {
+        let home = tempfile::tempdir().unwrap();
+        let link = |path: &str, target: &str| plain(path, Kind::Hardlink(target.into()));
+        // The index calls the first file `a`, and the other one `b`; the residue gives `d` a file of its own.
+        let made = layer(vec![
+            file("z", "one"),
+            file("y", "two"),
+            link("c", "z"),
+            link("a", "c"),
+            link("b", "y"),
+            link("d", "z"),
+            file("z", "new"),
+        ]);
+        let mut residue = super::super::index::Builder::default();
+        residue.push(Entry { path: b"d".to_vec(), ..file("d", "one").0 });
+        let view = View::of([&made.0]).with_residue(&residue.finish());
+        let mut open = |_: usize| -> io::Result<(DiffId, Box<dyn Read>)> {
+            Ok((made.1, Box::new(io::Cursor::new(made.2.clone()))))
+        };
+        grow(home.path(), &View::empty(), &view, &options(), &mut open).unwrap();
+        let found = |name: &str| {
+            let path = home.path().join(name);
+            (fs::read_to_string(&path).unwrap(), fs::metadata(path).unwrap().ino())
+        };
+        let texts = ["a", "b", "c", "d", "y", "z"].map(|name| found(name).0);
+        assert_eq!(texts, ["one", "two", "one", "one", "two", "new"]);
+        assert!(found("a") == found("c") && found("a") != found("d") && found("b") == found("y"));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The attribute that carries a wished owner, `uid:gid`, where the real one cannot be given.
@@ -99,6 +100,9 @@ pub enum Error {
         /// What it names.
         target: String,
     },
+    /// A file of the layers below is not what the step has seen.
+    #[error("{0}: not what a step found there; remove the build cache")]
+    Below(String),
 }
 
 /// An unpacked layer.
@@ -125,10 +129,26 @@ pub fn unpack(blob: impl Read, dest: &Path, options: &Options) -> Result<Unpacke
 /// ([`Index::has_implied`]); overlayfs shows a directory as its topmost layer has it, so these get mode,
 /// owner and time of what is below. Such a directory is good for this chain of layers only.
 pub fn unpack_over(blob: impl Read, dest: &Path, options: &Options, below: &View) -> Result<Unpacked, Error> {
+    let mut open = |_: &Entry| -> io::Result<Box<dyn Read>> { Ok(Box::new(io::empty())) };
+    unpack_with(blob, dest, options, below, (&[], &mut open))
+}
+
+/// Opens what a name of the layers below holds.
+pub type OpenBelow<'a> = dyn FnMut(&Entry) -> io::Result<Box<dyn Read + 'a>> + 'a;
+
+/// The same with what a step has left beside the layer ([`super::residue`]), and the contents of what lies below: the
+/// entries must fit to that.
+pub fn unpack_with(
+    blob: impl Read,
+    dest: &Path,
+    options: &Options,
+    below: &View,
+    residue: (&[Arc<Entry>], &mut OpenBelow<'_>),
+) -> Result<Unpacked, Error> {
     let fail = |source| Error::Make { path: "/".into(), dest: dest.to_owned(), source };
     let aside = aside(dest);
     std::fs::create_dir(&aside).map_err(fail)?;
-    let done = unpack_aside(blob, &aside, options, below).and_then(|mut unpacked| {
+    let done = unpack_aside(blob, &aside, options, below, residue).and_then(|mut unpacked| {
         rename_into_place(&aside, dest).map_err(fail)?;
         unpacked.root = dest.join("root");
         Ok(unpacked)
@@ -165,7 +185,13 @@ fn rename_into_place(aside: &Path, dest: &Path) -> io::Result<()> {
     }
 }
 
-fn unpack_aside(blob: impl Read, aside: &Path, options: &Options, below: &View) -> Result<Unpacked, Error> {
+fn unpack_aside(
+    blob: impl Read,
+    aside: &Path,
+    options: &Options,
+    below: &View,
+    (residue, open): (&[Arc<Entry>], &mut OpenBelow<'_>),
+) -> Result<Unpacked, Error> {
     let fail = |source| Error::Make { path: "/".into(), dest: aside.to_owned(), source };
     let root = aside.join("root");
     std::fs::create_dir(&root).map_err(fail)?;
@@ -177,6 +203,9 @@ fn unpack_aside(blob: impl Read, aside: &Path, options: &Options, below: &View) 
         builder.push(entry);
     }
     let diff_id = DiffId::of_tar(&reader.finish()?);
+    for entry in residue {
+        writer.put_residue(entry, open)?;
+    }
     let side = writer.finish()?;
     std::fs::write(aside.join("side"), side.to_bytes()).map_err(fail)?;
     Ok(Unpacked { root, index: builder.finish(), side, diff_id })
@@ -219,7 +248,28 @@ impl<'a> Writer<'a> {
             return Err(Error::LinkBelow { path: show(&path), target: show(target) });
         }
         let made = self.make_parents(&path).and_then(|()| self.make(entry, content));
-        made.map_err(|source| Error::Make { path: show(&path), dest: self.dest.to_owned(), source })
+        made.map_err(|source| self.failed(&path, source))
+    }
+
+    /// Puts in a name that is below as well.
+    fn put_residue(&mut self, entry: &Entry, open: &mut OpenBelow<'_>) -> Result<(), Error> {
+        let mut made = entry.clone();
+        if !matches!(entry.kind, Kind::File { size: 1.., .. }) {
+            return self.put(&mut made, &mut io::empty());
+        }
+        let mut content = open(entry).map_err(|source| self.failed(&entry.path, source))?;
+        self.put(&mut made, &mut content)?;
+        if made.kind == entry.kind { Ok(()) } else { Err(Error::Below(show(&entry.path))) }
+    }
+
+    /// Opens a file that was put in.
+    pub(super) fn file(&mut self, path: &[u8]) -> Result<File, Error> {
+        let file = self.tree.file(path);
+        file.map(File::from).map_err(|errno| self.failed(path, errno.into()))
+    }
+
+    fn failed(&self, path: &[u8], source: io::Error) -> Error {
+        Error::Make { path: show(path), dest: self.dest.to_owned(), source }
     }
 
     /// Takes a directory that is there for one of this layer: it gets its looks at the end.
@@ -233,7 +283,7 @@ impl<'a> Writer<'a> {
         for (path, entry) in directories.iter().rev() {
             let dir = self.tree.dir(path).and_then(|dir| dir.try_clone_to_owned().map_err(|_| Errno::MFILE));
             let done = dir.map_err(io::Error::from).and_then(|dir| self.dress(&dir, entry));
-            done.map_err(|source| Error::Make { path: show(path), dest: self.dest.to_owned(), source })?;
+            done.map_err(|source| self.failed(path, source))?;
         }
         Ok(self.side.finish())
     }

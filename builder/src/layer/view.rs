@@ -4,6 +4,7 @@
 
 use super::entry::{Entry, Kind, compare, is_below, join, names, parent};
 use super::index::Index;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// How many symbolic links one lookup follows, as in the kernel.
@@ -16,14 +17,29 @@ pub struct Node {
     pub entry: Arc<Entry>,
     /// The layer that holds the content, counted from the bottom.
     pub layer: usize,
-    /// The path in that layer under which the content was written; equal for all names of one file.
+    /// The path in that layer under which the content was written.
     pub origin: Arc<[u8]>,
+    /// The file of a residue that this is, if it has one of its own with that content: its layer, and its first name.
+    pub copy: Option<Arc<(usize, Vec<u8>)>>,
 }
+
+/// What tells files apart, whatever their names and contents.
+pub type FileId = (usize, Arc<[u8]>, Option<Arc<(usize, Vec<u8>)>>);
 
 impl Node {
     /// Where the node stands.
     pub fn path(&self) -> &[u8] {
         &self.entry.path
+    }
+
+    /// The file that stands here: equal for all its names.
+    pub fn file(&self) -> FileId {
+        (self.layer, self.origin.clone(), self.copy.clone())
+    }
+
+    /// Whether the file got its content under another name, and so has had two at least.
+    fn is_further_name(&self) -> bool {
+        self.copy.as_ref().map_or(*self.origin != *self.path(), |copy| copy.1 != self.path())
     }
 }
 
@@ -83,6 +99,48 @@ impl View {
         }
         lower.for_each(|node| merge.keep(node));
         Self { nodes: Arc::new(merge.nodes), layers: self.layers + 1 }
+    }
+
+    /// The same with what the step of the topmost layer has left beside it. What does not fit to the tree is not there:
+    /// it may come from a cache of others.
+    #[must_use]
+    pub fn with_residue(mut self, residue: &Index) -> Self {
+        let top = self.layers.saturating_sub(1);
+        let nodes = Arc::make_mut(&mut self.nodes);
+        let find = |nodes: &[Node], path: &[u8]| nodes.binary_search_by(|node| compare(node.path(), path)).ok();
+        for entry in residue.entries() {
+            let Some(at) = find(nodes, &entry.path) else { continue };
+            if !super::residue::fits(entry, &nodes[at].entry) {
+                continue;
+            }
+            match &entry.kind {
+                Kind::Directory => {
+                    let entry = Entry { kind: Kind::Directory, mtime: entry.mtime, ..Entry::clone(&nodes[at].entry) };
+                    nodes[at].entry = Arc::new(entry);
+                }
+                Kind::Hardlink(target) => {
+                    let file = find(nodes, target).map(|at| nodes[at].clone());
+                    let same = |file: &Node| file.entry.kind == nodes[at].entry.kind;
+                    if let Some(Node { layer, origin, copy, .. }) = file.filter(same) {
+                        nodes[at] = Node { entry: nodes[at].entry.clone(), layer, origin, copy };
+                    }
+                }
+                _ => nodes[at].copy = Some(Arc::new((top, entry.path.clone()))),
+            }
+        }
+        self
+    }
+
+    /// The files that have, or had, several names, and how many each has.
+    pub(super) fn shared(&self) -> HashMap<FileId, usize> {
+        let further = self.nodes.iter().filter(|node| node.is_further_name());
+        let mut names: HashMap<FileId, usize> = further.map(|node| (node.file(), 0)).collect();
+        for node in self.nodes.iter() {
+            if let Some(names) = names.get_mut(&node.file()) {
+                *names += 1;
+            }
+        }
+        names
     }
 
     /// What stands at exactly this path, without following a link at its end or on its way.
@@ -235,7 +293,7 @@ impl Merge<'_> {
 
     fn add(&mut self, entry: &Arc<Entry>) {
         let origin = entry.path.as_slice().into();
-        self.nodes.push(Node { entry: entry.clone(), layer: self.layer, origin });
+        self.nodes.push(Node { entry: entry.clone(), layer: self.layer, origin, copy: None });
     }
 
     /// A hard link shows the file it names: in this layer, whose index has that first, or below.
@@ -247,6 +305,6 @@ impl Merge<'_> {
             return self.add(entry);
         };
         let entry = Arc::new(Entry { path: entry.path.clone(), ..Entry::clone(&node.entry) });
-        self.nodes.push(Node { entry, layer: node.layer, origin: node.origin });
+        self.nodes.push(Node { entry, ..node });
     }
 }

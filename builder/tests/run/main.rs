@@ -56,7 +56,7 @@ type Case = (String, bool, Action);
 
 /// Every case as an ordinary user with one id; as root as well, if it is one.
 fn cases() -> Vec<Case> {
-    let everywhere: [(&str, Action); 13] = [
+    let everywhere: [(&str, Action); 14] = [
         ("commands_see_what_the_dockerfile_says", commands_see_what_the_dockerfile_says),
         ("changes_become_layers", changes_become_layers),
         ("mounts_are_there_for_the_step_only", mounts_are_there_for_the_step_only),
@@ -69,6 +69,7 @@ fn cases() -> Vec<Case> {
         ("equal_layers_can_stand_on_each_other", equal_layers_can_stand_on_each_other),
         ("a_failure_is_told_and_leaves_nothing", a_failure_is_told_and_leaves_nothing),
         ("what_is_kept_for_the_next_run_is_the_layer", what_is_kept_for_the_next_run_is_the_layer),
+        ("what_no_layer_tells_is_seen_by_later_steps", what_no_layer_tells_is_seen_by_later_steps),
         ("a_killed_build_leaves_no_process", a_killed_build_leaves_no_process),
     ];
     let ordinary = everywhere.map(|(name, case)| (format!("ordinary::{name}"), false, case));
@@ -435,6 +436,24 @@ fn what_is_kept_for_the_next_run_is_the_layer(place: &Place) {
     place.build("RUN echo same > /x && touch -d @0 /x\nRUN ls / > /list\n");
     let files = place.files();
     assert!(!files["list"].lines().any(|name| name == "d"), "{files:?}");
+}
+
+/// Touched directories and names that were linked later, on what the step itself has left, and when its layer was
+/// unpacked again.
+fn what_no_layer_tells_is_seen_by_later_steps(place: &Place) {
+    let steps = "RUN mkdir /d && echo x > /d/a && ln /d/a /d/b && echo s > /d/s && touch -d @5 /d/a /d/s /d\n\
+         RUN ln /d/a /d/c && touch -d @7 /d\n\
+         RUN touch -d @9 /d\n";
+    let look = "for f in a b c s; do stat -c '%h %Y' /d/$f; done; stat -c %Y /d";
+    // An overlay counts the names that `b` had below.
+    let seen = "644 0:0 2 5\n2 5\n2 5\n1 5\n9";
+    place.build(&format!("{steps}RUN ({look}) > /seen\n"));
+    assert_eq!(place.files()["seen"], seen);
+    let roots = place.path("work/cache/v1/roots");
+    fs::rename(&roots, place.path("work/aside")).unwrap();
+    let said = place.build(&format!("{steps}RUN echo anew; ({look}) > /seen\n"));
+    assert_eq!(said.matches("  cached").count(), 5, "{said}");
+    assert_eq!(place.files()["seen"], seen);
 }
 
 /// As if the machine had lost its power after a build, and with it what was not on the disk yet.

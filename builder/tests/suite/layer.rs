@@ -263,6 +263,7 @@ prop_compose! {
                 let xattrs = capability.map(|value| (entry::CAPABILITY.to_vec(), value)).into_iter().collect();
                 (Entry { uid, gid: uid, mtime, xattrs, ..Entry::new(path, kind, mode) }, content)
             }
+            Kind::Symlink(target) => plain(Entry { uid, mtime, ..Entry::new(path, Kind::Symlink(target), 0o777) }),
             kind => plain(Entry { uid, mtime, ..Entry::new(path, kind, mode) }),
         }
     }
@@ -300,6 +301,14 @@ proptest! {
         prop_assert_eq!(&index, &layer.index);
         prop_assert_eq!(diff_id, layer.diff_id);
         prop_assert_eq!(Index::from_bytes(&index.to_bytes()).unwrap(), index);
+    }
+
+    #[test]
+    fn symbolic_links_have_one_mode(mode in 0u32..0o10000) {
+        let link = Entry::new("l", Kind::Symlink(b"t".to_vec()), mode);
+        let (_, blob) = made(&[plain(link)], Options::default());
+        let index = read::index(&blob[..], Limits::default()).unwrap().0;
+        prop_assert_eq!(index.find(b"l").unwrap().mode, 0o777);
     }
 
     #[test]
