@@ -40,7 +40,7 @@ Example:
   lighter credential-provider --registry vm2:5000 < request.json
 
 The kubelet starts it, with a CredentialProviderRequest on stdin; the answer goes to stdout. The token of the
-pod's service account, made for the registry (Kubernetes 1.33 or newer), is the password; without one, the
+pod's service account, made for the registry (Kubernetes 1.34 or newer), is the password; without one, the
 login for the registry in --authfile is. `lighter registry init` writes the configuration for the kubelet.")]
 pub struct CredentialProviderArgs {
     /// A registry that may see tokens; for images of others there is no answer [repeatable]

@@ -191,12 +191,14 @@ pub(crate) async fn answer(api: Arc<Api>, request: Request<Body>) -> Response {
         let took = begun.elapsed();
         api.metrics.answered(kind, &parts.method, response.status(), took);
         let (status, micros) = (response.status().as_u16(), took.as_micros() as u64);
+        let who = &caller.identity;
         match kind {
             Kind::OPERATION => tracing::debug!(status, micros, "answered"),
             _ if reads => {
-                tracing::info!(id = name, method = %parts.method, path = parts.uri.path(), status, micros, "answered");
+                let path = parts.uri.path();
+                tracing::info!(id = name, method = %parts.method, path, status, micros, %who, "answered");
             }
-            _ => tracing::info!(status, micros, "answered"),
+            _ => tracing::info!(status, micros, %who, "answered"),
         }
         response.map(|body| api.metrics.sending(body, under_way))
     }
@@ -238,7 +240,7 @@ impl Path {
 
 async fn dispatch(api: &Api, parts: &Parts, body: &mut Body, asked: Path, who: &mut Caller, id: &str) -> Answer {
     let route = match asked {
-        Path::Token => return token::answer(api, parts, body).await,
+        Path::Token => return token::answer(api, parts, body, who).await,
         Path::Live | Path::Ready | Path::Metrics if !is_read(parts) => return Err(only_read()),
         Path::Live => return Ok(operation::live()),
         Path::Ready => return Ok(operation::ready(api)),

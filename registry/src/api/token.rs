@@ -20,21 +20,22 @@ use crate::access::{BadLogin, Caller, Gate, Scopes};
 /// Largest form, in bytes: an identity token and a few scopes.
 const FORM_LIMIT: usize = 64 << 10;
 
-pub(super) async fn answer(api: &Api, parts: &Parts, body: &mut Body) -> Answer {
+pub(super) async fn answer(api: &Api, parts: &Parts, body: &mut Body, who: &mut Caller) -> Answer {
     let Gate::Guarded(access) = &api.gate else {
         return Err(Failure::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, "this registry wants no logins"));
     };
-    let (caller, form) = match parts.method {
+    let form = match parts.method {
         Method::GET | Method::HEAD => {
-            let caller = guard::identify(api, parts).await?;
-            (caller, Query::parse(parts.uri.query().unwrap_or_default()))
+            *who = guard::identify(api, parts).await?;
+            Query::parse(parts.uri.query().unwrap_or_default())
         }
         Method::POST => {
             let form = collect(body, FORM_LIMIT, api.limits.idle).await?.ok_or_else(|| {
                 Failure::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::Unsupported, "the form is too large")
             })?;
             let form = Query::parse(&String::from_utf8_lossy(&form));
-            (by_form(api, access, parts, &form).await?, form)
+            *who = by_form(api, access, parts, &form).await?;
+            form
         }
         _ => {
             let message = "tokens are given to GET and POST";
@@ -42,7 +43,8 @@ pub(super) async fn answer(api: &Api, parts: &Parts, body: &mut Body) -> Answer 
                 .with_header(http::header::ALLOW, HeaderValue::from_static("GET, HEAD, POST")));
         }
     };
-    let issued = access.issue(&caller, Scopes::parse(form.all("scope")), Timestamp::now());
+    let caller = &*who;
+    let issued = access.issue(caller, Scopes::parse(form.all("scope")), Timestamp::now());
     tracing::debug!(who = %caller.identity, scope = %issued.scopes, "token issued");
     // GET asks in the words of the one protocol, POST in those of the other.
     let wants_to_keep = form.get("offline_token") == Some("true") || form.get("access_type") == Some("offline");
@@ -55,7 +57,7 @@ pub(super) async fn answer(api: &Api, parts: &Parts, body: &mut Body) -> Answer 
         "issued_at": Timestamp::from_second(issued.issued_at.as_second()).unwrap_or(issued.issued_at),
         "scope": issued.scopes.to_string(),
     });
-    if wants_to_keep && let Some(refresh) = access.refresh_token(&caller, Timestamp::now()) {
+    if wants_to_keep && let Some(refresh) = access.refresh_token(caller, Timestamp::now()) {
         tracing::info!(target: "audit", who = %caller.identity, "refresh token issued");
         answer["refresh_token"] = refresh.into();
     }

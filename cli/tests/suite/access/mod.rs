@@ -231,7 +231,15 @@ fn everybody_pulls_and_alice_pushes(registry: &Registry, caller: &dyn Caller, se
     let by_alice = |line: &&String| line.contains("who=user:alice") && line.contains("outcome=201");
     assert!(audit.iter().filter(by_alice).count() >= 6, "{audit:#?}");
     assert!(audit.iter().any(|line| line.contains("who=anonymous") && line.contains("outcome=401")), "{audit:#?}");
-    assert!(!registry.log().contains("secret"), "passwords are never logged");
+    // The line of each request says who asked, of those that only read as well: who was given something, and who not.
+    let log = registry.log();
+    for (repository, status) in [("private", 200), ("other", 403)] {
+        let (path, status) = (format!("/v2/{repository}/a"), format!("status={status} "));
+        let mut reads = log.lines().filter(|line| line.contains(" answered ") && !line.contains("method=P"));
+        let is_told = |line: &str| line.contains(&path) && line.contains(&status) && line.contains("who=user:alice");
+        assert!(reads.any(is_told), "{repository}: {log}");
+    }
+    assert!(!log.contains("secret"), "passwords are never logged");
 }
 
 #[test]
