@@ -107,7 +107,7 @@ fn files_below(directory: &Path, files: &mut Vec<PathBuf>) {
 }
 
 /// Sources as a web service has them: a few hundred bytes to some kilobytes of text that compresses.
-fn make_tree(parent: &Path, Tree { files, megabytes }: Tree) -> PathBuf {
+pub fn make_tree(parent: &Path, Tree { files, megabytes }: Tree) -> PathBuf {
     let (tree, mut seed) = (parent.join("tree"), Seed::new(1));
     for directory in 0..DIRECTORIES {
         fs::create_dir_all(tree.join(format!("src/{}/{directory}", directory % 20))).expect("make the tree");

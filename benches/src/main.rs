@@ -38,10 +38,10 @@ struct Arguments {
     /// How often each contestant runs; the median counts
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// How many files build-tree has
-    #[arg(long, default_value_t = 20_000, value_name = "N")]
-    files: u64,
-    /// How much run-bytes writes [default: 1000], the base of copy-on-base has [default: 300], or build-tree holds [default: what sources of so many files are]
+    /// How many files build-tree has [default: 20000], or push-tree [default: 50000]
+    #[arg(long, value_name = "N")]
+    files: Option<u64>,
+    /// How much run-bytes writes [default: 1000], the base of copy-on-base has [default: 300], push-tree [default: 1000] and push-binaries [default: 500] hold, or build-tree holds [default: what sources of so many files are]
     #[arg(long, value_name = "MB")]
     megabytes: Option<u64>,
     /// How many manifests registry-start has [default: 100 000, then 1 000 000]
@@ -73,11 +73,15 @@ enum Program {
     Start,
     /// A new image on a Deployment until it runs: lighter deploy, and kubectl set image with rollout status
     Deploy,
-    /// Twenty small RUNs, pushed: lighter and buildah
+    /// An image of 50 000 small files, pushed: lighter, buildah, and BuildKit where it was built
+    PushTree,
+    /// An image of programs and libraries, pushed: the same
+    PushBinaries,
+    /// Twenty small RUNs, pushed: the same
     RunSteps,
-    /// A RUN that writes 5 000 files, pushed: lighter and buildah
+    /// A RUN that writes 5 000 files, pushed: the same
     RunBytes,
-    /// A service in Python on a Debian base, pushed: lighter and buildah
+    /// A service in Python on a Debian base, pushed: the same
     RunPython,
     /// An unchanged build on a machine that has built nothing, with a cache in the registry
     CachedRebuild,
@@ -94,7 +98,7 @@ fn main() {
     println!("{}\n", machine::describe());
     let wanted = |program| arguments.program == program || arguments.program == Program::All;
     if wanted(Program::BuildTree) {
-        let tree = build_tree::Tree { files: arguments.files, megabytes: arguments.megabytes };
+        let tree = build_tree::Tree { files: arguments.files.unwrap_or(20_000), megabytes: arguments.megabytes };
         build_tree::run(&lighter, arguments.rounds, tree, arguments.alone);
     }
     if wanted(Program::RegistryBlob) {
@@ -119,6 +123,14 @@ fn main() {
     }
     if wanted(Program::Deploy) {
         deploy::run(&lighter, arguments.rounds);
+    }
+    if wanted(Program::PushTree) {
+        let megabytes = arguments.megabytes.or(Some(1000));
+        let files = arguments.files.unwrap_or(50_000);
+        run::tree(&lighter, arguments.rounds, build_tree::Tree { files, megabytes });
+    }
+    if wanted(Program::PushBinaries) {
+        run::binaries(&lighter, arguments.rounds, arguments.megabytes.unwrap_or(500));
     }
     if wanted(Program::RunSteps) {
         run::steps(&lighter, arguments.rounds);

@@ -1,7 +1,7 @@
-//! `run-steps`, `run-bytes`, `run-python`, `cached-rebuild` and `copy-on-base`: RUN, COPY and the cache, pushed to a
-//! registry, with lighter and with buildah.
+//! `push-tree`, `push-binaries`, `run-steps`, `run-bytes`, `run-python`, `cached-rebuild` and `copy-on-base`: COPY, RUN
+//! and the cache, pushed to a registry, with lighter, with buildah and, but for the last two, with BuildKit.
 //!
-//! run-steps: twenty small RUNs on busybox. run-bytes: one RUN that writes 5 000 files. run-python: a service on a
+//! push-tree: many files from the context. push-binaries: programs and libraries. run-steps: twenty small RUNs on busybox. run-bytes: one RUN that writes 5 000 files. run-python: a service on a
 //! Debian base from the registry, whose packages pip installs from wheels in the context. cached-rebuild: a multi-stage
 //! file of ten steps on a machine that has built nothing, with the cache that another one has left in the registry.
 //! copy-on-base: the same files copied upon nothing, and upon a large image of the registry that is pushed to, which this
@@ -12,13 +12,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fixtures::buildkit::{self, BuildKit};
 use fixtures::clients::{self, Buildah};
 use fixtures::den::Den;
 use fixtures::registry::Registry;
 use fixtures::seed::Seed;
 
+use crate::build_tree::{Tree, make_tree};
 use crate::contest::{Contestant, Cost, hold, measure};
 use crate::registry_requests::MANIFEST;
+use crate::usage;
 
 const FILES: u64 = 5000;
 const BUSYBOX: &str = "/bin/busybox";
@@ -54,6 +57,44 @@ pub fn bytes(lighter: &Path, rounds: usize, megabytes: u64) {
     let (wall, processor) = (cost.wall.as_secs_f64(), cost.processor.as_secs_f64());
     println!("run-bytes/writing-alone  {wall:.3} s, processor {processor:.3} s\n");
     pushed("run-bytes", lighter, rounds, &context);
+}
+
+/// Programs and libraries of this machine, as binaries are: so many megabytes of them.
+pub fn binaries(lighter: &Path, rounds: usize, megabytes: u64) {
+    let context = Context::new("FROM scratch\nCOPY content /app\n");
+    let content = context.path().join("content");
+    fs::create_dir(&content).expect("make a context");
+    let (mut left, mut count) = (megabytes * 1_000_000, 0);
+    // The same files again under other names would compress no better: they are far apart.
+    'filled: loop {
+        let before = count;
+        for directory in ["/usr/bin", "/usr/sbin", "/usr/lib/x86_64-linux-gnu", "/usr/local/bin"] {
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                let Ok(metadata) = entry.metadata() else { continue };
+                if !metadata.is_file() || metadata.len() < 100_000 {
+                    continue;
+                }
+                if left == 0 {
+                    break 'filled;
+                }
+                let bytes = fs::read(entry.path()).unwrap_or_default();
+                let taken = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                fs::write(content.join(count.to_string()), &bytes[..taken]).expect("there is room");
+                (left, count) = (left - taken as u64, count + 1);
+            }
+        }
+        assert!(count > before, "this machine has no programs");
+    }
+    println!("push-binaries: {megabytes} MB in {count} files\n");
+    pushed("push-binaries", lighter, rounds, &context);
+}
+
+/// A tree of many files.
+pub fn tree(lighter: &Path, rounds: usize, asked: Tree) {
+    let context = Context::new("FROM scratch\nCOPY tree/src /app\n");
+    make_tree(&context.path(), asked);
+    println!("push-tree: {} files\n", asked.files);
+    pushed("push-tree", lighter, rounds, &context);
 }
 
 /// What the service of run-python needs. Wheels of a fixed version, so that each round installs the same.
@@ -186,28 +227,64 @@ fn pushed(what: &str, lighter: &Path, rounds: usize, context: &Context) {
     pushed_to(what, lighter, rounds, context, &Registry::start(lighter));
 }
 
+/// Builds and pushes, with BuildKit too where `fixtures/buildkit/build.sh` has built it.
 fn pushed_to(what: &str, lighter: &Path, rounds: usize, context: &Context, registry: &Registry) {
-    let mut count = 0;
-    let mut fresh = |who: &str| {
-        count += 1;
-        registry.reference(&format!("{who}-{count}:v1")) // nothing of an earlier round is there
+    let count = Cell::new(0);
+    let fresh = |who: &str| {
+        count.set(count.get() + 1);
+        format!("{who}-{}", count.get()) // nothing of an earlier round is there
     };
-    let names: Vec<(String, String)> = (0..rounds.max(1)).map(|_| (fresh("ours"), fresh("theirs"))).collect();
-    let (mut ours, mut theirs) = (names.iter(), names.iter());
-    hold(
-        what,
-        rounds,
-        vec![
-            Contestant::new("lighter", || {
-                let (name, _) = ours.next().expect("a name for every round");
-                Ours::new(lighter).build(context, name, &[])
-            }),
-            Contestant::new("buildah", || {
-                let (_, name) = theirs.next().expect("a name for every round");
-                Theirs::new().build(context, name, &[])
-            }),
-        ],
-    );
+    let sizes: [Cell<u64>; 3] = Default::default();
+    let [our_size, buildah_size, buildkit_size] = &sizes;
+    let push = |who: &str, size: &Cell<u64>, build: &dyn Fn(&str) -> Cost| {
+        let name = fresh(who);
+        let cost = build(&registry.reference(&format!("{name}:v1")));
+        size.set(size_of_layers(registry, &name));
+        cost
+    };
+    let mut contestants = vec![
+        Contestant::new("lighter", || push("ours", our_size, &|name| Ours::new(lighter).build(context, name, &[]))),
+        Contestant::new("buildah", || push("buildah", buildah_size, &|name| Theirs::new().build(context, name, &[]))),
+    ];
+    if buildkit::is_built() {
+        contestants.push(Contestant::new("BuildKit", || {
+            push("buildkit", buildkit_size, &|name| build_with_buildkit(context, name, registry))
+        }));
+    } else {
+        println!("{what}: without BuildKit, which fixtures/buildkit/build.sh builds");
+    }
+    hold(what, rounds, contestants);
+    let megabytes = sizes.each_ref().map(|size| format!("{:.1}", size.get() as f64 / 1e6));
+    println!("{what}/compressed-layers  MB: {} (BuildKit 0.0: it did not run)\n", megabytes.join(", "));
+}
+
+/// Of an image in a registry, in bytes; of an index, that of its first image.
+fn size_of_layers(registry: &Registry, name: &str) -> u64 {
+    let get = |tag: &str| {
+        let answer = registry.send("GET", &format!("/v2/{name}/manifests/{tag}"), &[("accept", MANIFEST)], b"");
+        serde_json::from_slice::<serde_json::Value>(&answer.expect(200).body).expect("a manifest")
+    };
+    let mut manifest = get("v1");
+    if let Some(first) = manifest["manifests"][0]["digest"].as_str() {
+        manifest = get(first);
+    }
+    let layers = manifest["layers"].as_array().expect("an image");
+    layers.iter().filter_map(|layer| layer["size"].as_u64()).sum()
+}
+
+/// With an empty buildkitd, whose start is not counted; the daemon and its client are.
+fn build_with_buildkit(context: &Context, name: &str, registry: &Registry) -> Cost {
+    let buildkit = BuildKit::start_beside(&[registry.address()]);
+    let mut command = buildkit.buildctl();
+    command.args(["build", "--progress=plain", "--frontend=dockerfile.v0"]);
+    for local in ["context", "dockerfile"] {
+        command.arg("--local").arg(format!("{local}={}", context.path().display()));
+    }
+    command.arg("--output").arg(format!("type=image,name={name},push=true"));
+    let before = usage::of_family(buildkit.process());
+    let client = measure(&mut command);
+    let daemon = usage::of_family(buildkit.process()).saturating_sub(before);
+    Cost { processor: client.processor + daemon, ..client }
 }
 
 struct Context {

@@ -15,6 +15,12 @@ pub fn of_process(pid: u32) -> Duration {
     ticks(fields[11]) + ticks(fields[12]) // utime, stime
 }
 
+/// The processor time of a process that runs, and of its children that have ended.
+pub fn of_family(pid: u32) -> Duration {
+    let fields = stat(&pid.to_string());
+    fields[11..15].iter().map(|count| ticks(*count)).sum() // utime, stime, cutime, cstime
+}
+
 /// The processor time of the thread that asks.
 pub fn of_this_thread() -> Duration {
     let fields = stat("thread-self");
