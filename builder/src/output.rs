@@ -231,8 +231,11 @@ fn each(view: &View, open: Open<'_>, cancelled: &dyn Fn() -> bool, out: &mut dyn
             return Err(Error::Cancelled);
         }
         let mut entry = Entry::clone(&node.entry);
-        if entry.kind == Kind::Implicit {
-            entry.kind = Kind::Directory;
+        match entry.kind {
+            Kind::Implicit => entry.kind = Kind::Directory,
+            // Whatever a layer says, on a disk a link has this mode.
+            Kind::Symlink(_) => entry.mode = 0o777,
+            _ => {}
         }
         if !entry.is_dir() {
             let first = first_names.entry((node.layer, node.origin.clone())).or_insert_with(|| entry.path.clone());

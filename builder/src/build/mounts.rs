@@ -114,7 +114,18 @@ pub(super) fn prepare(
             }
         }
     }
+    only_last(&mut prepared.mounts);
     Ok(prepared)
+}
+
+/// Of mounts whose targets are written alike only the last one counts.
+fn only_last(mounts: &mut Vec<sandbox::Mount>) {
+    let targets: Vec<OsString> = mounts.iter().map(|mount| mount.target().as_os_str().to_owned()).collect();
+    let mut next = 0;
+    mounts.retain(|_| {
+        next += 1;
+        !targets[next..].contains(&targets[next - 1])
+    });
 }
 
 impl Prepared {

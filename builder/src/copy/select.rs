@@ -115,14 +115,19 @@ pub(super) fn clean(path: &[u8]) -> Vec<u8> {
 }
 
 /// The paths that a pattern means (fsutil: `ResolveWildcards`): itself without a wildcard, else what
-/// matches, through directories but not through links behind the first wildcard.
+/// matches, through directories but not through links behind the first wildcard. Nothing may match, but what stands
+/// before the wildcard has to be there.
 fn expand(source: &dyn Source, pattern: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
     let all: Vec<&[u8]> = names(pattern).collect();
     let Some(first) = all.iter().position(|name| has_wildcard(name)) else {
         return Ok(vec![pattern.to_vec()]);
     };
     let start = all[..first].join(&b'/');
-    let mut found = vec![source.resolve(&start)?];
+    let resolved = source.resolve(&start)?;
+    if source.lstat(&resolved)?.is_none() {
+        return Err(not_found(&start));
+    }
+    let mut found = vec![resolved];
     for wildcard in &all[first..] {
         let mut next = Vec::new();
         for dir in &found {
@@ -234,7 +239,8 @@ fn with_parents<'a>(source: &'a dyn Source, pattern: &[u8], options: Options<'_>
     let include = Include::new(&pattern)?;
     let is_required = !names(&pivot).any(has_wildcard); // several pivots: nobody has to hold it
     let whole = join(&pivot, &pattern);
-    if !names(&whole).any(has_wildcard) {
+    let is_one = !names(&whole).any(has_wildcard);
+    if is_one {
         require(source, &whole)?;
     }
     let named = String::from_utf8_lossy(&whole).into_owned();
@@ -247,6 +253,9 @@ fn with_parents<'a>(source: &'a dyn Source, pattern: &[u8], options: Options<'_>
         }
         let mut below = include.below(source, &top.entry.path, is_required)?;
         exclude_parents(&mut below, options.exclude);
+        if is_one && !below.iter().any(|part| part.path().starts_with(&pattern)) {
+            return Err(not_found(&whole)); // it is excluded
+        }
         picks.push(Pick { source, base: name(&pivot).to_vec(), top, below });
     }
     Ok(picks)
