@@ -233,7 +233,8 @@ pub(super) fn files(
             scratch: &scratch,
             limits: Limits::default(),
         };
-        let placed = place(hashed, &target, &View::empty())?;
+        let mut placed = place(hashed, &target, &View::empty())?;
+        hashed.single_dir().into_iter().for_each(|dir| placed.dress(b"files", dir));
         let disk = |source| StepProblem::Disk { doing: "writing the files of a mount".to_owned(), source };
         let options = Options { compression: Compression::None, ..builder.layers.options };
         let mut tar = Pipeline::new(unnamed_file(&scratch).map_err(disk)?, options)?;

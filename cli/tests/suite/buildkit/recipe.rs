@@ -79,15 +79,21 @@ impl Recipe {
         format!("=== {}{flags}\n{dockerfile}{files}", self.name)
     }
 
-    /// The same, of which nothing is built and the checks are asked for.
-    pub fn checked(&self) -> Self {
+    /// The same, of which nothing is built and the checks are asked for; none if it has several stages, of which those
+    /// that nobody needs may have errors.
+    pub fn checked(&self) -> Option<Self> {
+        let Source::Table { dockerfile, .. } = &self.source else { return None };
+        let is_from = |line: &&str| line.trim_start().to_lowercase().starts_with("from ");
+        if dockerfile.lines().filter(is_from).count() > 1 {
+            return None;
+        }
         let mut flags = self.flags.clone();
         if let Some(at) = flags.iter().position(|flag| flag == "-o") {
             flags.drain(at..at + 2);
         }
         flags.retain(|flag| !flag.starts_with("--call="));
         flags.push("--check".to_owned());
-        Self { flags, ..self.clone() }
+        Some(Self { flags, ..self.clone() })
     }
 
     /// The same without a line of the Dockerfile, counted from 1.

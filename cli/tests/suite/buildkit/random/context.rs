@@ -108,6 +108,9 @@ impl Writer {
             ]);
             text += &format!("{}\n", form.replace('P', path).replace('N', name));
         }
+        // Where a pattern behind an exception takes a directory away again, BuildKit copies empty files.
+        let (exceptions, patterns): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with('!'));
+        let text: String = patterns.into_iter().chain(exceptions).map(|line| format!("{line}\n")).collect();
         let place = self.choose.one(&[".dockerignore", ".dockerignore", "@dockerfile/Dockerfile.dockerignore"]);
         self.files.push(format!("--- {place}\n{text}"));
     }
