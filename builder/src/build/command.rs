@@ -14,7 +14,7 @@ use super::made::Made;
 use super::room::Room;
 use super::steps::Builder;
 use super::{kept, mounts, workdir};
-use crate::copy::{self, Owner, Stage};
+use crate::copy::{self, Stage};
 use crate::dockerfile::Network;
 use crate::event::{Event, StepLabel};
 use crate::layer::entry::{Entry, Kind};
@@ -149,7 +149,7 @@ fn make_directory(
     now: i64,
 ) -> Result<(), StepProblem> {
     let is_recorded = sandbox.mode == Mode::SingleUid;
-    for entry in workdir::entries(view, path, Owner::default(), now)? {
+    for entry in workdir::entries(view, path, None, now)? {
         if sandbox.rung.is_tree() && view.lstat(&entry.path).is_some() {
             continue; // a tree has it
         }

@@ -252,10 +252,11 @@ pub(super) fn files(
 pub(super) fn literal(path: &str) -> String {
     let mut pattern = String::new();
     for character in path.chars() {
-        if matches!(character, '*' | '?' | '[' | '\\') {
-            pattern.push('\\');
+        match character {
+            '*' | '?' | '[' => pattern.extend(['[', character, ']']),
+            '\\' => pattern.push_str("[\\\\]"),
+            _ => pattern.push(character),
         }
-        pattern.push(character);
     }
     pattern
 }
