@@ -112,6 +112,14 @@ impl Patterns {
         excluded
     }
 
+    /// Whether checks tell of a source that it is excluded, by its cleaned path as it stands in the Dockerfile: a slash
+    /// at its start counts, and the whole context is excluded only by a pattern that means everything.
+    pub(crate) fn excludes_source(&self, path: &str) -> bool {
+        let is_root = path == "." || path == "/";
+        let takes = |pattern: &Pattern| if is_root { pattern.takes_all() } else { pattern.matches_with_parents(path) };
+        self.patterns.iter().any(takes)
+    }
+
     /// Whether something below an excluded directory may be included again, so it must be looked into.
     pub fn may_include_below(&self, directory: &[u8]) -> bool {
         let directory = String::from_utf8_lossy(directory);
@@ -131,6 +139,15 @@ struct Pattern {
 }
 
 impl Pattern {
+    /// `*`, `**` and `**/*`.
+    fn takes_all(&self) -> bool {
+        match &self.matcher {
+            Matcher::Suffix(text) => text.is_empty(),
+            Matcher::Tokens(tokens) => matches!(tokens.as_slice(), [Token::Run] | [Token::Deep, Token::Run]),
+            Matcher::Exact(_) | Matcher::Prefix(_) => false,
+        }
+    }
+
     fn matches_with_parents(&self, path: &str) -> bool {
         let parents = path.match_indices('/').map(|(end, _)| &path[..end]);
         self.matcher.matches(path) || parents.into_iter().any(|parent| self.matcher.matches(parent))

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use content::{Archive, ArchiveKind, Disk};
 use oci::{Manifest, Reference};
@@ -14,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use crate::layer::beneath::Tree;
 use crate::layer::entry::{Entry, Kind, show};
 use crate::layer::tar;
-use crate::layer::view::{Node, View};
+use crate::layer::view::{FileId, Node, View};
 use crate::sandbox::remove_tree;
 
 /// Bytes that are copied at once.
@@ -225,7 +224,7 @@ trait Files {
 }
 
 fn each(view: &View, open: Open<'_>, cancelled: &dyn Fn() -> bool, out: &mut dyn Files) -> Result<(), Error> {
-    let mut first_names: HashMap<(usize, Arc<[u8]>), Vec<u8>> = HashMap::new();
+    let mut first_names: HashMap<FileId, Vec<u8>> = HashMap::new();
     for node in view.nodes().iter().filter(|node| !node.path().is_empty()) {
         if cancelled() {
             return Err(Error::Cancelled);
@@ -235,7 +234,7 @@ fn each(view: &View, open: Open<'_>, cancelled: &dyn Fn() -> bool, out: &mut dyn
             entry.kind = Kind::Directory;
         }
         if !entry.is_dir() {
-            let first = first_names.entry((node.layer, node.origin.clone())).or_insert_with(|| entry.path.clone());
+            let first = first_names.entry(node.file()).or_insert_with(|| entry.path.clone());
             if *first != entry.path {
                 entry.kind = Kind::Hardlink(first.clone());
             }

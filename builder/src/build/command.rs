@@ -14,7 +14,7 @@ use super::made::Made;
 use super::room::Room;
 use super::steps::Builder;
 use super::{kept, mounts, workdir};
-use crate::copy::{Owner, Stage};
+use crate::copy::{self, Stage};
 use crate::dockerfile::Network;
 use crate::event::{Event, StepLabel};
 use crate::layer::entry::{Entry, Kind};
@@ -109,7 +109,11 @@ fn owners_below(view: &View) -> sandbox::Below {
 fn credentials(layers: &Layers<'_>, chain: &Chain, view: &View, user: &str) -> Result<Credentials, StepProblem> {
     let contents = ChainContents { layers, chain };
     let tree = Stage::new(view, &contents);
-    Ok(resolve_user(user, |path| tree.read(path.as_bytes(), DATABASE_LIMIT).map_err(io::Error::other))?)
+    let read = |path: &str| match tree.read(path.as_bytes(), DATABASE_LIMIT) {
+        Err(copy::Error::View(_)) => Ok(None), // a link that leads nowhere is no file
+        read => read.map_err(io::Error::other),
+    };
+    Ok(resolve_user(user, read)?)
 }
 
 fn task(builder: &Builder<'_>, step: &RunStep, user: Credentials, room: &Room) -> Result<sandbox::Step, StepProblem> {
@@ -149,7 +153,7 @@ fn make_directory(
     now: i64,
 ) -> Result<(), StepProblem> {
     let is_recorded = sandbox.mode == Mode::SingleUid;
-    for entry in workdir::entries(view, path, Owner::default(), now)? {
+    for entry in workdir::entries(view, path, None, now)? {
         if sandbox.rung.is_tree() && view.lstat(&entry.path).is_some() {
             continue; // a tree has it
         }

@@ -114,7 +114,18 @@ pub(super) fn prepare(
             }
         }
     }
+    only_last(&mut prepared.mounts);
     Ok(prepared)
+}
+
+/// Of mounts whose targets are written alike only the last one counts.
+fn only_last(mounts: &mut Vec<sandbox::Mount>) {
+    let targets: Vec<OsString> = mounts.iter().map(|mount| mount.target().as_os_str().to_owned()).collect();
+    let mut next = 0;
+    mounts.retain(|_| {
+        next += 1;
+        !targets[next..].contains(&targets[next - 1])
+    });
 }
 
 impl Prepared {
@@ -222,7 +233,8 @@ pub(super) fn files(
             scratch: &scratch,
             limits: Limits::default(),
         };
-        let placed = place(hashed, &target, &View::empty())?;
+        let mut placed = place(hashed, &target, &View::empty())?;
+        hashed.single_dir().into_iter().for_each(|dir| placed.dress(b"files", dir));
         let disk = |source| StepProblem::Disk { doing: "writing the files of a mount".to_owned(), source };
         let options = Options { compression: Compression::None, ..builder.layers.options };
         let mut tar = Pipeline::new(unnamed_file(&scratch).map_err(disk)?, options)?;
@@ -240,10 +252,11 @@ pub(super) fn files(
 pub(super) fn literal(path: &str) -> String {
     let mut pattern = String::new();
     for character in path.chars() {
-        if matches!(character, '*' | '?' | '[' | '\\') {
-            pattern.push('\\');
+        match character {
+            '*' | '?' | '[' => pattern.extend(['[', character, ']']),
+            '\\' => pattern.push_str("[\\\\]"),
+            _ => pattern.push(character),
         }
-        pattern.push(character);
     }
     pattern
 }

@@ -18,7 +18,7 @@ use super::turns::{Turn, Turns};
 use super::{Files, LayerOrigin, Request, Workshop, command, survey, transfer, workdir};
 use crate::cache::mounts::Used;
 use crate::config::ImageConfig;
-use crate::copy::{Known, Owner};
+use crate::copy::Known;
 use crate::dockerfile::Span;
 use crate::event::{Event, StepLabel};
 use crate::layer::pipeline::Options;
@@ -424,8 +424,8 @@ impl<'a> Builder<'a> {
         self.remembered(key.finish(), |builder| {
             let view = builder.layers.view(chain)?;
             let owner = match user {
-                "" => Owner::default(),
-                user => transfer::owner(builder, chain, &view, "USER ", user)?,
+                "" => None,
+                user => Some(transfer::owner(builder, chain, &view, "USER ", user)?),
             };
             let entries = workdir::entries(&view, path, owner, builder.now())?;
             builder.layers.make(|layer| Ok(entries.into_iter().try_for_each(|entry| layer.add_plain(entry))?))

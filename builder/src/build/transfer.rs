@@ -12,12 +12,12 @@ use super::{Directory, Files, Request, remote};
 use crate::copy::{
     self, Chmod, Context, Hashed, Inline, Owner, Source, Target, needs_database, place, resolve_owner, select,
 };
-use crate::dockerfile::nearest;
+use crate::dockerfile::{Dockerfile, Instruction, nearest};
 use crate::event::Event;
 use crate::ignore::Patterns;
 use crate::layer::View;
 use crate::layer::read::Limits;
-use crate::plan::{CopySource, CopyStep};
+use crate::plan::{CopySource, CopyStep, Origin};
 use crate::sandbox::{self, ExecFailure};
 
 /// Largest /etc/passwd or /etc/group that is read, in bytes.
@@ -108,10 +108,29 @@ fn with_selected<'b, R>(
     }
     wanted.extend(step.inline.iter().map(|file| (&inline as &dyn Source, file.name.as_bytes())));
     let exclude = (!excludes.is_empty()).then_some(&excludes as &dyn copy::Ignore);
-    let selection = select(&wanted, copy::Options { exclude, parents: step.parents })?;
+    let named = if step.from == Origin::Context { named(&builder.request.dockerfile) } else { None };
+    let selection = select(&wanted, copy::Options { exclude, named: named.as_deref(), parents: step.parents })?;
     builder.reads = selection.bytes();
     let selected = selection.hash(builder.layers.options.threads)?;
     then(builder, &selected)
+}
+
+/// What the instructions of a file name of the build context; none if that shows only when they are done.
+fn named(file: &Dockerfile) -> Option<Vec<&str>> {
+    let mut named = Vec::new();
+    for node in file.stages.iter().flat_map(|stage| &stage.instructions) {
+        match &node.value {
+            Instruction::Add(add) => named.extend(add.transfer.sources.iter().map(String::as_str)),
+            Instruction::Copy(copy) if copy.from.is_none() => {
+                named.extend(copy.transfer.sources.iter().map(String::as_str));
+            }
+            Instruction::Run(run) if !run.mounts.is_empty() => return None,
+            Instruction::Onbuild(_) => return None,
+            _ => {}
+        }
+    }
+    let is_plain = |source: &&str| !source.contains(['$', '"', '\'', '\\', '`']);
+    named.iter().all(is_plain).then_some(named)
 }
 
 fn copy_from(

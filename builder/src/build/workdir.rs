@@ -3,11 +3,12 @@
 use super::error::StepProblem;
 use crate::copy::Owner;
 use crate::layer::View;
-use crate::layer::entry::{Entry, Kind, join, names, show};
+use crate::layer::entry::{Entry, Kind, SETGID, join, names, show};
 
 /// The entries that make a directory: the existing ones above the first new one, the last of them
-/// touched, then the new ones. Nothing if it is there.
-pub(super) fn entries(view: &View, path: &str, owner: Owner, now: i64) -> Result<Vec<Entry>, StepProblem> {
+/// touched, then the new ones. Nothing if it is there. Below a directory with the setgid bit new ones have it too, and its
+/// group if there is no USER.
+pub(super) fn entries(view: &View, path: &str, owner: Option<Owner>, now: i64) -> Result<Vec<Entry>, StepProblem> {
     let wrong = |reason: String| StepProblem::Directory { path: path.to_owned(), reason };
     let path = view.resolve(path.trim_start_matches('/').as_bytes()).map_err(|error| wrong(error.to_string()))?;
     let mut entries: Vec<Entry> = Vec::new();
@@ -24,7 +25,10 @@ pub(super) fn entries(view: &View, path: &str, owner: Owner, now: i64) -> Result
             Some(_) => return Err(wrong(format!("{} is not a directory", show(&at)))),
             None => {
                 first_new.get_or_insert(entries.len());
-                let entry = Entry::new(at.clone(), Kind::Directory, 0o755);
+                let above = entries.last().filter(|above| above.mode & SETGID != 0);
+                let inherited = above.map(|above| Owner { uid: 0, gid: above.gid });
+                let owner = owner.or(inherited).unwrap_or_default();
+                let entry = Entry::new(at.clone(), Kind::Directory, 0o755 | above.map_or(0, |_| SETGID));
                 entries.push(Entry { uid: owner.uid, gid: owner.gid, mtime: now, ..entry });
             }
         }
@@ -57,7 +61,7 @@ mod tests {
         let link = Entry::new("way", Kind::Symlink(b"/srv".to_vec()), 0o777);
         let view = view(vec![old, link, Entry::new("file", Kind::Fifo, 0o644)]);
         let made = |path: &str| -> Vec<(String, u32, u32, i64)> {
-            let entries = entries(&view, path, Owner { uid: 33, gid: 34 }, 99).unwrap();
+            let entries = entries(&view, path, Some(Owner { uid: 33, gid: 34 }), 99).unwrap();
             entries.into_iter().map(|e| (show(&e.path), e.mode, e.uid, e.mtime)).collect()
         };
         assert!(made("/srv").is_empty());
@@ -65,6 +69,6 @@ mod tests {
         assert!(made("/").is_empty());
         assert_eq!(made("/a/b"), [("/a".into(), 0o755, 33, 99), ("/a/b".into(), 0o755, 33, 99)]);
         assert_eq!(made("/way/x"), [("/srv".into(), 0o700, 0, 99), ("/srv/x".into(), 0o755, 33, 99)]);
-        assert!(entries(&view, "/file/x", Owner::default(), 0).is_err());
+        assert!(entries(&view, "/file/x", None, 0).is_err());
     }
 }

@@ -195,7 +195,7 @@ impl<'a, 's, 'f> Walk<'a, 's, 'f> {
         for source in &transfer.sources {
             let source = self.expand(self.style(), source, &mut Named::default());
             let source = ignore::clean(&source);
-            if !source.contains("://") && !source.contains(":/") && patterns.excludes(source.as_bytes()) {
+            if !source.contains("://") && !source.contains(":/") && patterns.excludes_source(&source) {
                 let message = format!("Attempting to {verb} file {source:?} that is excluded by .dockerignore");
                 self.sink.add(Rule::CopyIgnoredFile, node.span, message);
             }

@@ -132,7 +132,6 @@ pub fn check(file: &Dockerfile, options: &Options, around: &Around<'_>) -> Resul
     }
     let mut findings = sink.findings;
     findings.sort_by(|a, b| (a.span.first, &a.message).cmp(&(b.span.first, &b.message)));
-    findings.dedup();
     Ok(Report { findings, is_error: settings.error })
 }
 

@@ -16,25 +16,24 @@ const LONG: usize = 256;
 pub(crate) struct Named {
     /// Those that are set.
     pub set: BTreeSet<String>,
-    /// Those that are not.
-    pub unset: BTreeSet<String>,
+    /// Those that are not, once for each word.
+    pub unset: Vec<String>,
 }
 
 /// Expands a word; broken ones expand to nothing here and are told by the planner.
 pub(crate) fn expand(style: Style, text: &str, lookup: &Lookup<'_>, named: &mut Named) -> Option<String> {
-    let seen = RefCell::new(std::mem::take(named));
+    let (set, unset) = (RefCell::new(&mut named.set), RefCell::new(BTreeSet::new()));
     let noting = |name: &str| {
         let value = lookup(name);
-        let mut seen = seen.borrow_mut();
         match &value {
             _ if name.is_empty() => false,
-            Some(_) => seen.set.insert(name.to_owned()),
-            None => seen.unset.insert(name.to_owned()),
+            Some(_) => set.borrow_mut().insert(name.to_owned()),
+            None => unset.borrow_mut().insert(name.to_owned()),
         };
         value
     };
     let expanded = style.word(text, &noting).ok();
-    *named = seen.into_inner();
+    named.unset.extend(unset.into_inner());
     expanded
 }
 

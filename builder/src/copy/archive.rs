@@ -86,7 +86,7 @@ fn settle<C>(entry: &mut Entry, extraction: &Extraction<'_>, upper: &mut Upper<'
     let dir = parent(&entry.path).unwrap_or_default().to_vec();
     let dir = upper.resolve(extraction.dest, &dir)?;
     // Directories that the archive only names in its paths are root's, whatever `--chown` says.
-    upper.make_dirs(&dir, Fresh { owner: None, chmod: None })?;
+    upper.make_dirs(&dir, Fresh { owner: Some(Owner::default()), chmod: None })?;
     if let Kind::Hardlink(target) = &mut entry.kind {
         let at = upper.resolve(extraction.dest, parent(target).unwrap_or_default())?;
         *target = crate::layer::entry::join(&at, crate::layer::entry::name(target));

@@ -38,6 +38,14 @@ impl Hashed<'_> {
         }
     }
 
+    /// The selected directory, if it is one and not all of its source.
+    pub fn single_dir(&self) -> Option<&Entry> {
+        match self.picks.as_slice() {
+            [pick] if pick.top.entry.is_dir() && !pick.top.entry.path.is_empty() => Some(&pick.top.entry),
+            _ => None,
+        }
+    }
+
     /// The digest of everything that was selected, for the cache key.
     pub fn digest(&self) -> Digest {
         let mut text = Text(Verifier::sha256());

@@ -73,12 +73,17 @@ fn number(text: &str) -> Option<u32> {
 /// uid and primary gid: `name:password:uid:gid:…`.
 fn user_of(passwd: &[u8], name: &str) -> Option<(u32, u32)> {
     let fields = line_of(passwd, name)?;
-    Some((number(fields.get(2)?)?, number(fields.get(3)?)?))
+    Some((field(&fields, 2), field(&fields, 3)))
 }
 
 /// gid: `name:password:gid:…`.
 fn group_of(groups: &[u8], name: &str) -> Option<u32> {
-    number(line_of(groups, name)?.get(2)?)
+    Some(field(&line_of(groups, name)?, 2))
+}
+
+/// What is missing or no number is 0, as for docker.
+fn field(fields: &[&str], at: usize) -> u32 {
+    fields.get(at).and_then(|text| number(text)).unwrap_or(0)
 }
 
 fn line_of<'a>(file: &'a [u8], name: &str) -> Option<Vec<&'a str>> {
@@ -95,7 +100,7 @@ mod tests {
     fn find(text: &str) -> Result<(u32, u32), String> {
         let file = |path: &str| -> Result<_, Error> {
             Ok(Some(match path {
-                "/etc/passwd" => b"root:x:0:0::/root:/bin/sh\nlp:x:7:70::/:/bin/false\nbad:x:y:z\n".to_vec(),
+                "/etc/passwd" => b"root:x:0:0::/root:/bin/sh\nlp:x:7:70::/:/bin/false\nbad:x:y:z\nshort:x:9\n".to_vec(),
                 _ => b"adm:x:4:\nmail:x:8:lp\n".to_vec(),
             }))
         };
@@ -119,7 +124,8 @@ mod tests {
             ("nobody", Err("nobody 0:0")),
             ("nobody:4", Err("nobody 0:4")),
             ("lp:nobody", Err("nobody 7:70")),
-            ("bad", Err("bad 0:0")),
+            ("bad", Ok((0, 0))),
+            ("short", Ok((9, 0))),
             ("lp:", Ok((7, 0))),
             ("root", Ok((0, 0))),
             ("lp:root", Ok((7, 0))),

@@ -82,6 +82,13 @@ impl Placed<'_> {
         self.changes.iter().map(|(entry, _)| entry)
     }
 
+    /// Gives a directory the owner and the mode of another, which a copy does not.
+    pub fn dress(&mut self, path: &[u8], like: &Entry) {
+        for (entry, _) in self.changes.iter_mut().filter(|(entry, _)| entry.path == path) {
+            (entry.mode, entry.uid, entry.gid) = (like.mode, like.uid, like.gid);
+        }
+    }
+
     /// Writes them into a layer. A file that is not any more what was hashed stops it.
     pub fn write<W: Write + Send + 'static>(self, layer: &mut Pipeline<W>) -> Result<(), Error> {
         for (entry, content) in self.changes {

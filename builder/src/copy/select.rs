@@ -13,6 +13,8 @@ use crate::layer::index::ENTRY_LIMIT;
 pub struct Options<'a> {
     /// `--exclude`, relative to each source.
     pub exclude: Option<&'a dyn Ignore>,
+    /// What all instructions name of the source, if that is known.
+    pub named: Option<&'a [&'a str]>,
     /// `--parents`: keep the directories of the sources' paths, from the `/./` on if there is one.
     pub parents: bool,
 }
@@ -90,7 +92,7 @@ pub fn select<'a>(patterns: &[(&'a dyn Source, &[u8])], options: Options<'_>) ->
         if options.parents {
             selection.picks.extend(with_parents(source, pattern, options)?);
         } else {
-            for path in expand(source, &clean(pattern))? {
+            for path in expand(source, &clean(pattern), options.named)? {
                 selection.picks.push(pick(source, &path, options)?);
             }
         }
@@ -115,14 +117,19 @@ pub(super) fn clean(path: &[u8]) -> Vec<u8> {
 }
 
 /// The paths that a pattern means (fsutil: `ResolveWildcards`): itself without a wildcard, else what
-/// matches, through directories but not through links behind the first wildcard.
-fn expand(source: &dyn Source, pattern: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+/// matches, through directories but not through links behind the first wildcard. Nothing may match, but what stands
+/// before the wildcard has to be there: of what a client sends, something in it or above has to be named.
+fn expand(source: &dyn Source, pattern: &[u8], named: Option<&[&str]>) -> Result<Vec<Vec<u8>>, Error> {
     let all: Vec<&[u8]> = names(pattern).collect();
     let Some(first) = all.iter().position(|name| has_wildcard(name)) else {
         return Ok(vec![pattern.to_vec()]);
     };
     let start = all[..first].join(&b'/');
-    let mut found = vec![source.resolve(&start)?];
+    let resolved = source.resolve(&start)?;
+    if source.lstat(&resolved)?.is_none() {
+        return Err(not_found(&start));
+    }
+    let mut found = vec![resolved];
     for wildcard in &all[first..] {
         let mut next = Vec::new();
         for dir in &found {
@@ -130,7 +137,31 @@ fn expand(source: &dyn Source, pattern: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
         }
         found = next;
     }
+    if found.is_empty() && !start.is_empty() && source.sends_what_is_named() {
+        for other in named.unwrap_or(&["/"]) {
+            if brings(source, other.as_bytes(), &start)? {
+                return Ok(found);
+            }
+        }
+        let what = "nothing in it matches the pattern, and no instruction copies anything else of it";
+        return Err(Error::Unsupported { path: crate::layer::entry::show(&start), what });
+    }
     Ok(found)
+}
+
+/// Whether a client that is asked for `pattern` sends `path` with it.
+fn brings(source: &dyn Source, pattern: &[u8], path: &[u8]) -> Result<bool, Error> {
+    let sent = match expand(source, &clean(pattern), None) {
+        Err(Error::NotFound(_)) => Vec::new(),
+        sent => sent?,
+    };
+    let is_with = |sent: &Vec<u8>| sent.is_empty() || sent == path || is_below(path, sent) || is_below(sent, path);
+    for sent in sent.iter().filter(|sent| is_with(sent)) {
+        if sent.is_empty() || source.lstat(&source.resolve(sent)?)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn matching(source: &dyn Source, dir: &[u8], wildcard: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
@@ -234,19 +265,23 @@ fn with_parents<'a>(source: &'a dyn Source, pattern: &[u8], options: Options<'_>
     let include = Include::new(&pattern)?;
     let is_required = !names(&pivot).any(has_wildcard); // several pivots: nobody has to hold it
     let whole = join(&pivot, &pattern);
-    if !names(&whole).any(has_wildcard) {
+    let is_one = !names(&whole).any(has_wildcard);
+    if is_one {
         require(source, &whole)?;
     }
     let named = String::from_utf8_lossy(&whole).into_owned();
     let named = Patterns::new([named.as_str()]).map_err(|_| Error::Pattern(named.clone()))?;
     let mut picks = Vec::new();
-    for pivot in expand(source, &pivot)? {
+    for pivot in expand(source, &pivot, None)? {
         let top = source.lstat(&source.resolve(&pivot)?)?.ok_or_else(|| not_found(&pivot))?;
         if !top.entry.is_dir() && source.sends_what_is_named() && !named.excludes(&top.entry.path) {
             continue; // a pivot that is a file: it is not there unless the pattern names it as well
         }
         let mut below = include.below(source, &top.entry.path, is_required)?;
         exclude_parents(&mut below, options.exclude);
+        if is_one && !below.iter().any(|part| part.path().starts_with(&pattern)) {
+            return Err(not_found(&whole)); // it is excluded
+        }
         picks.push(Pick { source, base: name(&pivot).to_vec(), top, below });
     }
     Ok(picks)

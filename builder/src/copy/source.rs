@@ -247,11 +247,12 @@ impl<'a> Stage<'a> {
         Self { view, contents }
     }
 
-    /// Reads a whole small file, links followed, such as /etc/passwd; `None` if it is no file.
+    /// Reads a whole small file, links followed, such as /etc/passwd; `None` if it is not there.
     pub fn read(&self, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, Error> {
-        let Some(node) = self.view.stat(path)?.filter(|node| matches!(node.entry.kind, Kind::File { .. })) else {
-            return Ok(None);
-        };
+        let Some(node) = self.view.stat(path)? else { return Ok(None) };
+        if !matches!(node.entry.kind, Kind::File { .. }) {
+            return Err(Error::Unsupported { path: show(path), what: "is not a regular file" });
+        }
         if node.entry.size() > limit {
             return Err(Error::Unsupported { path: show(path), what: "is too large for what it is" });
         }

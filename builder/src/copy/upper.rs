@@ -5,7 +5,7 @@
 use super::error::Error;
 use super::mode::Chmod;
 use super::owner::Owner;
-use crate::layer::entry::{CAPABILITY, Entry, Kind, compare, is_below, join, names, parent, show};
+use crate::layer::entry::{CAPABILITY, Entry, Kind, SETGID, compare, is_below, join, names, parent, show};
 use crate::layer::view::{self, Step, View};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -91,7 +91,8 @@ impl<'a, C> Upper<'a, C> {
         Ok(below(root, &inside))
     }
 
-    /// Makes a directory and those above it. Only the new ones get owner and mode; `path` has no links.
+    /// Makes a directory and those above it. Only the new ones get owner and mode; `path` has no links. Below a directory
+    /// with the setgid bit they have it too, and its group unless an owner is asked for.
     pub fn make_dirs(&mut self, path: &[u8], fresh: Fresh<'_>) -> Result<(), Error> {
         let mut at = Vec::new();
         for name in names(path) {
@@ -100,8 +101,10 @@ impl<'a, C> Upper<'a, C> {
                 Some(entry) if entry.is_dir() => {}
                 Some(_) => return Err(view::Error::NotDirectory(show(&at)).into()),
                 None => {
-                    let owner = fresh.owner.unwrap_or_default();
-                    let mode = fresh.chmod.map_or(0o755, Chmod::of_new_directory);
+                    let above = self.lstat(parent(&at).unwrap_or_default()).filter(|above| above.mode & SETGID != 0);
+                    let inherited = above.map(|above| Owner { uid: 0, gid: above.gid });
+                    let owner = fresh.owner.or(inherited).unwrap_or_default();
+                    let mode = fresh.chmod.map_or(0o755, Chmod::of_new_directory) | above.map_or(0, |_| SETGID);
                     let entry = Entry::new(at.clone(), Kind::Directory, mode);
                     let entry = Entry { uid: owner.uid, gid: owner.gid, mtime: self.now, ..entry };
                     self.insert(Node { entry, content: None, group: None });

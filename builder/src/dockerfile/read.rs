@@ -369,7 +369,9 @@ fn onbuild(text: &str, heredocs: &[Heredoc], escape: char) -> Result<String, Fai
     }
     check_trigger(name)?;
     check_form(trigger, heredocs, escape)?;
-    let mut whole = trigger.to_owned();
+    // Blanks at its end are kept.
+    let end = text.len() - text.trim_end().len();
+    let mut whole = trigger.trim_end().to_owned() + &text[text.len() - end..];
     for heredoc in heredocs {
         whole.push_str(&format!("\n{}{}", heredoc.body, heredoc.name));
     }

@@ -15,6 +15,9 @@ pub const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// The name that hides everything a directory held below (image-spec, layer.md, "Opaque Whiteout").
 pub const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 
+/// The bit of a directory's mode that gives its group to what is made in it.
+pub const SETGID: u32 = 0o2000;
+
 /// The one extended attribute that layers carry from our own steps.
 pub const CAPABILITY: &[u8] = b"security.capability";
 

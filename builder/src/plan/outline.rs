@@ -153,8 +153,9 @@ pub(super) fn read_trigger(trigger: &str, source: &Source, span: Span) -> Result
 }
 
 fn base(file: &Dockerfile, options: &Options, id: StageId, name: &str) -> Result<Base, Problem> {
-    if let Some(earlier) = stage_named(&file.stages[..id.0], name) {
-        return Ok(Base::Stage(earlier));
+    // The names of stages are kept in lower case, and FROM takes its word as it is, as in BuildKit.
+    if let Some(earlier) = file.stages[..id.0].iter().rposition(|stage| stage.name.as_deref() == Some(name)) {
+        return Ok(Base::Stage(StageId(earlier)));
     }
     if name == "scratch" {
         return Ok(Base::Scratch);
@@ -215,21 +216,37 @@ fn origins_of(
         Instruction::Run(run) => run.mount_sources.iter().map(String::as_str).collect(),
         _ => Vec::new(),
     };
+    let origin = if matches!(node.value, Instruction::Run(_)) { mount_origin } else { origin };
     let origin = |name: &str| origin(file, options, id, name).map_err(|problem| file.source.at(node.span, problem));
     names.into_iter().map(origin).collect()
 }
 
-/// What `--from=name` means inside a stage.
+/// What `--from=name` of a COPY means inside a stage.
 pub(super) fn origin(file: &Dockerfile, options: &Options, id: StageId, name: &str) -> Result<Origin, Problem> {
-    if name.find('$').is_some_and(|at| at + 1 < name.len()) {
-        return Err(Problem::FromVariable);
-    }
     let index = name.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.parse::<usize>());
     let stage = match index {
         Some(Ok(index)) if index < file.stages.len() => Some(StageId(index)),
         Some(_) if !name.is_empty() => return Err(Problem::StageIndex(name.to_owned())),
         _ => stage_named(&file.stages, name),
     };
+    origin_of(file, options, id, name, stage)
+}
+
+/// What `from=name` of a mount means inside a stage: there, stages have no numbers.
+pub(super) fn mount_origin(file: &Dockerfile, options: &Options, id: StageId, name: &str) -> Result<Origin, Problem> {
+    origin_of(file, options, id, name, stage_named(&file.stages, name))
+}
+
+fn origin_of(
+    file: &Dockerfile,
+    options: &Options,
+    id: StageId,
+    name: &str,
+    stage: Option<StageId>,
+) -> Result<Origin, Problem> {
+    if name.find('$').is_some_and(|at| at + 1 < name.len()) {
+        return Err(Problem::FromVariable);
+    }
     let replaced = stage.and_then(|stage| file.stages[stage.0].name.as_deref()).and_then(|own| named(options, own));
     match replaced {
         Some(Base::Context(name)) => return Ok(Origin::Named(name)),

@@ -482,7 +482,7 @@ impl<'a> Planner<'a> {
                 return Err(Problem::MountOverRoot);
             }
             let origin = match &mount.from {
-                Some(name) => Some(outline::origin(self.file, self.options, self.id, name)?),
+                Some(name) => Some(outline::mount_origin(self.file, self.options, self.id, name)?),
                 None => None,
             };
             mounts.push((mount, origin));

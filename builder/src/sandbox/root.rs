@@ -286,7 +286,8 @@ impl Building {
 }
 
 impl Mount {
-    pub(super) fn target(&self) -> &Path {
+    /// Where in the root file system.
+    pub fn target(&self) -> &Path {
         match self {
             Self::Bind { target, .. } | Self::Tmpfs { target, .. } | Self::Secret { target, .. } => target,
         }

@@ -82,7 +82,8 @@ fn run(source: &dyn Source, view: &View, words: &str, unpack: bool) -> Result<La
     let (dest, sources) = paths.split_last().unwrap();
     let patterns: Vec<(&dyn Source, &[u8])> = sources.iter().map(|path| (source, path.as_bytes())).collect();
     let exclude = flag("--exclude=").map(Named);
-    let options = Options { exclude: exclude.as_ref().map(|e| e as &dyn Ignore), parents: flag("--parents").is_some() };
+    let exclude = exclude.as_ref().map(|e| e as &dyn Ignore);
+    let options = Options { exclude, parents: flag("--parents").is_some(), ..Options::default() };
     let selection = select(&patterns, options)?.hash(2)?;
     let chmod: Option<Chmod> = flag("--chmod=").map(str::parse).transpose()?;
     let owner = flag("--chown=").map(|id| id.parse().unwrap()).map(|id| Owner { uid: id, gid: id });

@@ -8,6 +8,7 @@
 //! --- PATH MODE            a file, or a directory if PATH ends in a slash
 //! --- PATH -> TARGET       a symbolic link
 //! --- PATH => OTHER        a hard link to a file of the context
+//! --- PATH (tar)           a tar of entries, written as those of base images
 //! ```
 //!
 //! `@NAME/` before a path says that it is in the named context NAME (`--build-context NAME=@NAME`).
@@ -15,11 +16,13 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
 
-use fixtures::cases::{CONTEXT_TIME, Case};
+use fixtures::cases::{self, CONTEXT_TIME, Case};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
 /// A Dockerfile, what it is built from, and how.
+#[derive(Clone)]
 pub struct Recipe {
     /// Its name, of a case or in a table.
     pub name: String,
@@ -28,8 +31,9 @@ pub struct Recipe {
     source: Source,
 }
 
+#[derive(Clone)]
 enum Source {
-    Case(Case),
+    Case(Arc<Case>),
     Table { dockerfile: String, files: Vec<(String, String)> },
 }
 
@@ -41,7 +45,7 @@ impl Recipe {
         case.asked.target.iter().for_each(|target| add("--target", target.clone()));
         case.asked.build_args.iter().for_each(|(name, value)| add("--build-arg", format!("{name}={value}")));
         case.asked.contexts.iter().for_each(|(name, from)| add("--build-context", format!("{name}=@{from}")));
-        Self { name: case.name.clone(), flags, source: Source::Case(case) }
+        Self { name: case.name.clone(), flags, source: Source::Case(Arc::new(case)) }
     }
 
     /// The recipes of a table.
@@ -65,6 +69,65 @@ impl Recipe {
         };
         let files = parts.enumerate().map(file).collect();
         Self { name, flags: words.collect(), source: Source::Table { dockerfile, files } }
+    }
+
+    /// The block of a table that gives this, if it is one of a table.
+    pub fn text(&self) -> String {
+        let Source::Table { dockerfile, files } = &self.source else { return self.name.clone() };
+        let flags: String = self.flags.iter().map(|flag| format!(" {flag}")).collect();
+        let files: String = files.iter().map(|(what, content)| format!("--- {what}\n{content}")).collect();
+        format!("=== {}{flags}\n{dockerfile}{files}", self.name)
+    }
+
+    /// The same, of which nothing is built and the checks are asked for; none if it has several stages, of which those
+    /// that nobody needs may have errors.
+    pub fn checked(&self) -> Option<Self> {
+        let Source::Table { dockerfile, .. } = &self.source else { return None };
+        let is_from = |line: &&str| line.trim_start().to_lowercase().starts_with("from ");
+        if dockerfile.lines().filter(is_from).count() > 1 {
+            return None;
+        }
+        let mut flags = self.flags.clone();
+        if let Some(at) = flags.iter().position(|flag| flag == "-o") {
+            flags.drain(at..at + 2);
+        }
+        flags.retain(|flag| !flag.starts_with("--call="));
+        flags.push("--check".to_owned());
+        Some(Self { flags, ..self.clone() })
+    }
+
+    /// The same without a line of the Dockerfile, counted from 1.
+    pub fn without_line(&self, number: usize) -> Option<Self> {
+        let Source::Table { dockerfile, files } = &self.source else { return None };
+        let lines: Vec<&str> = dockerfile.split_inclusive('\n').collect();
+        let rest = (1..=lines.len()).contains(&number).then(|| without(&lines, number - 1, 1).concat())?;
+        let source = Source::Table { dockerfile: rest, files: files.clone() };
+        Some(Self { name: self.name.clone(), flags: self.flags.clone(), source })
+    }
+
+    /// The same with less, the smallest first: without some lines of the Dockerfile, a file, or a word.
+    pub fn smaller(&self) -> Vec<Self> {
+        let Source::Table { dockerfile, files } = &self.source else { return Vec::new() };
+        let with = |dockerfile: String, files: Vec<(String, String)>| Self {
+            name: self.name.clone(),
+            flags: self.flags.clone(),
+            source: Source::Table { dockerfile, files },
+        };
+        let lines: Vec<&str> = dockerfile.split_inclusive('\n').collect();
+        let words: Vec<&str> = dockerfile.split_inclusive(' ').collect();
+        let is_linked = |(what, _): &(String, String)| {
+            let link = format!(" => {}", what.split(' ').next().unwrap_or_default());
+            files.iter().any(|(other, _)| other.ends_with(&link))
+        };
+        let spare = (0..files.len()).filter(|at| !is_linked(&files[*at]));
+        let mut all: Vec<Self> = [lines.len() / 2, lines.len() / 4, 1]
+            .into_iter()
+            .flat_map(|size| (0..lines.len()).step_by(size.max(1)).map(move |at| (at, size.max(1))))
+            .map(|(at, size)| with(without(&lines, at, size).concat(), files.clone()))
+            .collect();
+        all.extend(spare.map(|at| with(dockerfile.clone(), without(files, at, 1))));
+        all.extend((0..words.len()).map(|at| with(without(&words, at, 1).concat(), files.clone())));
+        all
     }
 
     /// Lays everything out: `context`, `dockerfile`, and the named contexts beside them. `words` are replaced in the
@@ -92,6 +155,10 @@ impl Recipe {
     }
 }
 
+fn without<T: Clone>(list: &[T], at: usize, count: usize) -> Vec<T> {
+    [&list[..at], &list[list.len().min(at + count)..]].concat()
+}
+
 /// One file of a table.
 fn make(to: &Path, what: &str, content: &str) {
     let place = |path: &str| match path.strip_prefix('@') {
@@ -106,6 +173,11 @@ fn make(to: &Path, what: &str, content: &str) {
     if let Some((path, other)) = what.split_once(" => ") {
         parents(&place(path));
         return fs::hard_link(place(other), place(path)).unwrap();
+    }
+    if let Some(path) = what.strip_suffix(" (tar)") {
+        parents(&place(path));
+        let entries: Vec<String> = content.lines().map(str::to_owned).collect();
+        return fs::write(place(path), cases::tar(&entries)).unwrap();
     }
     let (path, mode) = match what.rsplit_once(' ').map(|(path, mode)| (path, u32::from_str_radix(mode, 8))) {
         Some((path, Ok(mode))) => (path, Some(mode)),
