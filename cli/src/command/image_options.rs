@@ -166,16 +166,13 @@ pub fn compression(text: &str, level: Option<u8>) -> Outcome<Compression> {
         return Err(wrong("says two levels"));
     }
     let level = behind.or(level);
-    let within = |most: u8, usual: u8| match level.unwrap_or(usual) {
-        level if (1..=most).contains(&level) => Ok(level),
-        _ => Err(wrong("has a level that is not one of the method's")),
+    let within = |most: u8| match level {
+        Some(level) if !(1..=most).contains(&level) => Err(wrong("has a level that is not one of the method's")),
+        level => Ok(level),
     };
     match method {
-        "gzip" => {
-            let Compression::Gzip(usual) = Compression::default() else { return Err(wrong("has no usual level")) };
-            Ok(Compression::Gzip(within(12, usual)?))
-        }
-        "zstd" => Ok(Compression::Zstd(within(22, 3)?)),
+        "gzip" => Ok(Compression::Gzip(within(12)?)),
+        "zstd" => Ok(Compression::Zstd(within(22)?.unwrap_or(3))),
         "none" | "uncompressed" if level.is_none() => Ok(Compression::None),
         "none" | "uncompressed" => Err(wrong("has a level, and nothing to use it for")),
         "estargz" => Err(wrong("is a form of gzip that needs a snapshotter of its own; it is not written here")),
@@ -191,7 +188,7 @@ mod tests {
     fn compressions() {
         for (text, level, wanted) in [
             ("gzip", None, Some(Compression::default())),
-            ("gzip,9", None, Some(Compression::Gzip(9))),
+            ("gzip,9", None, Some(Compression::Gzip(Some(9)))),
             ("zstd", Some(7), Some(Compression::Zstd(7))),
             ("zstd,7", Some(7), Some(Compression::Zstd(7))),
             ("none", None, Some(Compression::None)),
