@@ -94,7 +94,7 @@ pub(super) fn prepare(
 ) -> Result<Prepared, StepProblem> {
     let (mut caches, locks) = cache_mounts::open(builder, step, sandbox)?;
     let mut prepared = Prepared { _locks: locks, ..Prepared::default() };
-    for (number, (mount, origin)) in step.mounts.iter().enumerate() {
+    for (number, (mount, origin)) in in_order(step) {
         match mount.kind {
             MountKind::Bind => {
                 let source = files(builder, mount, origin.as_ref(), sandbox, &room.join(format!("bind-{number}")))?;
@@ -116,6 +116,18 @@ pub(super) fn prepare(
     }
     only_last(&mut prepared.mounts);
     Ok(prepared)
+}
+
+/// Mounts in BuildKit's order, with their numbers: by their targets, so that what is within another is seen whatever comes
+/// first in the file; then secrets and agents.
+fn in_order(step: &RunStep) -> Vec<(usize, &(Mount, Option<Origin>))> {
+    let mut mounts: Vec<_> = step.mounts.iter().enumerate().collect();
+    mounts.sort_by_cached_key(|(_, (mount, _))| match mount.kind {
+        MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => (0, Some(target(mount, &step.cwd).into_os_string())),
+        MountKind::Secret => (1, None),
+        MountKind::Ssh => (2, None),
+    });
+    mounts
 }
 
 /// Of mounts whose targets are written alike only the last one counts.

@@ -215,7 +215,8 @@ fn mounts_are_there_for_the_step_only(place: &Place) {
                 RUN --mount=target=d,source=d --mount=type=bind,from=other,source=/o,target=/o,rw --mount=source=f,target=/g \
                 cat d/x /o/p /g > /seen && echo y > /o/new && ! touch d/y\n\
                 RUN --mount=type=cache,target=/c echo again >> /c/log && cat /c/log > /log\n\
-                RUN --mount=type=cache,target=/c,sharing=locked echo more >> /c/log && cat /c/log > /log2\n";
+                RUN --mount=type=cache,target=/c,sharing=locked echo more >> /c/log && cat /c/log > /log2\n\
+                RUN --mount=type=tmpfs,target=/t/n --mount=type=tmpfs,target=/t test -d /t/n\n";
     let said = place.build(text);
     let files = place.files();
     assert_eq!(files["seen"], "644 0:0 oneother\nfile", "{said}");
@@ -223,7 +224,7 @@ fn mounts_are_there_for_the_step_only(place: &Place) {
     for gone in ["w/d", "o", "g", "c"] {
         assert!(!files.contains_key(gone), "{gone} in {files:?}");
     }
-    assert_eq!(place.build(text).matches("  cached").count(), 7);
+    assert_eq!(place.build(text).matches("  cached").count(), 8);
     fs::write(place.path("context/d/x"), "two").unwrap();
     let said = place.build(text);
     assert_eq!(place.files()["seen"], "644 0:0 twoother\nfile", "what is mounted counts: {said}");

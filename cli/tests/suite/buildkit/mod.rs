@@ -433,14 +433,14 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Takes out what is known to differ here and there: the times of directories of which a step changes nothing else
-/// (`docs/build.md`), and which of several near names BuildKit suggests.
+/// Takes out what is known to differ here and there: the times of directories into which a COPY has put only what was
+/// there before, which a tree shows, and which of several near names BuildKit suggests.
 fn blur(kind: &Kind, has_runs: bool, picture: &mut Vec<String>) {
     let is_tree = matches!(kind, Kind::Tree(_));
     for line in picture.iter_mut() {
         if *kind == Kind::Check {
             line.truncate(line.find(" (did you mean").unwrap_or(line.len()));
-        } else if (is_tree || has_runs) && line.trim_start().starts_with("dir ") {
+        } else if is_tree && line.trim_start().starts_with("dir ") {
             let words: Vec<&str> = line.trim_start().splitn(5, ' ').collect();
             *line = format!("{} {} {} {}", words[0], words[1], words[2], words[4]);
         }

@@ -2,10 +2,8 @@
 //! ever. They are blocks of a table, so one that shows a difference can be put into a table as it is.
 //!
 //! What is generated should build, or there is little to compare: [`Writer`] keeps a rough picture of what the context
-//! and the stages hold, and takes most paths from there. What cannot be compared is not made:
-//!
-//! - hard links to files of lower layers, which differ for a known reason (`docs/build.md`),
-//! - output of programs in an order that file systems choose.
+//! and the stages hold, and takes most paths from there. Output of programs in an order that file systems choose cannot
+//! be compared, and is not made.
 
 mod choice;
 mod context;

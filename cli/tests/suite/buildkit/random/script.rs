@@ -46,7 +46,7 @@ impl Writer {
         let owner = self.choose.one(&["0:0", "5:6", "app", "app:staff", "7"]);
         let number = self.choose.below(9);
         let mut made = None;
-        let text = match self.choose.below(34) {
+        let text = match self.choose.below(37) {
             0 | 1 => {
                 made = Some(path.clone());
                 format!("echo {number} > {path}")
@@ -69,7 +69,7 @@ impl Writer {
             20 => format!("mv -T {path} {other}"),
             21 => format!("cp -a {path} {other}"),
             22 => format!("cp -r {path} {other}"),
-            23 => format!("test -d {path} || touch -d @100000000{number} {path}"),
+            23 => format!("touch -d @100000000{number} {path}"),
             24 => format!("touch {path}"),
             25 => {
                 made = Some(format!("{path}/"));
@@ -82,6 +82,8 @@ impl Writer {
             30 => format!("mkfifo /fifo{number}"),
             31 => format!("mkdir -p /h && echo {number} > /h/{number} && ln /h/{number} /h/l{number}"),
             32 => format!("mv {path} /tmp/z; mkdir {path}; mv /tmp/z {path}/"),
+            33 => format!("test ! -f {path} || ln {path} {other}.l"),
+            34 => format!("test ! -f {path} || ln -f {path} {other}"),
             _ => self.look(&path),
         };
         let plain = |path: &String| path.starts_with('/');
@@ -92,7 +94,7 @@ impl Writer {
     /// Writes down what a step sees.
     fn look(&mut self, path: &str) -> String {
         let forms = [
-            "stat -c '%a %u %g %F %N' P >> /seen",
+            "stat -c '%a %u %g %h %F %N' P >> /seen",
             "ls -a P >> /seen",
             "cat P >> /seen",
             "readlink -f P >> /seen",
