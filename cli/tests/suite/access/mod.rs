@@ -7,6 +7,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use fixtures::clients::{Containerd, Docker, Lighter, Podman, Skopeo};
 use fixtures::den::Den;
@@ -14,6 +15,9 @@ use fixtures::images::Image;
 use fixtures::kubernetes::{Cluster, User};
 use fixtures::registry::Registry;
 use serde_json::json;
+
+/// How long a line may be on its way into the log.
+const LOG_LIMIT: Duration = Duration::from_secs(10);
 
 /// `secret`, as `htpasswd -B` would write it.
 const HASH: &str = "$2b$04$lighterlighterlightere9LfHf4ipipjCP0BcH.PFYRV5hsstoKy";
@@ -232,12 +236,18 @@ fn everybody_pulls_and_alice_pushes(registry: &Registry, caller: &dyn Caller, se
     assert!(audit.iter().filter(by_alice).count() >= 6, "{audit:#?}");
     assert!(audit.iter().any(|line| line.contains("who=anonymous") && line.contains("outcome=401")), "{audit:#?}");
     // The line of each request says who asked, of those that only read as well: who was given something, and who not.
-    let log = registry.log();
-    for (repository, status) in [("private", 200), ("other", 403)] {
+    // Such lines are written some at a time.
+    let is_told = |log: &str, (repository, status): (&str, u16)| {
         let (path, status) = (format!("/v2/{repository}/a"), format!("status={status} "));
         let mut reads = log.lines().filter(|line| line.contains(" answered ") && !line.contains("method=P"));
-        let is_told = |line: &str| line.contains(&path) && line.contains(&status) && line.contains("who=user:alice");
-        assert!(reads.any(is_told), "{repository}: {log}");
+        reads.any(|line| line.contains(&path) && line.contains(&status) && line.contains("who=user:alice"))
+    };
+    let begun = Instant::now();
+    let mut log = registry.log();
+    while ![("private", 200), ("other", 403)].into_iter().all(|asked| is_told(&log, asked)) {
+        assert!(begun.elapsed() < LOG_LIMIT, "{log}");
+        std::thread::sleep(Duration::from_millis(20));
+        log = registry.log();
     }
     assert!(!log.contains("secret"), "passwords are never logged");
 }
