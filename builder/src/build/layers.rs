@@ -419,7 +419,8 @@ impl Layers<'_> {
 
     fn open(&self, link: &Link) -> Result<Opened, StepProblem> {
         if let Some(sandbox) = self.sandbox {
-            // What was left beside the layer does no harm: nobody asks for the contents of that here.
+            // Where neither is there, the blob is read. What was left beside the layer does no harm: nobody asks for the
+            // contents of that here.
             for name in [link.tree(), link.diff_id] {
                 if let Ok(tree) = Tree::open(&self.place(&name, sandbox)?.join("root")) {
                     return Ok(Opened::Tree(Mutex::new(tree)));

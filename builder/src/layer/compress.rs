@@ -378,7 +378,7 @@ impl Packer {
     }
 }
 
-/// The level for programs and all that is packed already: smaller than Go's gzip at 6, in a quarter of the time.
+/// The level for programs and all that is packed already: smaller there than Go's gzip at 6, and far quicker.
 const LEVEL_OF_BYTES: i32 = 4;
 /// The level for text: about as small as Go's gzip at 6. Level 4 is a twentieth larger there.
 const LEVEL_OF_TEXT: i32 = 6;
