@@ -97,6 +97,7 @@ impl State {
             object: ObjectName::new(kind, "demo", "web"),
             uid: "w".into(),
             generation: 2,
+            version: String::new(),
             changed: true,
             created: false,
             want: [("web".to_owned(), image().digests().iter().copied().collect())].into(),

@@ -19,6 +19,9 @@ pub struct Ticket {
     pub uid: String,
     /// Its generation after our write.
     pub generation: i64,
+    /// Its `resourceVersion` after our write; empty in tickets of old files.
+    #[serde(default)]
+    pub version: String,
     /// Whether we wrote anything.
     pub changed: bool,
     /// Whether we made the object: there is no version before.
@@ -68,6 +71,7 @@ impl Ticket {
             object: action.object.clone(),
             uid: text(&answer["metadata"]["uid"]).to_owned(),
             generation: answer["metadata"]["generation"].as_i64().unwrap_or_default(),
+            version: text(&answer["metadata"]["resourceVersion"]).to_owned(),
             changed,
             created: action.change == Change::Create,
             want: images

@@ -17,6 +17,7 @@ fn ticket() -> Ticket {
         object: ObjectName::new(resource("apps", "Deployment"), "demo", "web"),
         uid: "u-1".into(),
         generation: 2,
+        version: String::new(),
         changed: true,
         created: false,
         want: BTreeMap::new(),

@@ -455,7 +455,7 @@ fn digest(image: &str) -> Option<Digest> {
     image.rsplit_once('@')?.1.parse().ok()
 }
 
-fn generation(object: &Value) -> i64 {
+pub(crate) fn generation(object: &Value) -> i64 {
     number(&object["metadata"]["generation"])
 }
 

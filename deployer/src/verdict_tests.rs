@@ -19,7 +19,7 @@ pub(crate) fn now() -> Timestamp {
 
 pub(crate) fn resource(kind: &str) -> Resource {
     Resource {
-        group: "apps".into(),
+        group: if kind == "Pod" { "" } else { "apps" }.into(),
         version: "v1".into(),
         kind: kind.into(),
         plural: format!("{}s", kind.to_lowercase()),
@@ -34,6 +34,7 @@ pub(crate) fn ticket(kind: &str) -> Ticket {
         object: ObjectName::new(resource(kind), "demo", "web"),
         uid: UID.into(),
         generation: 2,
+        version: "20".into(),
         changed: true,
         created: false,
         want: BTreeMap::from([("web".into(), vec![digest])]),

@@ -214,8 +214,21 @@ impl<F> std::fmt::Debug for Watch<'_, F> {
 }
 
 impl<F: FnMut(Event)> Watch<'_, F> {
-    /// Takes tickets in of what was written just now.
+    /// Takes tickets in of what was written just now. What a watch showed of it until then is the version before.
     pub fn admit(&mut self, tickets: &[Ticket]) {
+        let begun = self.tickets.len();
+        let is_watched = |ticket: &Ticket| self.sources.iter().any(|open| open.shows(&ticket.object));
+        let is_watched: Vec<bool> = tickets.iter().map(is_watched).collect();
+        self.take_up(tickets);
+        for (index, (ticket, is_watched)) in (begun..).zip(tickets.iter().zip(is_watched)) {
+            if is_watched && self.world.is_behind(ticket) {
+                self.behind.insert(index);
+            }
+        }
+    }
+
+    /// Takes tickets in of what was written before anything that will be judged was asked for.
+    fn take_up(&mut self, tickets: &[Ticket]) {
         self.open(&tickets.iter().map(|ticket| &ticket.object).collect::<Vec<_>>());
         for ticket in tickets {
             let index = self.tickets.len();
@@ -226,9 +239,6 @@ impl<F: FnMut(Event)> Watch<'_, F> {
                 continue;
             }
             self.world.begin(ticket);
-            if self.world.is_behind(ticket) {
-                self.behind.insert(index);
-            }
         }
     }
 
@@ -286,7 +296,7 @@ impl<F: FnMut(Event)> Watch<'_, F> {
     }
 
     async fn all(mut self, tickets: &[Ticket]) -> Result<Outcome, Error> {
-        self.admit(tickets);
+        self.take_up(tickets);
         while !self.is_decided() {
             self.next().await?;
         }
@@ -326,9 +336,10 @@ impl<F: FnMut(Event)> Watch<'_, F> {
         Ok(())
     }
 
-    /// The watch has come to an object again, after our write.
+    /// The watch has come to an object again: after our write, unless it says itself that it has not got there.
     fn catch_up(&mut self, uid: &str) {
-        self.behind.retain(|index| self.tickets[*index].uid != uid);
+        let is_elsewhere = |ticket: &Ticket| ticket.uid != uid || self.world.is_surely_behind(ticket);
+        self.behind.retain(|index| is_elsewhere(&self.tickets[*index]));
     }
 
     fn broken(&mut self, number: usize, error: kube::Error) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 
 use crate::object::Resource;
 use crate::ticket::Ticket;
-use crate::verdict;
+use crate::verdict::{self, generation};
 use crate::workload::{self, text};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -126,21 +126,20 @@ impl World {
         self.old_events.extend(events.map(version_of));
     }
 
-    /// Whether what is known of a workload is older than the write that a ticket is of.
+    /// Whether what is known of a workload is older than the write that a ticket is of, if it was watched before that.
+    /// A list that has not come yet may have been made before the write.
     pub fn is_behind(&self, ticket: &Ticket) -> bool {
-        let is_listed = |stream: &&Stream| {
-            matches!(&stream.kind, Kind::Workload(resource) if *resource == ticket.object.resource)
-                && ticket.object.namespace.as_deref().unwrap_or_default() == stream.namespace
-        };
-        if !self.streams.iter().filter(is_listed).all(|stream| stream.synced) {
-            return false; // a list that is still to come is younger
-        }
         let Some(workload) = self.snapshot(ticket).workload else { return true };
-        let generation = workload["metadata"]["generation"].as_i64().unwrap_or_default();
-        // Pods have no generation; those of before run other images.
+        // Pods have no generation; where versions cannot be told either, those of before run other images.
         uid_of(workload) != ticket.uid
-            || generation < ticket.generation
-            || (generation == 0 && verdict::superseded(workload, ticket).is_some())
+            || is_older(workload, ticket)
+                .unwrap_or_else(|| generation(workload) == 0 && verdict::superseded(workload, ticket).is_some())
+    }
+
+    /// Whether what is known of a workload is surely older than the write. What has gone is not.
+    pub fn is_surely_behind(&self, ticket: &Ticket) -> bool {
+        let workload = self.snapshot(ticket).workload.filter(|workload| uid_of(workload) == ticket.uid);
+        workload.and_then(|workload| is_older(workload, ticket)).unwrap_or(false)
     }
 
     /// What concerns one ticket.
@@ -232,6 +231,16 @@ impl Snapshot<'_> {
 }
 
 /// Which event, and which version of it.
+/// Whether a state of a workload is older than a write of ours; unknown where the server numbers neither what is wished
+/// nor its versions. Versions of one resource are decimal numbers that grow (KEP-5504).
+fn is_older(workload: &Value, ticket: &Ticket) -> Option<bool> {
+    if generation(workload) > 0 {
+        return Some(generation(workload) < ticket.generation);
+    }
+    let seen: u128 = text(&workload["metadata"]["resourceVersion"]).parse().ok()?;
+    Some(seen < ticket.version.parse().ok()?)
+}
+
 fn version_of(event: &Value) -> (String, String) {
     (uid_of(event).to_owned(), text(&event["metadata"]["resourceVersion"]).to_owned())
 }

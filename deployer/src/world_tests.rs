@@ -48,7 +48,40 @@ fn what_was_seen_before_a_write_is_behind_it() {
 
     let mut world = World::default();
     world.add_stream(Kind::Workload(resource("Deployment")), "demo");
-    assert!(!world.is_behind(&ticket("Deployment")), "its list is still to come");
+    assert!(world.is_behind(&ticket("Deployment")), "its list may have been made before");
+}
+
+/// A bare pod has no generation, and events of the version before may come after our write.
+#[test]
+fn states_of_a_pod_from_before_a_write_are_behind_it() {
+    let pod = |image: &str, version: &str| {
+        let mut pod = json!({"metadata": {"name": "web", "uid": UID, "resourceVersion": version}});
+        pod["spec"] = template(image)["spec"].clone();
+        pod
+    };
+    let scene = |ticket: Ticket, pod: Value| Scene { ticket, ..Scene::new("Pod", Some(pod)) };
+    for (image, version, is_behind) in [
+        (OLD, "9", true), // by their numbers, not by their texts
+        (NEW, "19", true),
+        (NEW, "20", false),
+        (OLD, "21", false), // somebody was faster
+        (NEW, "36893488147419103232", false),
+    ] {
+        let Scene { world, ticket } = scene(ticket("Pod"), pod(image, version));
+        assert_eq!(world.is_behind(&ticket), is_behind, "{image} {version}");
+        assert_eq!(world.is_surely_behind(&ticket), is_behind, "{image} {version}");
+    }
+    // A ticket of an old file, or a server whose versions are no numbers.
+    for (ours, seen) in [("", "9"), ("20", "x9")] {
+        let of_unknown = || Ticket { version: ours.into(), ..ticket("Pod") };
+        for (image, is_behind) in [(OLD, true), (NEW, false)] {
+            let Scene { world, ticket } = scene(of_unknown(), pod(image, seen));
+            assert_eq!(world.is_behind(&ticket), is_behind, "{image}");
+            assert!(!world.is_surely_behind(&ticket));
+        }
+    }
+    let gone = Scene::new("Pod", None);
+    assert!(gone.world.is_behind(&gone.ticket) && !gone.world.is_surely_behind(&gone.ticket));
 }
 
 /// What events said of a workload before its turn came is of the version before.

@@ -43,6 +43,19 @@ impl Source {
             && self.namespace == other.namespace
             && (self.fields.is_none() || self.fields == other.fields)
     }
+
+    /// Whether a workload is among what it shows.
+    pub(super) fn shows(&self, workload: &ObjectName) -> bool {
+        let is_its_kind = matches!(&self.kind, Kind::Workload(resource) if *resource == workload.resource);
+        is_its_kind
+            && workload.namespace.as_deref().unwrap_or_default() == self.namespace
+            && self.fields.as_ref().is_none_or(|fields| *fields == only(&workload.name))
+    }
+}
+
+/// The field selector of one object.
+fn only(name: &str) -> String {
+    format!("metadata.name={name}")
 }
 
 /// What happened in a source.
@@ -71,7 +84,7 @@ pub(super) fn sources(objects: &[&ObjectName]) -> Vec<Source> {
         for resource in &kinds {
             let names: Vec<&str> =
                 here.iter().filter(|object| object.resource == **resource).map(|object| object.name.as_str()).collect();
-            let one = names.iter().all(|name| *name == names[0]).then(|| format!("metadata.name={}", names[0]));
+            let one = names.iter().all(|name| *name == names[0]).then(|| only(names[0]));
             add(Kind::Workload((*resource).clone()), (*resource).clone(), one, false);
         }
         if let Some(deployments) = kinds.iter().find(|resource| resource.is("apps", &["Deployment"])) {
@@ -100,7 +113,7 @@ pub(super) async fn since(
     version: &str,
 ) -> kube::Result<BoxStream<'static, kube::Result<Option<Value>>>> {
     let objects = objects(api, &object.resource, object.namespace.as_deref().unwrap_or_default());
-    let one = WatchParams::default().fields(&format!("metadata.name={}", object.name));
+    let one = WatchParams::default().fields(&only(&object.name));
     let events = objects.watch(&one, version).await?;
     let state = |event| match event {
         Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => plain(&object).map(|state| Ok(Some(state))),

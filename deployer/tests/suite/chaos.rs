@@ -419,6 +419,7 @@ fn ticket(namespace: &str) -> Ticket {
         object: ObjectName::new(resource, namespace, "web"),
         uid: "d".into(),
         generation: 2,
+        version: String::new(),
         changed: true,
         created: false,
         want: BTreeMap::from([("web".to_owned(), vec![digest])]),
