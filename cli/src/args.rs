@@ -222,7 +222,7 @@ pub struct BuildArgs {
     pub reproducible_check: bool,
 
     /// Ask the registry for base images, even where the local store has them
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set, hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", action = clap::ArgAction::Set, hide_default_value = true, value_parser = build::pull, value_name = "BOOL|always|newer|missing")]
     pub pull: bool,
 
     /// How to tell what is being done
@@ -269,6 +269,8 @@ pub struct BuildArgs {
 
     #[command(flatten)]
     pub docker: build::DockerArgs,
+    #[command(flatten)]
+    pub buildah: build::BuildahArgs,
     #[command(flatten)]
     pub kaniko: build::KanikoArgs,
     #[command(flatten)]

@@ -97,6 +97,66 @@ pub struct DockerArgs {
     pub security_opt: Vec<String>,
 }
 
+/// buildah's and podman's names, where they are not docker's. `command::buildah` says what becomes of them.
+#[derive(Debug, Args)]
+pub struct BuildahArgs {
+    /// Every step is a layer in any case
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub layers: Option<bool>,
+    /// oci, as it is; docker is -o type=image,oci-mediatypes=false
+    #[arg(long, hide = true, value_name = "oci|docker")]
+    pub format: Option<ImageFormat>,
+    /// --build-arg SOURCE_DATE_EPOCH
+    #[arg(long, hide = true, value_name = "SECONDS", alias = "source-date-epoch")]
+    pub timestamp: Option<u64>,
+    /// --tag
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub manifest: Option<String>,
+    /// --pull
+    #[arg(long, hide = true)]
+    pub pull_always: bool,
+    /// Refused: certificates are always checked
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub tls_verify: Option<bool>,
+    /// Refused: passwords on command lines are seen by everybody
+    #[arg(long, hide = true, value_name = "USER:PASSWORD")]
+    pub creds: Option<String>,
+    /// Refused: a last stage with COPY --from does it
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub squash_all: Option<bool>,
+    /// Refused: RUN --mount brings files in
+    #[arg(long, hide = true, value_name = "HOST:CONTAINER")]
+    pub volume: Vec<String>,
+    /// Refused: steps have no devices of this machine
+    #[arg(long, hide = true, value_name = "DEVICE")]
+    pub device: Vec<String>,
+    /// Refused: the rights of steps are fixed
+    #[arg(long, hide = true, value_name = "CAPABILITY", alias = "cap-drop")]
+    pub cap_add: Vec<String>,
+    /// Refused: the rights of steps are fixed
+    #[arg(long, hide = true, value_name = "HOW", alias = "userns-uid-map", alias = "userns-gid-map")]
+    pub userns: Vec<String>,
+}
+
+/// What the documents of an image are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ImageFormat {
+    Oci,
+    Docker,
+}
+
+/// Reads `--pull`: as docker has it, true or false; as podman has it, when the registry is asked.
+pub fn pull(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" | "always" | "newer" | "ifnewer" => Ok(true),
+        "false" | "0" | "missing" | "ifmissing" => Ok(false),
+        "never" => {
+            Err("the registry is asked for what the local store lacks; --registry-map can lead elsewhere".into())
+        }
+        _ => Err("use true, false, always, newer or missing".into()),
+    }
+}
+
 /// kaniko's names, where they are not docker's. `command::kaniko` says what becomes of them.
 #[derive(Debug, Args)]
 pub struct KanikoArgs {

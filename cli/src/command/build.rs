@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use super::named::LayoutImage;
 use super::output::Outputs;
 use super::request::{self, Loaded};
-use super::{docker, kaniko, platforms, report};
+use super::{buildah, docker, kaniko, platforms, report};
 use crate::args::build::Method;
 use crate::args::{BuildArgs, ProgressKind};
 use crate::exchange::{Exchange, SharedMounts};
@@ -65,6 +65,7 @@ pub struct Finished {
 
 pub fn run(mut args: BuildArgs) -> Outcome<()> {
     let mut notes = kaniko::translate(&mut args)?;
+    notes.extend(buildah::translate(&mut args)?);
     notes.extend(docker::notes(&args.docker)?);
     if args.progress != ProgressKind::Quiet && !args.quiet {
         notes.iter().for_each(|note| tell(&format!("note: {note}")));

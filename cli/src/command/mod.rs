@@ -3,6 +3,7 @@
 #[cfg(feature = "build")]
 pub mod build;
 #[cfg(feature = "build")]
+mod buildah;
 pub mod cache;
 #[cfg(feature = "build")]
 mod call;
