@@ -255,6 +255,34 @@ fn scripts_of_kaniko_run() {
 }
 
 #[test]
+fn scripts_of_buildah_run() {
+    let registry = Registry::start(LIGHTER);
+    let bench = Bench::new(PLAIN);
+    let name = registry.reference("b:1");
+    let (_, told) = bench.does(&[
+        "build",
+        "--layers",
+        "--format",
+        "docker",
+        "--pull=always",
+        "--timestamp",
+        "86400",
+        "--manifest",
+        &name,
+        "--push",
+        ".",
+    ]);
+    assert!(told.contains("note: --layers has no effect"), "{told}");
+    let pushed = format!("docker://{name}");
+    let (manifest, _) = bench.does(&["inspect", "--raw", &pushed]);
+    assert!(manifest.contains("application/vnd.docker.distribution.manifest.v2+json"), "{manifest}");
+    assert_eq!(bench.config(&pushed)["created"], "1970-01-02T00:00:00Z");
+    let refused = bench.run(&["build", "--tls-verify=false", "."]);
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(64) && why.contains("--registry-ca"), "{why}");
+}
+
+#[test]
 fn scripts_of_docker_run_or_are_told_why_not() {
     let bench = Bench::new(PLAIN);
     let (_, told) = bench.does(&[
