@@ -57,6 +57,23 @@ fn bytes_do_not_depend_on_threads() {
     }
 }
 
+/// As others write it: one frame, whose decoder may hold output back when the end of a file is asked for.
+#[test]
+fn a_layer_of_one_zstd_frame_is_read_like_any_other() {
+    for sizes in [&[3][..], &[0, 0, 600], &[0, 5_000, 1, 90 << 10, 0, 0], &[3 << 20, 0, 7, 1 << 20, 12]] {
+        let entries = sizes.iter().enumerate().map(|(at, size)| file(&format!("f{at}"), &text(*size)));
+        let (layer, tar) = made(&entries.collect::<Vec<_>>(), Options { compression: Compression::None, ..<_>::default() });
+        for (level, checked) in [(1, false), (3, true), (19, true)] {
+            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level).unwrap();
+            encoder.include_checksum(checked).unwrap();
+            encoder.write_all(&tar).unwrap();
+            let blob = encoder.finish().unwrap();
+            let (index, diff_id) = read::index(&blob[..], Limits::default()).unwrap();
+            assert_eq!((index, diff_id), (layer.index.clone(), layer.diff_id), "{sizes:?} at {level}");
+        }
+    }
+}
+
 /// A tree of small files, a large one and one that is several blocks long.
 fn tree(edited: &str) -> Vec<(Entry, Vec<u8>)> {
     let small = text(3 << 20);

@@ -43,11 +43,21 @@ pub fn decompress<'a>(source: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> 
     let source = BufReader::with_capacity(64 << 10, source);
     Ok(match Format::of(&start) {
         Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
-        Format::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(source)?),
+        Format::Zstd => Box::new(Zstd(zstd::stream::read::Decoder::with_buffer(source)?)),
         Format::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(source)),
         Format::Xz => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(source)),
         Format::Plain => Box::new(source),
     })
+}
+
+/// A decoder that gives nothing for nothing: the one inside goes on until it has written something, and without room for
+/// that ends with an error. Who reads to the end of a file of an archive asks for nothing there.
+struct Zstd<'a, R: io::BufRead>(zstd::stream::read::Decoder<'a, R>);
+
+impl<R: io::BufRead> Read for Zstd<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() { Ok(0) } else { self.0.read(buffer) }
+    }
 }
 
 /// The first bytes of a stream, at most `N`, and the stream with them still in it.
