@@ -61,8 +61,8 @@ pub(super) fn extract<C: From<Spooled> + Clone>(
             }
             _ => None,
         };
-        if entry.path.is_empty() {
-            continue; // `./`: the directory that everything goes into stays as it is
+        if entry.path.is_empty() && extraction.dest.is_empty() {
+            continue; // a layer says nothing of the root itself
         }
         settle(&mut entry, extraction, upper)?;
         if entry.kind == Kind::Directory {
@@ -83,6 +83,14 @@ pub(super) fn extract<C: From<Spooled> + Clone>(
 
 /// Moves an entry to its place below the destination, links of the tree followed inside of it.
 fn settle<C>(entry: &mut Entry, extraction: &Extraction<'_>, upper: &mut Upper<'_, C>) -> Result<(), Error> {
+    entry.xattrs.retain(|(name, _)| name == CAPABILITY);
+    if let Some(owner) = extraction.owner {
+        (entry.uid, entry.gid) = (owner.uid, owner.gid);
+    }
+    if entry.path.is_empty() {
+        entry.path = extraction.dest.to_vec(); // the archive has a `/`, which is the destination
+        return Ok(());
+    }
     let dir = parent(&entry.path).unwrap_or_default().to_vec();
     let dir = upper.resolve(extraction.dest, &dir)?;
     // Directories that the archive only names in its paths are root's, whatever `--chown` says.
@@ -92,10 +100,6 @@ fn settle<C>(entry: &mut Entry, extraction: &Extraction<'_>, upper: &mut Upper<'
         *target = crate::layer::entry::join(&at, crate::layer::entry::name(target));
     }
     entry.path = crate::layer::entry::join(&dir, crate::layer::entry::name(&entry.path));
-    entry.xattrs.retain(|(name, _)| name == CAPABILITY);
-    if let Some(owner) = extraction.owner {
-        (entry.uid, entry.gid) = (owner.uid, owner.gid);
-    }
     Ok(())
 }
 
@@ -126,7 +130,7 @@ fn link<C: Clone>(path: &[u8], target: &[u8], upper: &mut Upper<'_, C>, next_gro
         path: show(path),
         what: "is a hard link to a file that the archive does not hold; pack both names",
     };
-    if path == target {
+    if path == target && upper.lstat(path).is_some() {
         return Ok(());
     }
     if upper.lstat(path).is_some() {

@@ -2,7 +2,8 @@
 //! checked [`Entry`] values, and nothing that is claimed is believed. Paths cannot leave the root,
 //! sizes are bounded before memory is taken, and a bomb ends with an error.
 //!
-//! Understood are ustar, PAX, and GNU's long names and base-256 numbers. Sparse files are refused.
+//! Understood are ustar, PAX with its sparse files, and GNU's long names and base-256 numbers. What Go's `archive/tar`
+//! reads, BuildKit takes, and so do we; where it refuses, such as GNU's sparse files of old, so do we.
 
 use super::entry::{
     ContentHash, Entry, Kind, NAME_LIMIT, OPAQUE_NAME, PATH_LIMIT, WHITEOUT_PREFIX, join, name, names, parent, show,
@@ -16,8 +17,10 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 
 mod header;
+mod sparse;
 mod stream;
 
+use sparse::{Next, Place, Sparse};
 use stream::Stream;
 pub use stream::{Format, decompress};
 
@@ -43,6 +46,8 @@ impl Default for Limits {
 
 /// The longest PAX or GNU extension header, in bytes: room for two paths and all attributes.
 const EXTENSION_LIMIT: u64 = 1 << 20;
+/// The longest map of a sparse file in front of its content, in bytes.
+const MAP_LIMIT: u64 = 1 << 20;
 
 /// Why an archive cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -117,9 +122,10 @@ pub struct Reader<'a> {
     /// Bytes of content, and of padding behind it, that were not read yet.
     left: u64,
     padding: u64,
+    /// How the content is to be spread, if it is a sparse file's.
+    sparse: Option<Sparse>,
     /// Symbolic links seen so far: later entries below them land where they point.
     links: HashMap<Vec<u8>, Vec<u8>>,
-    globals: Extensions,
     done: bool,
 }
 
@@ -140,8 +146,8 @@ impl<'a> Reader<'a> {
             named: 0,
             left: 0,
             padding: 0,
+            sparse: None,
             links: HashMap::new(),
-            globals: Extensions::default(),
             done: false,
         })
     }
@@ -175,11 +181,19 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads what is left, and names the whole uncompressed stream.
+    /// Reads what is left, and names the whole uncompressed stream. What follows the end mark of an archive may be
+    /// anything: nobody looks at it.
     pub fn finish(mut self) -> Result<Verified, Error> {
         while self.next_entry()?.is_some() {}
         let mut rest = [0; 16 << 10];
-        while self.plain.read(&mut rest)? != 0 {}
+        loop {
+            match self.plain.read(&mut rest) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) if self.names == Names::Archive => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
         Ok(self.plain.into_hash().seal())
     }
 
@@ -189,7 +203,7 @@ impl<'a> Reader<'a> {
     }
 
     fn next_header(&mut self) -> Result<Option<(Header, Extensions)>, Error> {
-        let mut extensions = self.globals.clone();
+        let mut extensions = Extensions::default();
         loop {
             self.skip_content()?;
             let at = self.position();
@@ -199,30 +213,77 @@ impl<'a> Reader<'a> {
                 b'x' => {
                     extensions.add_records(&self.extension(&header, at)?).map_err(|what| Error::Damaged { at, what })?
                 }
-                b'g' => {
-                    let records = self.extension(&header, at)?;
-                    self.globals.add_records(&records).map_err(|what| Error::Damaged { at, what })?;
-                    extensions = self.globals.clone();
-                }
+                // Global records are read and mean nothing, says Go.
+                b'g' => Extensions::default()
+                    .add_records(&self.extension(&header, at)?)
+                    .map_err(|what| Error::Damaged { at, what })?,
                 b'L' => extensions.path = Some(until_nul(self.extension(&header, at)?)),
                 b'K' => extensions.link = Some(until_nul(self.extension(&header, at)?)),
                 _ => {
                     self.left = if header.has_content() { extensions.size.unwrap_or(header.size) } else { 0 };
                     self.padding = self.left.wrapping_neg() % BLOCK as u64;
+                    self.spread(&header, &extensions, at)?;
                     return Ok(Some((header, extensions)));
                 }
             }
         }
     }
 
+    /// Finds out whether the content that follows is a sparse file's, and how it is to be spread.
+    fn spread(&mut self, header: &Header, extensions: &Extensions, at: u64) -> Result<(), Error> {
+        let damaged = |what| Error::Damaged { at, what };
+        let Some(place) = extensions.sparse.place() else { return Ok(()) };
+        if !header.has_content() {
+            return Err(damaged("a sparse file that is no file"));
+        }
+        let sparse = match place {
+            Place::Records => extensions.sparse.file(self.left),
+            Place::Content => {
+                let map = self.map(at)?;
+                extensions.sparse.file_of(&map, self.left)
+            }
+        };
+        let sparse = sparse.map_err(damaged)?;
+        self.plain.add_hole(sparse.holes())?;
+        self.sparse = Some(sparse);
+        Ok(())
+    }
+
+    /// Reads the map of a sparse file that stands in front of its content, in blocks of its own.
+    fn map(&mut self, at: u64) -> Result<Vec<u64>, Error> {
+        let damaged = |what| Error::Damaged { at, what };
+        let mut map = sparse::Map::default();
+        loop {
+            if let Some(numbers) = map.numbers().map_err(damaged)? {
+                return Ok(numbers);
+            }
+            if map.len() >= MAP_LIMIT || self.left < BLOCK as u64 {
+                return Err(damaged("a sparse file with a map that is cut or too long"));
+            }
+            let mut block = [0; BLOCK];
+            if !fill(&mut self.plain, &mut block, at)? {
+                return Err(damaged("it ends inside a file"));
+            }
+            self.left -= BLOCK as u64;
+            map.push(&block);
+        }
+    }
+
     /// The next block, or `None` at the end mark or where the stream ends without one.
     fn block(&mut self, at: u64) -> Result<Option<[u8; BLOCK]>, Error> {
         let mut block = [0; BLOCK];
-        if self.done || !fill(&mut self.plain, &mut block, at)? || block == [0; BLOCK] {
+        if self.done || !fill(&mut self.plain, &mut block, at)? {
             self.done = true;
             return Ok(None);
         }
-        Ok(Some(block))
+        if block != [0; BLOCK] {
+            return Ok(Some(block));
+        }
+        self.done = true;
+        if fill(&mut self.plain, &mut block, at)? && block != [0; BLOCK] {
+            return Err(Error::Damaged { at, what: "half of an end mark" });
+        }
+        Ok(None)
     }
 
     fn extension(&mut self, header: &Header, at: u64) -> Result<Vec<u8>, Error> {
@@ -249,24 +310,29 @@ impl<'a> Reader<'a> {
             }
             left -= got as u64;
         }
-        (self.left, self.padding) = (0, 0);
+        (self.left, self.padding, self.sparse) = (0, 0, None);
         Ok(())
     }
 
     /// Makes the entry, or `None` for what says nothing (volume labels).
     fn entry(&mut self, header: &Header, extensions: Extensions) -> Result<Option<Entry>, Error> {
         let raw = extensions.path.as_deref().unwrap_or(&header.path);
-        if extensions.sparse || header.flag == b'S' {
-            return Err(Error::Unsupported { path: show(raw), what: "sparse files" });
+        let raw = extensions.sparse.name().filter(|_| self.sparse.is_some()).unwrap_or(raw);
+        if header.flag == b'S' {
+            return Err(Error::Unsupported { path: show(raw), what: "sparse files of GNU's old format" });
         }
-        if raw.is_empty() && self.names == Names::Archive {
-            return Ok(None); // the directory that it is extracted into is there already, says moby
+        if self.names == Names::Archive && means_destination(raw) {
+            return Ok(None); // it is there already, says moby
         }
         let link = extensions.link.as_deref().unwrap_or(&header.link);
         let path = self.settle(&clean(raw, self.names)?)?;
         let kind = match header.flag {
-            b'0' | 0 | b'7' if !raw.ends_with(b"/") => Kind::File { size: self.left, hash: ContentHash::EMPTY },
-            b'0' | 0 | b'7' | b'5' => Kind::Directory,
+            b'5' => Kind::Directory,
+            0 if raw.ends_with(b"/") => Kind::Directory, // as tar had it before it knew directories
+            b'0' | 0 => {
+                let size = self.sparse.as_ref().map_or(self.left, Sparse::size);
+                Kind::File { size, hash: ContentHash::EMPTY }
+            }
             b'1' => Kind::Hardlink(self.link_target(raw, link)?),
             b'2' => Kind::Symlink(symlink_target(raw, link)?),
             b'3' if (header.major, header.minor) == (0, 0) => {
@@ -275,7 +341,6 @@ impl<'a> Reader<'a> {
             b'3' => Kind::Char(header.major, header.minor),
             b'4' => Kind::Block(header.major, header.minor),
             b'6' => Kind::Fifo,
-            b'V' => return Ok(None),
             _ => return Err(Error::Unsupported { path: show(raw), what: "entries of this type" }),
         };
         if path.is_empty() && kind != Kind::Directory {
@@ -289,7 +354,7 @@ impl<'a> Reader<'a> {
             mode,
             uid: extensions.uid.unwrap_or(header.uid),
             gid: extensions.gid.unwrap_or(header.gid),
-            mtime: extensions.mtime.unwrap_or(header.mtime),
+            mtime: self.bound(extensions.mtime.unwrap_or(header.mtime)),
             xattrs: extensions.xattrs.into_iter().collect(),
         };
         if entry.uid == u32::MAX || entry.gid == u32::MAX {
@@ -298,6 +363,12 @@ impl<'a> Reader<'a> {
         let entry = if self.names == Names::Layer { hiding(entry)? } else { entry };
         self.remember_link(&entry);
         Ok(Some(entry))
+    }
+
+    /// Times that Go cannot count in nanoseconds since 1970 become that year in what is extracted.
+    fn bound(&self, mtime: i64) -> i64 {
+        let is_far = !(0..=i64::MAX / 1_000_000_000).contains(&mtime);
+        if is_far && self.names == Names::Archive { 0 } else { mtime }
     }
 
     /// Moves a path whose directories are symbolic links of this archive to where they point.
@@ -333,14 +404,36 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Read for Reader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl Reader<'_> {
+    /// Reads what the archive holds of the content.
+    fn read_held(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = self.left.min(buffer.len() as u64) as usize;
         let got = self.plain.read(&mut buffer[..wanted])?;
         if got == 0 && wanted > 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.left -= got as u64;
+        Ok(got)
+    }
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(sparse) = &mut self.sparse else { return self.read_held(buffer) };
+        let most = |bytes: u64| bytes.min(buffer.len() as u64) as usize;
+        let got = match sparse.next() {
+            Next::End => 0,
+            Next::Hole(bytes) => {
+                let got = most(bytes);
+                buffer[..got].fill(0);
+                got
+            }
+            Next::Held(bytes) => {
+                let most = most(bytes);
+                self.read_held(&mut buffer[..most])?
+            }
+        };
+        self.sparse.as_mut().into_iter().for_each(|sparse| sparse.advance(got as u64));
         Ok(got)
     }
 }
@@ -415,6 +508,12 @@ fn clean(path: &[u8], kind: Names) -> Result<Vec<u8>, Error> {
         return refused("its path is empty");
     }
     Ok(clean)
+}
+
+/// Whether a name of an archive is the directory that it is extracted into: `.`, in any words. `/` is more: what the archive
+/// says of it counts.
+fn means_destination(name: &[u8]) -> bool {
+    name.is_empty() || !name.starts_with(b"/") && clean(name, Names::Archive).is_ok_and(|path| path.is_empty())
 }
 
 fn symlink_target(path: &[u8], target: &[u8]) -> Result<Vec<u8>, Error> {

@@ -22,7 +22,7 @@ const NOW: i64 = 2_000_000_000;
 
 /// A context: `a/b` is a file that holds its own name, `a/` a directory, `a@b` a link, `a=b` a hard link;
 /// `:600` gives a mode.
-fn context(paths: &str) -> tempfile::TempDir {
+pub(super) fn context(paths: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     for word in paths.split_whitespace() {
         let (word, mode) = word.split_once(':').map_or((word, None), |(word, mode)| (word, Some(mode)));
@@ -59,7 +59,7 @@ fn settle(path: &Path) {
 }
 
 /// A base tree in the same words.
-fn base(paths: &str) -> View {
+pub(super) fn base(paths: &str) -> View {
     let mut layer = Pipeline::new(Vec::new(), pipeline::Options::default()).unwrap();
     for word in paths.split_whitespace() {
         let (path, kind, mode) = if let Some(dir) = word.strip_suffix('/') {
@@ -76,7 +76,7 @@ fn base(paths: &str) -> View {
 }
 
 /// `--flag=value` words, sources and a destination, as an instruction has them.
-fn run(source: &dyn Source, view: &View, words: &str, unpack: bool) -> Result<Layer, Error> {
+pub(super) fn run(source: &dyn Source, view: &View, words: &str, unpack: bool) -> Result<Layer, Error> {
     let (flags, paths): (Vec<&str>, Vec<&str>) = words.split_whitespace().partition(|word| word.starts_with("--"));
     let flag = |name: &str| flags.iter().find_map(|flag| flag.strip_prefix(name));
     let (dest, sources) = paths.split_last().unwrap();
@@ -117,7 +117,7 @@ impl Ignore for Named<'_> {
 
 /// Entries in words: mode and owner where they are not the usual ones, `*` behind what is new or touched,
 /// `°` behind what keeps the base's time.
-fn show(layer: &Layer) -> String {
+pub(super) fn show(layer: &Layer) -> String {
     let word = |entry: &Entry| {
         let path = String::from_utf8_lossy(&entry.path);
         let (text, usual) = match &entry.kind {
@@ -285,7 +285,7 @@ fn parents_and_exclude() {
     );
 }
 
-fn tar(args: &[&str], dir: &Path) {
+pub(super) fn tar(args: &[&str], dir: &Path) {
     let done = Command::new("tar").args(args).current_dir(dir).status().expect("tar, of the package tar");
     assert!(done.success(), "tar {args:?}: are bzip2, xz-utils and zstd installed?");
 }

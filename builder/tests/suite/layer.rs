@@ -62,7 +62,8 @@ fn bytes_do_not_depend_on_threads() {
 fn a_layer_of_one_zstd_frame_is_read_like_any_other() {
     for sizes in [&[3][..], &[0, 0, 600], &[0, 5_000, 1, 90 << 10, 0, 0], &[3 << 20, 0, 7, 1 << 20, 12]] {
         let entries = sizes.iter().enumerate().map(|(at, size)| file(&format!("f{at}"), &text(*size)));
-        let (layer, tar) = made(&entries.collect::<Vec<_>>(), Options { compression: Compression::None, ..<_>::default() });
+        let (layer, tar) =
+            made(&entries.collect::<Vec<_>>(), Options { compression: Compression::None, ..<_>::default() });
         for (level, checked) in [(1, false), (3, true), (19, true)] {
             let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level).unwrap();
             encoder.include_checksum(checked).unwrap();
@@ -443,7 +444,7 @@ fn hard_links_show_their_file_in_any_order() {
 }
 
 /// A tar header as an attacker writes it.
-fn raw(name: &[u8], flag: u8, link: &[u8], size: u64, content: &[u8]) -> Vec<u8> {
+pub(super) fn raw(name: &[u8], flag: u8, link: &[u8], size: u64, content: &[u8]) -> Vec<u8> {
     let mut block = [0u8; 512];
     block[..name.len().min(100)].copy_from_slice(&name[..name.len().min(100)]);
     block[100..108].copy_from_slice(b"0000644\0");
@@ -460,6 +461,19 @@ fn raw(name: &[u8], flag: u8, link: &[u8], size: u64, content: &[u8]) -> Vec<u8>
     let mut bytes = [&block, content].concat();
     bytes.resize(bytes.len().next_multiple_of(512), 0);
     bytes
+}
+
+/// A record of PAX in front of an entry, or of another record.
+pub(super) fn pax(record: &str, entry: Vec<u8>) -> Vec<u8> {
+    [extension(b'x', record), entry].concat()
+}
+
+/// A header with one record of PAX.
+pub(super) fn extension(flag: u8, record: &str) -> Vec<u8> {
+    let body = record.len() + 2; // the space and the newline
+    let length = (body + 1..body + 9).find(|length| length.to_string().len() + body == *length).unwrap();
+    let text = format!("{length} {record}\n");
+    raw(b"x", flag, b"", text.len() as u64, text.as_bytes())
 }
 
 fn paths(tar: &[u8]) -> Result<Vec<String>, Error> {
@@ -487,12 +501,23 @@ fn hostile_archives() {
         ("whiteout of itself", raw(b"a/.wh..", b'0', b"", 0, b""), Err("hide nothing or too much")),
         ("whiteout of the parent", raw(b"a/.wh...", b'0', b"", 0, b""), Err("hide nothing or too much")),
         ("device 0:0", raw(b"a", b'3', b"", 0, b""), Err("deletion")),
-        ("GNU sparse", raw(b"a", b'S', b"", 0, b""), Err("sparse files")),
+        ("GNU sparse", raw(b"a", b'S', b"", 0, b""), Err("sparse files of GNU's old format")),
+        ("half a map", pax("GNU.sparse.map=0,1,2", raw(b"a", b'0', b"", 1, b"x")), Err("leads out of it")),
+        ("a map beyond the file", pax("GNU.sparse.map=0,9", raw(b"a", b'0', b"", 9, b"123456789")), Ok("a")),
+        ("a map of less", pax("GNU.sparse.map=0,1", raw(b"a", b'0', b"", 2, b"xy")), Err("more or less")),
+        ("a sparse link", pax("GNU.sparse.map=0,0", raw(b"a", b'2', b"x", 0, b"")), Err("no file")),
         (
-            "PAX sparse",
-            [raw(b"x", b'x', b"", 22, b"22 GNU.sparse.major=1\n"), raw(b"a", b'0', b"", 0, b"")].concat(),
-            Err("sparse files"),
+            "a hole of the world",
+            pax("GNU.sparse.size=18446744073709551615", pax("GNU.sparse.map=0,0", raw(b"a", b'0', b"", 0, b""))),
+            Err("more than 274877906944 bytes"),
         ),
+        (
+            "half an end",
+            [raw(b"a", b'0', b"", 0, b""), vec![0; 512], vec![1; 512]].concat(),
+            Err("half of an end mark"),
+        ),
+        ("a volume's label", raw(b"a", b'V', b"", 0, b""), Err("entries of this type")),
+        ("a contiguous file", raw(b"a", b'7', b"", 0, b""), Err("entries of this type")),
         ("unknown type", raw(b"a", b'Z', b"", 0, b""), Err("entries of this type")),
         ("huge extension", raw(b"x", b'x', b"", 1 << 32, b""), Err("more than 1 MiB")),
         (

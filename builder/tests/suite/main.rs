@@ -4,5 +4,6 @@
 mod build;
 mod copy;
 mod corpus;
+mod foreign;
 mod layer;
 mod overlay;

@@ -2,11 +2,14 @@
 //! layer is decided in [`super`].
 
 use super::super::entry::NAME_LIMIT;
+use super::sparse;
 use super::{BLOCK, XATTR_LIMIT};
 use std::collections::BTreeMap;
 
 /// The prefix under which PAX records carry extended attributes.
 const XATTR: &[u8] = b"SCHILY.xattr.";
+/// The prefix of records about sparse files.
+const SPARSE: &[u8] = b"GNU.sparse.";
 
 /// The fields of a header block.
 pub(super) struct Header {
@@ -59,7 +62,7 @@ pub(super) struct Extensions {
     pub size: Option<u64>,
     pub mtime: Option<i64>,
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    pub sparse: bool,
+    pub sparse: sparse::Records,
 }
 
 impl Extensions {
@@ -74,6 +77,12 @@ impl Extensions {
     }
 
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
+        if value.is_empty() {
+            return Ok(()); // what the header says counts; and there is no attribute, says Go
+        }
+        if let Some(rest) = key.strip_prefix(SPARSE) {
+            return self.sparse.add(rest, value);
+        }
         if let Some(name) = key.strip_prefix(XATTR) {
             if name.is_empty() || name.len() > NAME_LIMIT || value.len() > XATTR_LIMIT || name.contains(&0) {
                 return Err("an extended attribute beyond the kernel's limits");
@@ -88,7 +97,7 @@ impl Extensions {
             b"gid" => self.gid = Some(decimal(value).ok_or("a malformed gid record")?),
             b"size" => self.size = Some(decimal(value).ok_or("a malformed size record")?),
             b"mtime" => self.mtime = Some(seconds(value).ok_or("a malformed mtime record")?),
-            _ => self.sparse |= key.starts_with(b"GNU.sparse."),
+            _ => {}
         }
         Ok(())
     }
@@ -104,7 +113,7 @@ fn record(records: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((&body[..equals], &body[equals + 1..], rest))
 }
 
-fn decimal<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
+pub(super) fn decimal<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
@@ -125,10 +134,11 @@ fn check_sum(block: &[u8; BLOCK]) -> Result<(), &'static str> {
     if wanted == unsigned || wanted == signed { Ok(()) } else { Err("a header with a wrong checksum; is it a tar?") }
 }
 
-/// Name, with the prefix that POSIX headers have in front. GNU headers keep other things there.
+/// Name, with the prefix that POSIX headers have in front. GNU headers keep other things there, those of star behind it.
 fn path(block: &[u8; BLOCK]) -> Vec<u8> {
     let name = text(&block[..100]);
-    let prefix = if block[257..263] == *b"ustar\0" { text(&block[345..500]) } else { Vec::new() };
+    let end = if block[508..] == *b"tar\0" { 476 } else { 500 };
+    let prefix = if block[257..263] == *b"ustar\0" { text(&block[345..end]) } else { Vec::new() };
     if prefix.is_empty() { name } else { [&prefix[..], b"/", &name].concat() }
 }
 

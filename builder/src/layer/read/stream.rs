@@ -29,7 +29,7 @@ impl Format {
     pub fn of(start: &[u8]) -> Self {
         match start {
             [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd, // or a skippable frame
             [b'B', b'Z', b'h', ..] => Self::Bzip2,
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
             _ => Self::Plain,
@@ -72,6 +72,8 @@ pub(super) struct Stream<'a> {
     plain: Box<dyn Read + 'a>,
     packed: Rc<Cell<u64>>,
     hash: Verifier,
+    /// Bytes that the archive stands for without holding them.
+    holes: u64,
     limits: Limits,
 }
 
@@ -79,7 +81,24 @@ impl<'a> Stream<'a> {
     pub fn open(source: impl Read + 'a, limits: Limits) -> io::Result<Self> {
         let packed = Rc::new(Cell::new(0));
         let plain = decompress(Tally { source, count: packed.clone() })?;
-        Ok(Self { plain, packed, hash: Verifier::sha256(), limits })
+        Ok(Self { plain, packed, hash: Verifier::sha256(), holes: 0, limits })
+    }
+
+    /// Notes that there is a hole of so many bytes, which counts as if it were there.
+    pub fn add_hole(&mut self, bytes: u64) -> Result<(), Error> {
+        self.holes = self.holes.saturating_add(bytes);
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let size = self.hash.size().saturating_add(self.holes);
+        if size > self.limits.size {
+            return Err(Error::Limit { limit: self.limits.size, what: "bytes" });
+        }
+        if size > RATIO_FREE && size / self.packed.get().max(1) > self.limits.ratio {
+            return Err(Error::Limit { limit: self.limits.ratio, what: "bytes for each byte of its compressed form" });
+        }
+        Ok(())
     }
 
     /// Uncompressed bytes that were read.
@@ -97,15 +116,7 @@ impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.plain.read(buffer)?;
         self.hash.update(&buffer[..got]);
-        let size = self.hash.size();
-        if size > self.limits.size {
-            let limit = self.limits.size;
-            return Err(io::Error::other(Error::Limit { limit, what: "bytes" }));
-        }
-        if size > RATIO_FREE && size / self.packed.get().max(1) > self.limits.ratio {
-            let limit = self.limits.ratio;
-            return Err(io::Error::other(Error::Limit { limit, what: "bytes for each byte of its compressed form" }));
-        }
+        self.check().map_err(io::Error::other)?;
         Ok(got)
     }
 }
