@@ -188,13 +188,14 @@ fn fill_blobs(layout: &Disk, store: &Disk, manifest: &Manifest) -> Result<(), Er
 /// Reads a file of the tree.
 pub(crate) type Open<'a> = &'a dyn Fn(&Node) -> io::Result<Box<dyn Read + 'a>>;
 
-/// Writes the files of the image, as a tar or into a directory.
+/// Writes the files of the image, as a tar or into a directory. Gives the devices that this user may not make, which a
+/// directory is without.
 pub(crate) fn write_tree(
     output: &Output,
     view: &View,
     open: Open<'_>,
     cancelled: &dyn Fn() -> bool,
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
     match output {
         Output::Tar(path) => {
             let aside = Aside::new(path);
@@ -203,18 +204,19 @@ pub(crate) fn write_tree(
             each(view, open, cancelled, &mut out)?;
             let file = out.tar.finish()?;
             file.into_inner().map_err(io::IntoInnerError::into_error).map_err(failed(path))?;
-            aside.keep()
+            aside.keep().map(|()| Vec::new())
         }
         Output::Directory(path) => {
             let aside = Aside::new(path);
             fs::create_dir_all(&aside.path).map_err(failed(path))?;
             let tree = Tree::open(&aside.path).map_err(io::Error::from).map_err(failed(path))?;
-            let mut out = DirectoryOutput { tree, path, directories: Vec::new() };
+            let mut out = DirectoryOutput { tree, path, directories: Vec::new(), left_out: Vec::new() };
             each(view, open, cancelled, &mut out)?;
             out.finish_directories()?;
-            move_into(&aside.path, path).map_err(failed(path))
+            move_into(&aside.path, path).map_err(failed(path))?;
+            Ok(out.left_out)
         }
-        Output::Layout(_) | Output::Archive(..) => Ok(()), // these hold the image, see `write_image`
+        Output::Layout(_) | Output::Archive(..) => Ok(Vec::new()), // these hold the image, see `write_image`
     }
 }
 
@@ -274,6 +276,8 @@ struct DirectoryOutput<'a> {
     path: &'a Path,
     /// Modes and times are given when nothing is put into them any more.
     directories: Vec<Entry>,
+    /// Devices that this user may not make.
+    left_out: Vec<String>,
 }
 
 impl Files for DirectoryOutput<'_> {
@@ -286,6 +290,10 @@ impl Files for DirectoryOutput<'_> {
 impl DirectoryOutput<'_> {
     fn make(&mut self, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
         if let Kind::Hardlink(first) = &entry.kind {
+            if self.left_out.contains(&show(first)) {
+                self.left_out.push(show(&entry.path));
+                return Ok(());
+            }
             let (from, first_name) = self.tree.at(first)?;
             let (from, first_name) = (from.try_clone_to_owned()?, first_name.to_vec());
             let (dir, name) = self.tree.at(&entry.path)?;
@@ -305,8 +313,19 @@ impl DirectoryOutput<'_> {
             }
             Kind::Symlink(target) => rustix::fs::symlinkat(target.as_slice(), dir, name)?,
             Kind::Fifo => rustix::fs::mknodat(dir, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?,
-            // Devices need privileges and make no sense outside of a container.
-            Kind::Char(..) | Kind::Block(..) | Kind::Whiteout | Kind::Opaque | Kind::Hardlink(_) => return Ok(()),
+            Kind::Char(major, minor) | Kind::Block(major, minor) => {
+                let is_char = matches!(entry.kind, Kind::Char(..));
+                let kind = if is_char { FileType::CharacterDevice } else { FileType::BlockDevice };
+                let device = rustix::fs::makedev(*major, *minor);
+                match rustix::fs::mknodat(dir, name, kind, Mode::from_raw_mode(0o600), device) {
+                    Err(rustix::io::Errno::PERM) => {
+                        self.left_out.push(show(&entry.path));
+                        return Ok(());
+                    }
+                    made => made?,
+                }
+            }
+            Kind::Whiteout | Kind::Opaque | Kind::Hardlink(_) => return Ok(()), // no view shows these
         }
         dress(dir, name, entry)
     }

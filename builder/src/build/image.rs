@@ -15,6 +15,7 @@ use super::steps::{Builder, Finished};
 use super::{Built, BuiltLayer, BuiltStep};
 use crate::cache::Record;
 use crate::cache::exchange::{self, Document, Step};
+use crate::event::Event;
 use crate::layer::entry::Kind;
 use crate::layer::view::Node;
 use crate::output::{self, Image, Output};
@@ -196,8 +197,19 @@ impl Builder<'_> {
         let cancel = || self.workshop.cancel.is_cancelled();
         match output::write_tree(output, &view, &open, &cancel) {
             Err(output::Error::Cancelled) => Err(Error::Cancelled),
-            result => Ok(result?),
+            result => {
+                self.tell_left_out(&result?);
+                Ok(())
+            }
         }
+    }
+
+    fn tell_left_out(&self, devices: &[String]) {
+        let Some(first) = devices.first() else { return };
+        let more = devices.len() - 1;
+        let rest = if more > 0 { format!(" and {more} more devices are") } else { " is".to_owned() };
+        let message = format!("{first}{rest} left out of the directory: only root may make devices");
+        self.event(Event::Warning { rule: None, span: None, message });
     }
 }
 

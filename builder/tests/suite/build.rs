@@ -276,6 +276,47 @@ fn every_output_holds_the_same_image() {
     assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".partial")), "{left:?}");
 }
 
+/// Docker's own base images have devices, and whoever may make them finds them in the directory.
+#[test]
+fn a_directory_has_the_devices_of_an_image_where_that_is_allowed() {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let place = Place::new();
+    let mut archive = tar::Builder::new(fs::File::create(place.path("context/a.tar")).unwrap());
+    for (name, kind, minor) in
+        [("null", tar::EntryType::Char, 3), ("also", tar::EntryType::Link, 3), ("f", tar::EntryType::Regular, 0)]
+    {
+        let mut header = tar::Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_entry_type(kind);
+        header.set_size(0);
+        header.set_mode(0o640);
+        header.set_device_major(1).unwrap();
+        header.set_device_minor(minor).unwrap();
+        if kind == tar::EntryType::Link {
+            header.set_link_name("null").unwrap();
+        }
+        header.set_cksum();
+        archive.append(&header, std::io::empty()).unwrap();
+    }
+    archive.finish().unwrap();
+    let mut request = place.request("FROM scratch\nADD a.tar /d/\n");
+    request.outputs = vec![Output::Directory(place.path("tree"))];
+    place.try_build(&request).unwrap();
+    assert!(place.path("tree/d/f").is_file());
+    let may = mknodat(CWD, place.path("probe"), FileType::CharacterDevice, Mode::from_raw_mode(0o600), makedev(1, 3));
+    let names = ["tree/d/null", "tree/d/also"].map(|name| place.path(name));
+    if may.is_ok() {
+        let [null, also] = names.map(|name| fs::symlink_metadata(name).unwrap());
+        assert!(null.file_type().is_char_device() && null.rdev() == makedev(1, 3) && null.mode() & 0o7777 == 0o640);
+        assert_eq!(null.ino(), also.ino());
+    } else {
+        assert!(names.iter().all(|name| fs::symlink_metadata(name).is_err()));
+        let told = place.events();
+        assert!(told.iter().any(|text| text.contains("d/also and 1 more devices are left out")), "{told:?}");
+    }
+}
+
 #[test]
 fn archives_are_extracted_and_a_nameless_entry_means_nothing() {
     let place = Place::new();
