@@ -115,11 +115,13 @@ pub async fn select_platform<S: Source>(source: &S, manifest: Manifest, wanted: 
     let mut manifest = manifest;
     for _ in 0..DEPTH_LIMIT {
         let ManifestKind::Index { manifests } = manifest.kind() else { return Ok(manifest) };
-        let fits = |entry: &&Descriptor| entry.platform.as_ref().is_some_and(|platform| wanted.accepts(platform));
+        let rank = |entry: &Descriptor| wanted.rank(entry.platform.as_ref()?);
+        let best = manifests.iter().filter(|entry| rank(entry).is_some()).min_by_key(|entry| rank(entry));
         let only = |entry: &&Descriptor| manifests.len() == 1 && entry.platform.is_none();
-        let Some(entry) = manifests.iter().find(fits).or_else(|| manifests.iter().find(only)) else {
-            let offered =
-                manifests.iter().filter_map(|entry| entry.platform.as_ref()).map(Platform::to_string).collect();
+        let Some(entry) = best.or_else(|| manifests.iter().find(only)) else {
+            let offered = manifests.iter().filter_map(|entry| entry.platform.as_ref());
+            // BuildKit puts its attestations beside the images, for a platform that there is not.
+            let offered = offered.filter(|platform| platform.os != "unknown").map(Platform::to_string).collect();
             return Err(Error::NoPlatform {
                 place: manifest.digest().to_string(),
                 wanted: wanted.to_string(),

@@ -1,6 +1,8 @@
 //! The one contract of all stores, over those of this crate. The registry's store runs it too, and
 //! `Remote` runs it over real HTTP there, where a server is at hand.
 
+use std::io::Write;
+
 use content::{Archive, ArchiveKind, Disk, Memory, contract};
 
 #[tokio::test]
@@ -124,4 +126,60 @@ async fn layers_of_docker_archives_are_what_their_bytes_say() {
     let oci::ManifestKind::Image { layers, .. } = manifest.kind() else { panic!("an image") };
     let types: Vec<&str> = layers.iter().map(|layer| layer.media_type.as_str()).collect();
     assert_eq!(types, [oci::media_type::OCI_LAYER, oci::media_type::OCI_LAYER_GZIP, oci::media_type::OCI_LAYER_ZSTD]);
+}
+
+/// As containerd does it: the newest variant that runs, whatever stands first, and nothing that does not run.
+#[tokio::test]
+async fn of_an_index_the_best_image_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Disk::create(directory.path()).unwrap();
+    let repository = disk.repository(None);
+    let kept = |text: String| {
+        let manifest = oci::Manifest::parse(None, text.into_bytes()).unwrap();
+        disk.put_manifest(&manifest, None).unwrap();
+        manifest
+    };
+    let image = |name: &str| {
+        let config = oci::Digest::of(name.as_bytes());
+        let mut incoming = disk.incoming().unwrap();
+        incoming.write_all(name.as_bytes()).unwrap();
+        disk.keep(incoming.finish(config).unwrap()).unwrap();
+        let size = name.len();
+        kept(format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config}","size":{size}}},"layers":[]}}"#
+        ))
+    };
+    let index = |platforms: &[&str]| {
+        let entries = platforms.iter().map(|text| {
+            let manifest = image(text);
+            let (platform, size) = (text.parse::<oci::Platform>().unwrap(), manifest.bytes().len());
+            let platform = serde_json::to_string(&platform).unwrap();
+            format!(
+                r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{}","size":{size},"platform":{platform}}}"#,
+                manifest.digest()
+            )
+        });
+        let entries = entries.collect::<Vec<_>>().join(",");
+        kept(format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{entries}]}}"#
+        ))
+    };
+    for (offered, wanted, taken) in [
+        (&["linux/arm/v5", "linux/arm/v6", "linux/arm/v8"][..], "linux/arm/v7", Some("linux/arm/v6")),
+        (&["linux/amd64/v3", "linux/386", "linux/amd64"], "linux/amd64", Some("linux/amd64")),
+        (&["linux/386"], "linux/amd64", Some("linux/386")),
+        (&["linux/amd64/v3"], "linux/amd64", None),
+        (&["linux/arm64", "unknown/unknown"], "linux/amd64", None),
+    ] {
+        let index = index(offered);
+        let found = content::select_platform(&repository, index, &wanted.parse().unwrap()).await;
+        match (found, taken) {
+            (Ok(found), Some(taken)) => assert_eq!(found.digest(), image(taken).digest(), "{offered:?} for {wanted}"),
+            (Err(error), None) => {
+                let error = error.to_string();
+                assert!(error.contains("has no image for linux/amd64") && !error.contains("unknown"), "{error}");
+            }
+            (found, _) => panic!("{offered:?} for {wanted}: {:?}", found.map(|manifest| manifest.digest())),
+        }
+    }
 }

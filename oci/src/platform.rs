@@ -45,15 +45,52 @@ impl Platform {
     }
 
     /// Whether an image for `offered` runs where this platform is asked for.
-    ///
-    /// A missing variant matches every variant, as containerd's matcher reads it.
     pub fn accepts(&self, offered: &Platform) -> bool {
-        let (wanted, wanted_variant) = normalise(&self.architecture, self.variant.as_deref());
-        let (architecture, variant) = normalise(&offered.architecture, offered.variant.as_deref());
-        self.os == offered.os
-            && wanted == architecture
-            && (wanted_variant.is_none() || variant.is_none() || wanted_variant == variant)
+        self.rank(offered).is_some()
     }
+
+    /// How well an image for `offered` runs where this platform is asked for: 0 is as asked for, more is older; `None` if
+    /// it does not run. The order is that of containerd's matcher (platforms, "Only"): variants downwards, and then the
+    /// architecture of 32 bits that the processor understands as well.
+    pub fn rank(&self, offered: &Platform) -> Option<usize> {
+        if self.os != offered.os {
+            return None;
+        }
+        let offered = normalise(&offered.architecture, offered.variant.as_deref());
+        let (architecture, variant) = normalise(&self.architecture, self.variant.as_deref());
+        runs(&architecture, variant.as_deref()).position(|platform| platform == offered)
+    }
+}
+
+/// What a processor runs, the best first.
+fn runs(architecture: &str, variant: Option<&str>) -> impl Iterator<Item = (String, Option<String>)> {
+    let itself = (architecture.to_owned(), variant.map(str::to_owned));
+    let below = |start: &str, stop: u32| {
+        let number: Option<u32> = variant.and_then(|variant| variant.strip_prefix(start)?.parse().ok());
+        let lower = move |number: u32| (stop..number.min(64)).rev();
+        number.into_iter().flat_map(lower).collect::<Vec<_>>()
+    };
+    let of = |architecture: &str, variant: String| (architecture.to_owned(), Some(variant));
+    let older: Vec<_> = match architecture {
+        "amd64" => {
+            let levels = below("v", 2).into_iter().map(|level| of("amd64", format!("v{level}")));
+            levels.chain([("amd64".to_owned(), None), ("386".to_owned(), None)]).collect()
+        }
+        "arm" => below("v", 5).into_iter().map(|version| of("arm", format!("v{version}"))).collect(),
+        "arm64" => {
+            // Armv9.N has everything of Armv8.(N+5).
+            let nine = below("v9.", 0).into_iter().map(|minor| of("arm64", format!("v9.{minor}")));
+            let ninth = variant.filter(|variant| *variant == "v9" || variant.starts_with("v9."));
+            let ninth: Option<u32> =
+                ninth.map(|variant| variant.strip_prefix("v9.").map_or(0, |n| n.parse().unwrap_or(0)));
+            let eight = ninth.map(|minor| (0..=minor.min(64) + 5).rev().collect()).unwrap_or(below("v8.", 0));
+            let eight = eight.into_iter().filter(|minor| *minor > 0).map(|minor| of("arm64", format!("v8.{minor}")));
+            let old = (5..=8).rev().map(|version| of("arm", format!("v{version}")));
+            nine.chain(eight).chain([("arm64".to_owned(), None)]).chain(old).collect()
+        }
+        _ => Vec::new(),
+    };
+    std::iter::once(itself).chain(older)
 }
 
 /// Go's names for what others call differently (containerd's platforms package, "normalize").
@@ -129,9 +166,33 @@ mod tests {
         let accepts =
             |wanted: &str, offered: &str| wanted.parse::<Platform>().unwrap().accepts(&offered.parse().unwrap());
         assert!(accepts("linux/arm64", "linux/arm64/v8"));
+        assert!(accepts("linux/arm/v7", "linux/arm/v6") && !accepts("linux/arm", "linux/arm/v8"));
+        assert!(!accepts("linux/amd64", "linux/amd64/v2") && !accepts("linux/386", "linux/amd64"));
+        assert!(!accepts("linux/riscv64", "linux/riscv64/x") && accepts("linux/riscv64", "linux/riscv64"));
         assert!(accepts("linux/arm", "linux/arm/v7"));
         assert!(!accepts("linux/arm/v6", "linux/arm/v7"));
         assert!(!accepts("linux/amd64", "linux/arm64"));
         assert!(!accepts("linux/amd64", "windows/amd64"));
+    }
+
+    /// As `platforms.Only` of containerd orders them.
+    #[test]
+    fn the_best_of_several_is_the_newest_that_runs() {
+        for (wanted, order) in [
+            ("linux/amd64", "amd64 386"),
+            ("linux/amd64/v3", "amd64/v3 amd64/v2 amd64/v1 386"),
+            ("linux/arm", "arm/v7 arm/v6 arm/v5"),
+            ("linux/arm/v6", "arm/v6 arm/v5"),
+            ("linux/arm64", "arm64/v8 arm/v8 arm/v7 arm/v6 arm/v5"),
+            ("linux/arm64/v8.2", "arm64/v8.2 arm64/v8.1 arm64 arm/v8 arm/v7"),
+            ("linux/arm64/v9.1", "arm64/v9.1 arm64/v9.0 arm64/v8.6 arm64/v8.5 arm64/v8.1 arm64 arm/v8"),
+            ("linux/s390x", "s390x"),
+        ] {
+            let wanted: Platform = wanted.parse().unwrap();
+            let ranks: Vec<_> =
+                order.split(' ').map(|text| wanted.rank(&format!("linux/{text}").parse().unwrap())).collect();
+            assert!(ranks.iter().all(Option::is_some) && ranks.is_sorted(), "{wanted}: {ranks:?}");
+            assert_eq!(ranks[0], Some(0), "{wanted}");
+        }
     }
 }
