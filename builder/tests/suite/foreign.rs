@@ -1,7 +1,7 @@
 //! Archives as others write them: what `docker build` makes of them, ADD does.
 
 use crate::copy::{base, context, run, show, tar};
-use crate::layer::{extension, pax, raw};
+use crate::hostile::{extension, pax, raw};
 use builder::copy::Context;
 use builder::layer::View;
 use std::fs;

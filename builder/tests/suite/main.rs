@@ -5,5 +5,6 @@ mod build;
 mod copy;
 mod corpus;
 mod foreign;
+mod hostile;
 mod layer;
 mod overlay;
