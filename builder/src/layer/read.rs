@@ -5,9 +5,7 @@
 //! Understood are ustar, PAX with its sparse files, and GNU's long names and base-256 numbers. What Go's `archive/tar`
 //! reads, BuildKit takes, and so do we; where it refuses, such as GNU's sparse files of old, so do we.
 
-use super::entry::{
-    ContentHash, Entry, Kind, NAME_LIMIT, OPAQUE_NAME, PATH_LIMIT, WHITEOUT_PREFIX, join, name, names, parent, show,
-};
+use super::entry::{ContentHash, Entry, Kind, PATH_LIMIT, join, name, parent, show};
 use super::index::{self, Index, XATTR_LIMIT};
 use super::tar::BLOCK;
 use super::view::{self, Step, resolve};
@@ -17,9 +15,11 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 
 mod header;
+mod naming;
 mod sparse;
 mod stream;
 
+use naming::{clean, hiding, means_destination, symlink_target};
 use sparse::{Next, Place, Sparse};
 use stream::Stream;
 pub use stream::{Format, decompress};
@@ -457,70 +457,6 @@ pub(crate) fn hash_content(reader: &mut impl Read) -> io::Result<ContentHash> {
     let mut hash = Verifier::sha256();
     io::copy(reader, &mut hash)?;
     Ok(ContentHash::sealed(hash))
-}
-
-/// Turns the names with a meaning into what they mean.
-fn hiding(entry: Entry) -> Result<Entry, Error> {
-    let last = name(&entry.path);
-    let dir = parent(&entry.path).unwrap_or_default();
-    if last == OPAQUE_NAME {
-        return Ok(Entry::new(dir, Kind::Opaque, 0));
-    }
-    match last.strip_prefix(WHITEOUT_PREFIX) {
-        None => Ok(entry),
-        Some(b"" | b"." | b"..") => {
-            Err(Error::Refused { path: show(&entry.path), what: "it would hide nothing or too much" })
-        }
-        Some(hidden) => Ok(Entry::whiteout(join(dir, hidden))),
-    }
-}
-
-/// A path below the root. Leading slashes and `.` mean nothing in archives (tar strips them as well).
-/// `..` is never needed, and refused in layers; in archives it is a word like any other, and there is
-/// nothing above the destination, as moby extracts in a chroot.
-fn clean(path: &[u8], kind: Names) -> Result<Vec<u8>, Error> {
-    let refused = |what| Err(Error::Refused { path: show(path), what });
-    let mut clean = Vec::with_capacity(path.len());
-    for name in names(path) {
-        if name == b".." {
-            if kind == Names::Layer {
-                return refused("its path contains `..`");
-            }
-            clean.truncate(parent(&clean).map_or(0, <[u8]>::len));
-            continue;
-        }
-        // The marker of a whiteout may be longer than what it hides.
-        if name.strip_prefix(WHITEOUT_PREFIX).unwrap_or(name).len() > NAME_LIMIT {
-            return refused("a name in it is longer than 255 bytes");
-        }
-        if name.contains(&0) {
-            return refused("its path contains a NUL byte");
-        }
-        if !clean.is_empty() {
-            clean.push(b'/');
-        }
-        clean.extend_from_slice(name);
-    }
-    if clean.len() >= PATH_LIMIT {
-        return refused("its path is longer than 4095 bytes");
-    }
-    if path.is_empty() {
-        return refused("its path is empty");
-    }
-    Ok(clean)
-}
-
-/// Whether a name of an archive is the directory that it is extracted into: `.`, in any words. `/` is more: what the archive
-/// says of it counts.
-fn means_destination(name: &[u8]) -> bool {
-    name.is_empty() || !name.starts_with(b"/") && clean(name, Names::Archive).is_ok_and(|path| path.is_empty())
-}
-
-fn symlink_target(path: &[u8], target: &[u8]) -> Result<Vec<u8>, Error> {
-    if target.is_empty() || target.len() >= PATH_LIMIT || target.contains(&0) {
-        return Err(Error::Refused { path: show(path), what: "its link target is empty or too long" });
-    }
-    Ok(target.to_vec())
 }
 
 fn until_nul(mut text: Vec<u8>) -> Vec<u8> {
