@@ -15,8 +15,9 @@
 
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use sled::IVec;
 
@@ -37,13 +38,14 @@ const CACHE: u64 = 8 << 20;
 const BATCH_BYTES: usize = 256 << 10;
 /// After so many bytes sled is opened anew when it is closed: it reads hundreds of megabytes in a second.
 const TIDY: usize = if cfg!(test) { 4 << 10 } else { 4 << 20 };
-/// How long sled may take to write out what it buffers when it is closed. Where one of its threads panicked, or
-/// a write failed of which it tells nobody (`Log::exit_reservation`), it waits for ever (others report such
-/// waits in spacejam/sled#1308 and #1412); a registry must stop all the same, and can, since the journal has
-/// everything.
+/// How long sled may take to write out what it buffers when it is closed. Where one of its threads panicked it
+/// waits for ever (others report such waits in spacejam/sled#1308 and #1412); a registry must stop all the same,
+/// and can, since the journal has everything.
 const CLOSE_TIME: Duration = Duration::from_secs(10);
 /// The same for one batch while the registry serves: a disk that is busy is not a reason to give the index up.
 const WRITE_TIME: Duration = Duration::from_secs(60);
+/// After how long it is asked again, at first.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often it is tried to open sled again, and how long to wait in between.
 const ATTEMPTS: usize = 50;
@@ -55,11 +57,14 @@ pub(super) struct SledRows {
     applied: AtomicU64,
     /// How many bytes it was given since it was opened.
     given: AtomicUsize,
+    /// Whether it did not take something. What it holds back then for want of space it waits for, without end
+    /// (`Log::reserve_inner` counts a writer that is gone).
+    failed: AtomicBool,
 }
 
 impl Drop for SledRows {
     fn drop(&mut self) {
-        if self.let_go().is_none() {
+        if self.db.is_some() && self.let_go().is_none() {
             tracing::warn!("sled does not close; its files are left to it");
         }
     }
@@ -67,13 +72,33 @@ impl Drop for SledRows {
 
 /// Does something on a thread of its own and waits for it, but not for ever.
 fn bounded<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (send, done) = std::sync::mpsc::sync_channel(1);
-    let work = move || {
-        // Nobody listens any more if it took too long.
-        let _ = send.send(work());
-    };
-    std::thread::Builder::new().name("index-flush".to_owned()).spawn(work).ok()?;
+    let (send, done) = mpsc::sync_channel(1);
+    aside(send, work)?;
     done.recv_timeout(limit).ok()
+}
+
+fn aside<T: Send + 'static>(tell: mpsc::SyncSender<T>, work: impl FnOnce() -> T + Send + 'static) -> Option<()> {
+    // Nobody listens any more if it took too long.
+    let work = move || drop(tell.send(work()));
+    std::thread::Builder::new().name("index-flush".to_owned()).spawn(work).ok().map(drop)
+}
+
+/// Has sled write out what it buffers; `None` if that takes too long.
+///
+/// Where a write fails after a batch, sled does not wake those who wait for it (`Log::exit_reservation`). But it
+/// tells whoever asks next, and wakes the others then; so it is asked again, after pauses that double.
+fn flush(db: &sled::Db, limit: Duration) -> Option<sled::Result<()>> {
+    let (tell, told) = mpsc::sync_channel(1);
+    let (begun, mut pause) = (Instant::now(), ASK_AGAIN);
+    while begun.elapsed() < limit {
+        let db = db.clone();
+        aside(tell.clone(), move || db.flush().map(drop))?;
+        match told.recv_timeout(pause.min(limit)) {
+            Ok(flushed) => return Some(flushed),
+            Err(_) => pause *= 2,
+        }
+    }
+    None
 }
 
 impl SledRows {
@@ -90,7 +115,7 @@ impl SledRows {
             }
         };
         // Where it is not wanted it is closed like any other, and not waited for without end.
-        let mut rows = Self { db: Some(db), applied: AtomicU64::new(0), given: AtomicUsize::new(0) };
+        let mut rows = Self::of(db);
         let Ok(Some(applied)) = rows.db()?.get(APPLIED) else { return Ok(None) };
         let Some((id, lsn)) = read_applied(&applied) else { return Ok(None) };
         let fits = id == journal.id() && lsn <= journal.last() && lsn.next() >= journal.oldest()?;
@@ -104,7 +129,12 @@ impl SledRows {
 
     /// Starts with no rows; nothing may be left at `path`.
     pub(super) fn empty(path: &Path) -> Result<Self, RowsError> {
-        Ok(Self { db: Some(open(path)?), applied: AtomicU64::new(0), given: AtomicUsize::new(0) })
+        open(path).map(Self::of)
+    }
+
+    fn of(db: sled::Db) -> Self {
+        let (applied, given, failed) = Default::default();
+        Self { db: Some(db), applied, given, failed }
     }
 
     /// Applies changes and remembers that the rows go up to `lsn`.
@@ -132,15 +162,13 @@ impl SledRows {
     /// reader for them (`SegmentAccountant::bump_tip`; more threads are meant to be started where all are busy,
     /// but the count of those that are not goes below zero then, which is a large number). One batch is fewer.
     fn give(&self, batch: sled::Batch) -> Result<(), RowsError> {
-        self.db()?.apply_batch(batch).map_err(failed)?;
-        self.write_out(WRITE_TIME)
+        let given = self.db()?.apply_batch(batch).map_err(failed).and_then(|()| self.write_out(WRITE_TIME));
+        given.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))
     }
 
     fn write_out(&self, limit: Duration) -> Result<(), RowsError> {
-        let db = self.db()?.clone();
-        let flushed = bounded(limit, move || db.flush());
-        let flushed = flushed.ok_or_else(|| RowsError::Index("sled does not write out what it buffers".into()))?;
-        flushed.map(drop).map_err(failed)
+        let flushed = flush(self.db()?, limit);
+        flushed.ok_or_else(|| RowsError::Index("sled does not write out what it buffers".into()))?.map_err(failed)
     }
 
     /// Writes all of some changes but the batch that it returns.
@@ -191,9 +219,16 @@ impl SledRows {
         self.db.as_ref().ok_or_else(|| RowsError::Index("sled did not open again".into()))
     }
 
-    /// Closes sled; `None` if it does not close. Its last handle flushes when it goes.
+    /// Closes sled; `None` if it does not close. Its last handle flushes when it goes, and waits for that without
+    /// end. There is nothing to wait for where it failed: its rows are made again.
     fn let_go(&mut self) -> Option<()> {
-        let db = self.db.take();
+        let db = self.db.take()?;
+        if self.failed.load(Ordering::Relaxed) {
+            return bounded(ASK_AGAIN, move || drop(db));
+        }
+        if let Some(Err(error)) = flush(&db, CLOSE_TIME) {
+            tracing::debug!(%error, "sled is closed without what it did not write");
+        }
         bounded(CLOSE_TIME, move || drop(db))
     }
 
