@@ -179,7 +179,7 @@ pub(crate) async fn answer(api: Arc<Api>, request: Request<Body>) -> Response {
                         }
                     });
                 }
-                failure.into_response()
+                failure.of(&parts).into_response()
             }
         };
         if parts.method == Method::HEAD {
@@ -239,6 +239,7 @@ impl Path {
 }
 
 async fn dispatch(api: &Api, parts: &Parts, body: &mut Body, asked: Path, who: &mut Caller, id: &str) -> Answer {
+    front::check_host(parts)?;
     let route = match asked {
         Path::Token => return token::answer(api, parts, body, who).await,
         Path::Live | Path::Ready | Path::Metrics if !is_read(parts) => return Err(only_read()),
@@ -285,11 +286,11 @@ async fn serve(api: &Api, call: &Call<'_>, body: &mut Body, route: Route) -> Ans
 pub(crate) async fn answer_operator(api: Arc<Api>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
     let mut response = match Path::parse(parts.uri.path()) {
-        Path::Live | Path::Ready | Path::Metrics if !is_read(&parts) => only_read().into_response(),
+        Path::Live | Path::Ready | Path::Metrics if !is_read(&parts) => only_read().of(&parts).into_response(),
         Path::Live => operation::live(),
         Path::Ready => operation::ready(&api),
         Path::Metrics => operation::metrics(&api),
-        _ => Failure::from(wire::InvalidRoute::Unknown).into_response(),
+        _ => Failure::from(wire::InvalidRoute::Unknown).of(&parts).into_response(),
     };
     if parts.method == Method::HEAD {
         *response.body_mut() = Body::empty();
