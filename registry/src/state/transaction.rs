@@ -259,6 +259,8 @@ pub(crate) fn decide(rows: &impl Rows, transaction: &Transaction, now: Timestamp
             return Ok(record);
         }
     };
+    let emptied = review::emptied(&view, &facts)?;
+    let facts = facts.into_iter().chain(emptied).collect();
     Ok(Record { at: now, facts, body })
 }
 

@@ -333,6 +333,10 @@ fn a_configuration_is_checked_and_explained() {
         check("addr = \"127.0.0.1:5000\"\n[[webhooks]]\nname = \"x\"\nurl = \"http://a\"\nsecret = \"hidden\"\n");
     let printed = done(good);
     assert!(printed.contains("secret = \"***\"") && !printed.contains("hidden"), "{printed}");
+    // Where no file is, the environment may say everything.
+    let said = [("LIGHTER_REGISTRY_ADDR", "127.0.0.1:1234"), ("LIGHTER_REGISTRY_GC_BLOB_GRACE", "5h")];
+    let printed = done(run(home.command(&["registry", "check-config"]).envs(said)));
+    assert!(printed.contains("addr = \"127.0.0.1:1234\"") && printed.contains("blob_grace = \"5h\""), "{printed}");
     for (text, words) in [
         ("adr = 1", "there is no key `adr`; is `addr` meant?"),
         ("[access]\nhtpasswd = \"/nowhere/users\"", "could not read /nowhere/users"),
