@@ -159,7 +159,7 @@ pub(crate) async fn answer(api: Arc<Api>, request: Request<Body>) -> Response {
         let mut body = api.metrics.receiving(body);
         let mut caller = Caller::anonymous();
         let answer = dispatch(&api, &parts, &mut body, asked, &mut caller, &name).await;
-        audit(&api, &parts, kind, &caller.identity, &answer);
+        audit(&api, &parts, &name, kind, &caller.identity, &answer);
         let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
@@ -315,8 +315,9 @@ async fn pace(api: &Api, parts: &Parts, identity: &Identity) -> Result<(), Failu
     }
 }
 
-/// One line for every request that wants to change something, done or not.
-fn audit(api: &Api, parts: &Parts, kind: Kind, who: &Identity, answer: &Answer) {
+/// One line for every request that wants to change something, done or not. It stands alone: who keeps only these
+/// lines has no span around them that says the rest.
+fn audit(api: &Api, parts: &Parts, id: &str, kind: Kind, who: &Identity, answer: &Answer) {
     if is_read(parts) || kind == Kind::TOKEN {
         return;
     }
@@ -328,6 +329,10 @@ fn audit(api: &Api, parts: &Parts, kind: Kind, who: &Identity, answer: &Answer) 
     let digest = answer.as_ref().ok().and_then(|response| response.headers().get(header)?.to_str().ok());
     tracing::info!(
         target: "audit",
+        parent: None,
+        id,
+        method = %parts.method,
+        path = parts.uri.path(),
         who = %who,
         client = api.front.client(parts).map(tracing::field::display),
         agent = parts.headers.get(agent).and_then(|agent| agent.to_str().ok()),
