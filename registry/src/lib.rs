@@ -21,6 +21,7 @@ mod journal;
 pub mod keeping;
 mod limit;
 mod metrics;
+mod patience;
 mod pattern;
 mod promise;
 mod server;

@@ -27,6 +27,7 @@ use crate::hooks::{Event, HookSettings, Hooks, Pulls};
 use crate::keeping::Keeping;
 use crate::limit::{Limiter, Rate};
 use crate::metrics::Metrics;
+use crate::patience::Patient;
 use crate::promise::Plain;
 use crate::store::{OpenError, SNAPSHOT_EVERY, Store};
 use crate::tls::{Tls, TlsSettings};
@@ -55,7 +56,7 @@ pub struct Limits {
     pub blob: u64,
     /// How long a connection may take to send the head of a request, or stay unused between two.
     pub head: Duration,
-    /// How long a body may pause. There is no limit on how long it takes in all.
+    /// How long a body may pause, whichever way it goes. There is no limit on how long it takes in all.
     pub idle: Duration,
     /// How long requests may go on after the server was told to stop.
     pub drain: Duration,
@@ -350,6 +351,7 @@ async fn converse(
     watcher: Watcher,
 ) {
     let (addr, head, hang_up) = (peer.addr, api.limits.head, peer.hang_up.clone());
+    let stream = Patient::new(stream, api.limits.idle);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Slices as they are: copies of promises would be worthless.
     builder

@@ -118,7 +118,7 @@ Example:
 stdout carries everything that holds, defaults and the environment included, with secrets masked. The
 exit code is 65 if the configuration is wrong, or a file that it names is.")]
 pub struct CheckConfigArgs {
-    /// The file
+    /// The file; without one, what the environment says alone
     #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    pub file: Option<PathBuf>,
 }

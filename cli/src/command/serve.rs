@@ -40,9 +40,9 @@ pub async fn serve(args: &ServeArgs) -> Outcome<()> {
 
 /// Says what a configuration means.
 pub fn check_config(args: &CheckConfigArgs) -> Outcome<()> {
-    let config = read(Some(&args.file))?;
+    let config = read(args.file.as_deref())?;
     let settings = config.settings(config.addr.unwrap_or(DEFAULT_ADDR), config.data.clone().unwrap_or_default());
-    let settings = settings.map_err(|error| wrong(Some(&args.file), &error))?;
+    let settings = settings.map_err(|error| wrong(args.file.as_deref(), &error))?;
     let access = settings.access.as_ref().map_or(Ok(()), AccessSettings::check_files);
     let files = access.and_then(|()| settings.tls.as_ref().map_or(Ok(()), registry::TlsSettings::check_files));
     files.map_err(|error| Failure::because(Exit::BadInput, "a file that the configuration names", &error))?;

@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode};
 use oci::wire::range::{self, Requested};
 use oci::wire::{self, ErrorCode};
 use oci::{Digest, RepoName};
+use serde_json::json;
 
 use super::body;
 use super::conditions::{etag, is_known, must_match};
@@ -20,8 +21,9 @@ use crate::promise::Part;
 use crate::store::Store;
 
 const OCTETS: &str = "application/octet-stream";
-/// Content under a digest never changes.
-const FOR_EVER: &str = "public, max-age=31536000, immutable";
+/// Content under a digest never changes. But it is not for everybody: `public` would let a cache on the way give
+/// to others what one was allowed to read (RFC 9111 §3.5).
+pub(super) const FOR_EVER: &str = "max-age=31536000, immutable";
 
 pub(super) async fn get(api: &Api, call: &Call<'_>, name: RepoName, digest: Digest) -> Answer {
     if call.is_head() {
@@ -49,7 +51,8 @@ pub(super) async fn get(api: &Api, call: &Call<'_>, name: RepoName, digest: Dige
             let message = format!("the blob has {size} bytes; the range lies outside");
             let range = header(&range::content_range_unsatisfied(size));
             return Err(Failure::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::RangeInvalid, message)
-                .with_header(CONTENT_RANGE, range));
+                .with_header(CONTENT_RANGE, range)
+                .with_detail(json!({"digest": digest, "size": size})));
         }
     };
     if response.status() == StatusCode::OK {
@@ -118,6 +121,7 @@ fn many_parts(digest: Digest, size: u64, ranges: Vec<std::ops::Range<u64>>) -> (
 
 fn blob_answer(status: StatusCode, digest: Digest) -> Response {
     let mut response = empty(status);
+    response.headers_mut().remove(CONTENT_LENGTH); // that of a 304 would be that of the content (RFC 9110 §8.6)
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(OCTETS));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));

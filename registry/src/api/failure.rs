@@ -2,6 +2,7 @@
 
 use axum::response::Response;
 use http::header::{HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use oci::InvalidManifest;
 use oci::wire::{ErrorCode, InvalidRoute, Problem, Problems};
@@ -42,6 +43,15 @@ impl Failure {
 
     pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
+        self
+    }
+
+    /// Names the request where nothing narrower is to blame.
+    pub(super) fn of(mut self, parts: &Parts) -> Self {
+        let path: String = parts.uri.path().chars().take(super::TOLD_LIMIT).collect();
+        for problem in self.problems.iter_mut().filter(|problem| problem.detail.is_null()) {
+            problem.detail = json!({"method": parts.method.as_str(), "path": path});
+        }
         self
     }
 

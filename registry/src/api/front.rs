@@ -7,10 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use http::Version;
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::request::Parts;
+use oci::wire::ErrorCode;
+use serde_json::json;
 use tokio::sync::Notify;
 
+use super::failure::Failure;
 use crate::promise::Promises;
 
 /// What clients and proxies say that a request is called.
@@ -41,6 +45,18 @@ pub(crate) struct Peer {
     pub(crate) promises: Option<Promises>,
     /// Ends the connection, whatever is under way on it.
     pub(crate) hang_up: Arc<Notify>,
+}
+
+/// Refuses a request of HTTP/1 that does not say for which host it is, or says several: others on the way may
+/// have read another (RFC 9112 §3.2).
+pub(super) fn check_host(parts: &Parts) -> Result<(), Failure> {
+    let hosts = parts.headers.get_all(HOST).iter().count();
+    let fits = match parts.version {
+        Version::HTTP_11 => hosts == 1,
+        _ => hosts <= 1,
+    };
+    let message = "a request names the host that it is for, once";
+    if fits { Ok(()) } else { Err(Failure::bad(ErrorCode::Unsupported, message).with_detail(json!({"host": hosts}))) }
 }
 
 /// A range of addresses: `10.0.0.0/8`, `192.0.2.1`.

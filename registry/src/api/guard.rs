@@ -25,10 +25,40 @@ pub(super) async fn identify(api: &Api, parts: &Parts) -> Result<Caller, Failure
     let certificate = peer(parts).and_then(|peer| peer.certificate.as_deref());
     guess(api, parts, user.as_deref(), api.gate.caller(authorization, certificate)).await.map_err(|refused| {
         match refused {
-            Refused::Login(error) => challenge(api, parts, &Scopes::default(), false, error.to_string()),
+            Refused::Login(error) => challenge(api, parts, &scopes_of(parts), error.code(), error.to_string()),
             Refused::TooMany(failure) => failure,
         }
     })
+}
+
+/// What a token has to be for so that a request is done, as far as its path and method say.
+fn scopes_of(parts: &Parts) -> Scopes {
+    let route = Route::parse(parts.uri.path());
+    match route.as_ref().map(|route| (route, need(route, &parts.method))) {
+        Ok((_, Some(need))) => wanted(need.right, need.repository),
+        Ok((Route::Catalog, None)) => Scopes::catalog(),
+        _ => Scopes::default(),
+    }
+}
+
+/// What is wrong with a token, in the words of RFC 6750: clients that read this get another, others keep theirs.
+const INVALID_TOKEN: &str = "invalid_token";
+/// The same for one that is good, but not for this.
+const INSUFFICIENT_SCOPE: &str = "insufficient_scope";
+
+impl BadLogin {
+    /// What is wrong with the token that was shown, if it was one.
+    fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Header | Self::Password => None,
+            Self::Robot | Self::Issuer | Self::Token(_) | Self::Gone => Some(INVALID_TOKEN),
+        }
+    }
+}
+
+/// What is wrong with the token of a caller who may not do something, if it came with one.
+pub(super) fn lacking(caller: &Caller) -> Option<&'static str> {
+    caller.has_token().then_some(INSUFFICIENT_SCOPE)
 }
 
 /// Why a login is not taken.
@@ -113,7 +143,7 @@ pub(super) fn check(api: &Api, parts: &Parts, query: &Query, route: &Route, call
                 scopes = scopes.with(&from, &[Action::Pull]);
             }
             let message = format!("{} of {} needs a login", need.right, need.repository);
-            Err(challenge(api, parts, &scopes, caller.has_token(), message))
+            Err(challenge(api, parts, &scopes, lacking(caller), message))
         }
         Verdict::Denied => Err(denied(caller, need.right, need.repository)),
     }
@@ -127,7 +157,7 @@ fn check_rest(api: &Api, parts: &Parts, route: &Route, caller: &Caller) -> Resul
         Route::Catalog if unknown || api.gate.judge_catalog(caller) != Verdict::Allowed => Scopes::catalog(),
         _ => return Ok(()),
     };
-    Err(challenge(api, parts, &scopes, caller.has_token(), "a login is needed".to_owned()))
+    Err(challenge(api, parts, &scopes, lacking(caller), "a login is needed".to_owned()))
 }
 
 /// Whether a further tag may be set by a push.
@@ -157,13 +187,19 @@ pub(super) fn denied(caller: &Caller, right: Right, repository: &RepoName) -> Fa
 }
 
 /// Says how to log in: by exactly one challenge, since clients differ in which of two they take.
-pub(super) fn challenge(api: &Api, parts: &Parts, scopes: &Scopes, insufficient: bool, message: String) -> Failure {
+pub(super) fn challenge(
+    api: &Api,
+    parts: &Parts,
+    scopes: &Scopes,
+    wrong: Option<&'static str>,
+    message: String,
+) -> Failure {
     let scope = (!scopes.is_empty()).then(|| scopes.to_string());
     let detail = json!({"scope": scope});
     let realm = format!("{}/token", api.front.base(parts));
     let mut text = Challenge::Bearer { realm, service: Some(SERVICE.to_owned()), scope }.to_string();
-    if insufficient {
-        text.push_str(",error=\"insufficient_scope\"");
+    if let Some(wrong) = wrong {
+        text.push_str(&format!(",error=\"{wrong}\""));
     }
     Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
         .with_header(WWW_AUTHENTICATE, header(&text))

@@ -110,6 +110,10 @@ pub(super) async fn referrers(api: &Api, call: &Call<'_>, name: RepoName, subjec
             found.push(entry);
         }
     }
+    // A full page may have been the last one.
+    if more && limit > 0 && found.len() == limit {
+        more = !api.store.referrers(&name, subject, filter.clone(), after.clone(), 1).await?.is_empty();
+    }
     let kind = media_type::OCI_INDEX;
     let document = format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","manifests":[{}]}}"#, found.join(","));
     let mut response = response(StatusCode::OK, kind, document.into_bytes());

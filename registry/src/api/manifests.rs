@@ -7,7 +7,7 @@ use oci::wire::{self, ErrorCode, Route};
 use oci::{Algorithm, Digest, MANIFEST_LIMIT, Manifest, RepoName, Selector, Tag, media_type};
 use serde_json::json;
 
-use super::blobs::name_content;
+use super::blobs::{FOR_EVER, name_content};
 use super::body::collect;
 use super::conditions::{is_known, must_match, of_push};
 use super::failure::Failure;
@@ -19,7 +19,6 @@ use crate::store::Store;
 
 /// Most tags that one push may set; the specification asks for at least ten.
 const TAGS_LIMIT: usize = 100;
-const FOR_EVER: &str = "public, max-age=31536000, immutable";
 /// A tag may name something else the next moment; asking again with the ETag is cheap.
 const ASK_AGAIN: &str = "no-cache";
 /// Said to those who push what only they can keep (distribution-spec, "Warnings"; the image
@@ -47,6 +46,7 @@ pub(super) async fn get(api: &Api, call: &Call<'_>, name: RepoName, which: Selec
             by: call.asked(api),
         });
     }
+    headers.remove(CONTENT_LENGTH); // that of a 304 would be that of the manifest (RFC 9110 §8.6)
     if !unchanged {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(manifest.size));
         *response.body_mut() = Body::from(manifest.bytes);

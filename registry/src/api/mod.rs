@@ -159,7 +159,7 @@ pub(crate) async fn answer(api: Arc<Api>, request: Request<Body>) -> Response {
         let mut body = api.metrics.receiving(body);
         let mut caller = Caller::anonymous();
         let answer = dispatch(&api, &parts, &mut body, asked, &mut caller, &name).await;
-        audit(&api, &parts, kind, &caller.identity, &answer);
+        audit(&api, &parts, &name, kind, &caller.identity, &answer);
         let mut response = match answer {
             Ok(response) => response,
             Err(failure) => {
@@ -179,7 +179,7 @@ pub(crate) async fn answer(api: Arc<Api>, request: Request<Body>) -> Response {
                         }
                     });
                 }
-                failure.into_response()
+                failure.of(&parts).into_response()
             }
         };
         if parts.method == Method::HEAD {
@@ -239,6 +239,7 @@ impl Path {
 }
 
 async fn dispatch(api: &Api, parts: &Parts, body: &mut Body, asked: Path, who: &mut Caller, id: &str) -> Answer {
+    front::check_host(parts)?;
     let route = match asked {
         Path::Token => return token::answer(api, parts, body, who).await,
         Path::Live | Path::Ready | Path::Metrics if !is_read(parts) => return Err(only_read()),
@@ -285,11 +286,11 @@ async fn serve(api: &Api, call: &Call<'_>, body: &mut Body, route: Route) -> Ans
 pub(crate) async fn answer_operator(api: Arc<Api>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
     let mut response = match Path::parse(parts.uri.path()) {
-        Path::Live | Path::Ready | Path::Metrics if !is_read(&parts) => only_read().into_response(),
+        Path::Live | Path::Ready | Path::Metrics if !is_read(&parts) => only_read().of(&parts).into_response(),
         Path::Live => operation::live(),
         Path::Ready => operation::ready(&api),
         Path::Metrics => operation::metrics(&api),
-        _ => Failure::from(wire::InvalidRoute::Unknown).into_response(),
+        _ => Failure::from(wire::InvalidRoute::Unknown).of(&parts).into_response(),
     };
     if parts.method == Method::HEAD {
         *response.body_mut() = Body::empty();
@@ -314,8 +315,9 @@ async fn pace(api: &Api, parts: &Parts, identity: &Identity) -> Result<(), Failu
     }
 }
 
-/// One line for every request that wants to change something, done or not.
-fn audit(api: &Api, parts: &Parts, kind: Kind, who: &Identity, answer: &Answer) {
+/// One line for every request that wants to change something, done or not. It stands alone: who keeps only these
+/// lines has no span around them that says the rest.
+fn audit(api: &Api, parts: &Parts, id: &str, kind: Kind, who: &Identity, answer: &Answer) {
     if is_read(parts) || kind == Kind::TOKEN {
         return;
     }
@@ -327,6 +329,10 @@ fn audit(api: &Api, parts: &Parts, kind: Kind, who: &Identity, answer: &Answer) 
     let digest = answer.as_ref().ok().and_then(|response| response.headers().get(header)?.to_str().ok());
     tracing::info!(
         target: "audit",
+        parent: None,
+        id,
+        method = %parts.method,
+        path = parts.uri.path(),
         who = %who,
         client = api.front.client(parts).map(tracing::field::display),
         agent = parts.headers.get(agent).and_then(|agent| agent.to_str().ok()),

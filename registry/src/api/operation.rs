@@ -80,7 +80,7 @@ pub(super) async fn usage(api: &Api, parts: &Parts, caller: &Caller) -> Answer {
             Verdict::Denied => Err(guard::denied(caller, Right::Pull, &name)),
             Verdict::LoginNeeded => {
                 let scopes = crate::access::Scopes::default().with(&name, &[crate::access::Action::Pull]);
-                Err(guard::challenge(api, parts, &scopes, caller.has_token(), "a login is needed".to_owned()))
+                Err(guard::challenge(api, parts, &scopes, guard::lacking(caller), "a login is needed".to_owned()))
             }
         };
     }

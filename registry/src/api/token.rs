@@ -69,7 +69,7 @@ pub(super) async fn answer(api: &Api, parts: &Parts, body: &mut Body, who: &mut 
 /// A login by the fields of a form.
 async fn by_form(api: &Api, access: &crate::access::Access, parts: &Parts, form: &Query) -> Result<Caller, Failure> {
     let field = |name: &str| form.get(name).unwrap_or_default();
-    let refused = |error: BadLogin| guard::challenge(api, parts, &Scopes::default(), false, error.to_string());
+    let refused = |error: BadLogin| guard::challenge(api, parts, &Scopes::default(), None, error.to_string());
     let (user, password) = match field("grant_type") {
         "password" => (field("username"), field("password")),
         "urn:ietf:params:oauth:grant-type:token-exchange" => ("", field("subject_token")),

@@ -18,7 +18,7 @@ use crate::store::{StoreError, Upload};
 
 /// `POST`: mounts a blob, takes it in one request, or opens a session.
 pub(super) async fn start(api: &Api, call: &Call<'_>, body: &mut Body, name: RepoName) -> Answer {
-    if let Some(mount) = call.query.get("mount") {
+    if let Some(mount) = call.query.get("mount").filter(|mount| !mount.is_empty()) {
         let digest = parse_digest(mount)?;
         if mounts(api, call, &name, digest).await? {
             return Ok(created(name, digest));
@@ -28,7 +28,9 @@ pub(super) async fn start(api: &Api, call: &Call<'_>, body: &mut Body, name: Rep
         return in_one_request(api, call, body, name, digest).await;
     }
     let algorithm = match call.query.get("digest-algorithm") {
-        Some(text) => text.parse().map_err(|error| Failure::bad(ErrorCode::DigestInvalid, format!("{error}")))?,
+        Some(text) => text.parse().map_err(|error| {
+            Failure::bad(ErrorCode::DigestInvalid, format!("{error}")).with_detail(json!({"digest-algorithm": text}))
+        })?,
         None => Algorithm::Sha256,
     };
     let id = api.store.open_upload(&name, algorithm).await?;
@@ -41,7 +43,9 @@ async fn mounts(api: &Api, call: &Call<'_>, name: &RepoName, digest: Digest) -> 
     let may_pull = |from: &RepoName| api.gate.allows(call.caller, Right::Pull, from, Target::Content);
     let from = match call.query.get("from").filter(|from| !from.is_empty()) {
         Some(from) => {
-            let from = from.parse().map_err(|error| Failure::bad(ErrorCode::NameInvalid, format!("{error}")))?;
+            let from = from.parse().map_err(|error| {
+                Failure::bad(ErrorCode::NameInvalid, format!("{error}")).with_detail(json!({"from": from}))
+            })?;
             if !may_pull(&from) {
                 return Ok(false);
             }
@@ -135,7 +139,9 @@ fn parse_chunk(value: &HeaderValue) -> Result<Chunk, Failure> {
 }
 
 fn parse_digest(text: &str) -> Result<Digest, Failure> {
-    text.parse().map_err(|error: oci::InvalidDigest| Failure::bad(ErrorCode::DigestInvalid, error.to_string()))
+    text.parse().map_err(|error: oci::InvalidDigest| {
+        Failure::bad(ErrorCode::DigestInvalid, error.to_string()).with_detail(json!({"digest": text}))
+    })
 }
 
 /// The answer for a blob that can be read now.

@@ -24,6 +24,8 @@ use crate::state::{Changes, Layer, Rows, RowsError, Write};
 const FULL: usize = if cfg!(test) { 16 } else { 8 << 10 };
 /// The same in bytes of keys and values.
 const FULL_BYTES: usize = 1 << 20;
+/// So many times as much may come together while sled is slow; then whoever commits waits for it.
+const PATIENCE: usize = 4;
 
 /// Sled below, changes above.
 pub(super) struct Layers {
@@ -69,6 +71,11 @@ impl Layers {
     /// Whether it is time to write out.
     pub(super) fn is_full(&self) -> bool {
         self.count >= FULL || self.bytes >= FULL_BYTES
+    }
+
+    /// Whether it cannot wait any more.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.count >= PATIENCE * FULL || self.bytes >= PATIENCE * FULL_BYTES
     }
 
     /// Takes the young changes to be written. What was taken before must be written by now.

@@ -148,7 +148,7 @@ impl Index {
         match &mut *self.rows.write().unwrap_or_else(PoisonError::into_inner) {
             Backend::Sled(layers) => {
                 layers.apply(writes, lsn);
-                if !layers.is_full() {
+                if !layers.is_full() || (self.is_writing() && !layers.is_overfull()) {
                     return Ok(());
                 }
             }
@@ -165,6 +165,12 @@ impl Index {
                 self.move_to_memory(journal)
             }
         }
+    }
+
+    /// Whether sled is still being given something.
+    fn is_writing(&self) -> bool {
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        writing.as_ref().is_some_and(|writing| !writing.is_finished())
     }
 
     /// Waits until sled has what it was given.

@@ -15,8 +15,9 @@
 
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use sled::IVec;
 
@@ -33,16 +34,18 @@ const FORMAT: u8 = 2;
 /// Memory for sled's pages, in bytes; it takes some times as much. Hot answers are kept elsewhere, and the
 /// system keeps the file.
 const CACHE: u64 = 8 << 20;
-/// Most bytes in one batch, unless one block needs more: half of sled's buffer. After batches of some
-/// megabytes its flush was seen to wait for ever.
+/// Most bytes in one batch, unless one block needs more: half of sled's buffer.
 const BATCH_BYTES: usize = 256 << 10;
 /// After so many bytes sled is opened anew when it is closed: it reads hundreds of megabytes in a second.
 const TIDY: usize = if cfg!(test) { 4 << 10 } else { 4 << 20 };
-/// How long sled may take to write out what it buffers. Its flush was once seen to wait for ever after
-/// batches of some megabytes, which fifty runs with rows and batches from 60 kB to 8 MB did not show again
-/// (others report such waits in spacejam/sled#1308 and #1412); a registry must stop all the same, and can,
-/// since the journal has everything.
+/// How long sled may take to write out what it buffers when it is closed. Where one of its threads panicked it
+/// waits for ever (others report such waits in spacejam/sled#1308 and #1412); a registry must stop all the same,
+/// and can, since the journal has everything.
 const CLOSE_TIME: Duration = Duration::from_secs(10);
+/// The same for one batch while the registry serves: a disk that is busy is not a reason to give the index up.
+const WRITE_TIME: Duration = Duration::from_secs(60);
+/// After how long it is asked again, at first.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often it is tried to open sled again, and how long to wait in between.
 const ATTEMPTS: usize = 50;
@@ -54,25 +57,48 @@ pub(super) struct SledRows {
     applied: AtomicU64,
     /// How many bytes it was given since it was opened.
     given: AtomicUsize,
+    /// Whether it did not take something. What it holds back then for want of space it waits for, without end
+    /// (`Log::reserve_inner` counts a writer that is gone).
+    failed: AtomicBool,
 }
 
 impl Drop for SledRows {
     fn drop(&mut self) {
-        if self.let_go().is_none() {
+        if self.db.is_some() && self.let_go().is_none() {
             tracing::warn!("sled does not close; its files are left to it");
         }
     }
 }
 
 /// Does something on a thread of its own and waits for it, but not for ever.
-fn bounded<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (send, done) = std::sync::mpsc::sync_channel(1);
-    let work = move || {
-        // Nobody listens any more if it took too long.
-        let _ = send.send(work());
-    };
-    std::thread::Builder::new().name("index-close".to_owned()).spawn(work).ok()?;
-    done.recv_timeout(CLOSE_TIME).ok()
+fn bounded<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (send, done) = mpsc::sync_channel(1);
+    aside(send, work)?;
+    done.recv_timeout(limit).ok()
+}
+
+fn aside<T: Send + 'static>(tell: mpsc::SyncSender<T>, work: impl FnOnce() -> T + Send + 'static) -> Option<()> {
+    // Nobody listens any more if it took too long.
+    let work = move || drop(tell.send(work()));
+    std::thread::Builder::new().name("index-flush".to_owned()).spawn(work).ok().map(drop)
+}
+
+/// Has sled write out what it buffers; `None` if that takes too long.
+///
+/// Where a write fails after a batch, sled does not wake those who wait for it (`Log::exit_reservation`). But it
+/// tells whoever asks next, and wakes the others then; so it is asked again, after pauses that double.
+fn flush(db: &sled::Db, limit: Duration) -> Option<sled::Result<()>> {
+    let (tell, told) = mpsc::sync_channel(1);
+    let (begun, mut pause) = (Instant::now(), ASK_AGAIN);
+    while begun.elapsed() < limit {
+        let db = db.clone();
+        aside(tell.clone(), move || db.flush().map(drop))?;
+        match told.recv_timeout(pause.min(limit)) {
+            Ok(flushed) => return Some(flushed),
+            Err(_) => pause *= 2,
+        }
+    }
+    None
 }
 
 impl SledRows {
@@ -88,26 +114,34 @@ impl SledRows {
                 return Ok(None);
             }
         };
-        let Ok(Some(applied)) = db.get(APPLIED) else { return Ok(None) };
+        // Where it is not wanted it is closed like any other, and not waited for without end.
+        let mut rows = Self::of(db);
+        let Ok(Some(applied)) = rows.db()?.get(APPLIED) else { return Ok(None) };
         let Some((id, lsn)) = read_applied(&applied) else { return Ok(None) };
         let fits = id == journal.id() && lsn <= journal.last() && lsn.next() >= journal.oldest()?;
         if !fits {
             tracing::warn!(applied = lsn.0, journal = journal.last().0, "the index does not belong to the journal");
             return Ok(None);
         }
-        Ok(Some(Self { db: Some(db), applied: AtomicU64::new(lsn.0), given: AtomicUsize::new(0) }))
+        *rows.applied.get_mut() = lsn.0;
+        Ok(Some(rows))
     }
 
     /// Starts with no rows; nothing may be left at `path`.
     pub(super) fn empty(path: &Path) -> Result<Self, RowsError> {
-        Ok(Self { db: Some(open(path)?), applied: AtomicU64::new(0), given: AtomicUsize::new(0) })
+        open(path).map(Self::of)
+    }
+
+    fn of(db: sled::Db) -> Self {
+        let (applied, given, failed) = Default::default();
+        Self { db: Some(db), applied, given, failed }
     }
 
     /// Applies changes and remembers that the rows go up to `lsn`.
     pub(super) fn apply(&self, changes: &Changes, journal: u64, lsn: Lsn) -> Result<(), RowsError> {
         let mut last = self.write(changes)?;
         last.insert(APPLIED, [&journal.to_le_bytes()[..], &lsn.0.to_le_bytes(), &[FORMAT]].concat());
-        self.db()?.apply_batch(last).map_err(failed)?;
+        self.give(last)?;
         self.applied.store(lsn.0, Ordering::Release);
         Ok(())
     }
@@ -116,7 +150,25 @@ impl SledRows {
     pub(super) fn load(&self, writes: Vec<Write>) -> Result<(), RowsError> {
         let changes = writes.into_iter().map(|write| (write.key, write.value)).collect();
         let last = self.write(&changes)?;
-        self.db()?.apply_batch(last).map_err(failed)
+        self.give(last)
+    }
+
+    /// Gives sled a batch and waits until its file has it.
+    ///
+    /// More than that must never be on its way. Sled writes with seven threads, each of which takes the lock on
+    /// the list of segments at the end. Whoever starts a segment has that lock, and waits for the file to be
+    /// shortened first if that is to happen, which is work for the same threads: with seven writes before it in
+    /// their queue, which a slow disk and some batches suffice for, all wait for each other for ever, and every
+    /// reader for them (`SegmentAccountant::bump_tip`; more threads are meant to be started where all are busy,
+    /// but the count of those that are not goes below zero then, which is a large number). One batch is fewer.
+    fn give(&self, batch: sled::Batch) -> Result<(), RowsError> {
+        let given = self.db()?.apply_batch(batch).map_err(failed).and_then(|()| self.write_out(WRITE_TIME));
+        given.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))
+    }
+
+    fn write_out(&self, limit: Duration) -> Result<(), RowsError> {
+        let flushed = flush(self.db()?, limit);
+        flushed.ok_or_else(|| RowsError::Index("sled does not write out what it buffers".into()))?.map_err(failed)
     }
 
     /// Writes all of some changes but the batch that it returns.
@@ -143,7 +195,7 @@ impl SledRows {
                 batch.insert(block_key(first), block);
             }
             if size >= BATCH_BYTES {
-                self.db()?.apply_batch(std::mem::take(&mut batch)).map_err(failed)?;
+                self.give(std::mem::take(&mut batch))?;
                 self.given.fetch_add(std::mem::take(&mut size), Ordering::Relaxed);
             }
         }
@@ -167,10 +219,17 @@ impl SledRows {
         self.db.as_ref().ok_or_else(|| RowsError::Index("sled did not open again".into()))
     }
 
-    /// Closes sled; `None` if it does not close. Its last handle flushes when it goes.
+    /// Closes sled; `None` if it does not close. Its last handle flushes when it goes, and waits for that without
+    /// end. There is nothing to wait for where it failed: its rows are made again.
     fn let_go(&mut self) -> Option<()> {
-        let db = self.db.take();
-        bounded(move || drop(db))
+        let db = self.db.take()?;
+        if self.failed.load(Ordering::Relaxed) {
+            return bounded(ASK_AGAIN, move || drop(db));
+        }
+        if let Some(Err(error)) = flush(&db, CLOSE_TIME) {
+            tracing::debug!(%error, "sled is closed without what it did not write");
+        }
+        bounded(CLOSE_TIME, move || drop(db))
     }
 
     /// Opens sled anew if much was written, so that the next start need not read all of that.
@@ -199,9 +258,7 @@ impl SledRows {
 
     /// Writes everything out, so that it survives the machine.
     pub(super) fn flush(&self, path: &Path) -> Result<(), IndexError> {
-        let db = self.db()?.clone();
-        let flushed = bounded(move || db.flush());
-        flushed.ok_or_else(|| RowsError::Index("sled does not write out what it buffers".into()))?.map_err(failed)?;
+        self.write_out(CLOSE_TIME)?;
         sync_tree(path).map_err(IndexError::io(path))
     }
 }
@@ -306,6 +363,22 @@ mod tests {
         let value =
             prop_oneof![3 => (size, any::<u8>()).prop_map(|(size, byte)| Some(vec![byte; size])), 2 => Just(None)];
         prop::collection::btree_map(key, value, 0..80)
+    }
+
+    #[test]
+    fn nothing_is_on_its_way_to_the_file_after_a_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = SledRows::empty(&dir.path().join("sled")).unwrap();
+        let writes = |from: u32| {
+            let write = |n: u32| Write { key: n.to_be_bytes().to_vec(), value: Some(vec![n as u8; 3_000]) };
+            (from..from + 300).map(write).collect::<Vec<_>>()
+        };
+        let left = || rows.db().unwrap().flush().unwrap();
+        rows.load(writes(0)).unwrap();
+        assert_eq!(left(), 0, "bytes after rows were loaded");
+        let changes = writes(100).into_iter().map(|write| (write.key, write.value)).collect();
+        rows.apply(&changes, 7, Lsn(1)).unwrap();
+        assert_eq!(left(), 0, "bytes after rows were changed");
     }
 
     proptest! {

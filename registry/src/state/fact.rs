@@ -73,6 +73,8 @@ pub(crate) enum Fact {
     Settled { item: Item, since: Timestamp },
     /// Content that no repository holds is given up; its file goes to the trash next.
     BlobCondemned { digest: Digest },
+    /// The last manifest or blob of a repository is gone, and so is its name.
+    RepoEmptied { repo: RepoName },
     /// Manifests were pulled: what was counted in memory since the last such record.
     Pulled { pulls: Vec<Pull> },
     /// Who wanted the rest of the record, for those who are told of it. No row follows.
@@ -266,6 +268,7 @@ impl Record {
             }
             Fact::Asked { .. } => {}
             Fact::BlobCondemned { digest } => out.push(Write::remove(key::blob(digest))),
+            Fact::RepoEmptied { repo } => out.push(Write::remove(key::repo(repo))),
             Fact::Pulled { pulls } => {
                 let row = |pull: &Pull| PullRow { pulled_at: pull.at };
                 out.extend(pulls.iter().map(|pull| Write::put(key::pulled(&pull.repo, &pull.digest), &row(pull))));

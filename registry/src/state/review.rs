@@ -1,6 +1,8 @@
 //! Reviews: what becomes of a doubt when its time has come. Runs in the one writer like every other
 //! transaction, so nothing can come to need the thing between the look and the verdict.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use oci::{Digest, RepoName};
 
@@ -76,6 +78,28 @@ pub(super) fn unlink(view: &View<'_, impl Rows>, repo: &RepoName, digest: &Diges
         doubt(view, &mut facts, Item::Content { digest: *digest })?;
     }
     Ok(facts)
+}
+
+/// Repositories in which nothing is left after some facts. Nobody finds anything there, so nobody is told of them.
+pub(super) fn emptied(view: &View<'_, impl Rows>, facts: &[Fact]) -> Result<Vec<Fact>, RowsError> {
+    let mut gone = BTreeMap::<&RepoName, (Vec<Digest>, Vec<Digest>)>::new();
+    for fact in facts {
+        match fact {
+            Fact::ManifestDeleted { repo, digest, .. } => gone.entry(repo).or_default().0.push(*digest),
+            Fact::BlobUnlinked { repo, digest } => gone.entry(repo).or_default().1.push(*digest),
+            _ => {}
+        }
+    }
+    let mut emptied = Vec::new();
+    for (repo, (manifests, links)) in gone {
+        let all = |there: Vec<Digest>, gone: &[Digest]| there.iter().all(|digest| gone.contains(digest));
+        if all(view.manifests(repo, None, manifests.len() + 1)?, &manifests)
+            && all(view.links(repo, None, links.len() + 1)?, &links)
+        {
+            emptied.push(Fact::RepoEmptied { repo: repo.clone() });
+        }
+    }
+    Ok(emptied)
 }
 
 /// Makes a blob readable again that a review took from a repository a short time ago. Its file is in

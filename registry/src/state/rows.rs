@@ -12,7 +12,7 @@
 //! | `N` repository, digest, tag             | nothing: this tag names the manifest |
 //! | `P` repository, child digest, parent digest | nothing: the parent manifest names the child |
 //! | `Q` kind, time, digest, repository      | the doubted thing: doubts in the order in which they are due |
-//! | `R` repository                          | [`RepoRow`]: something was pushed there |
+//! | `R` repository                          | [`RepoRow`]: something is there         |
 //! | `S` repository, subject digest, artifact type, digest | the descriptor to list as a referrer |
 //! | `T` repository, tag                     | [`TagRow`] |
 //! | `U` upload id                           | [`UploadRow`] |

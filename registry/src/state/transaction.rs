@@ -259,6 +259,8 @@ pub(crate) fn decide(rows: &impl Rows, transaction: &Transaction, now: Timestamp
             return Ok(record);
         }
     };
+    let emptied = review::emptied(&view, &facts)?;
+    let facts = facts.into_iter().chain(emptied).collect();
     Ok(Record { at: now, facts, body })
 }
 
@@ -506,10 +508,14 @@ fn adopt(view: &View<'_, impl Rows>, digest: &Digest, size: u64) -> Result<Vec<F
     Ok(facts)
 }
 
+/// Manifests whose bytes lay there go with their tags: clients that are told of one do not send it again.
 fn lose(view: &View<'_, impl Rows>, digest: &Digest) -> Result<Vec<Fact>, Decision> {
     let unlinked = view.holders(digest)?.into_iter().map(|repo| Fact::BlobUnlinked { repo, digest: *digest });
     let mut facts: Vec<_> = unlinked.collect();
-    if view.stored_blob(digest)?.is_some() && view.file_users(digest)?.is_empty() {
+    for repo in view.file_users(digest)? {
+        facts.extend(delete_manifest_facts(view, &repo, digest)?);
+    }
+    if view.stored_blob(digest)?.is_some() {
         facts.push(Fact::BlobCondemned { digest: *digest });
     }
     Ok(facts)

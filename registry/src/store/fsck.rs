@@ -7,7 +7,8 @@
 //! slowly holds nobody up.
 //!
 //! Repairing loses nothing that is good. Damaged files go to `quarantine/`. Small ones are written again from
-//! the journal, as far as it has them; the others are forgotten so that clients send them again. Files that no
+//! the journal, as far as it has them; the others are forgotten so that clients send them again: with a manifest
+//! that lay in one its tags, since clients do not send what they are told is there. Files that no
 //! row speaks of are taken in; what was forgotten is doubted, so that it is collected in its time. An index
 //! with rows that are wrong is made again from the journal.
 
@@ -361,8 +362,10 @@ impl Check<'_> {
                 let is_so = |view: View<'_, Index>| Ok(is_same(&path, &file) && unknown(view)?);
                 // The collector removes it, too. Of what is larger the disk had every byte.
                 match ahead::is_whole(&path, digest).unwrap_or(true) {
-                    false => self.settle(digest, &Finding::Leftover(*digest), is_so, |_| {
-                        std::fs::remove_file(&path).map(|()| true).map_err(StoreError::io(&path))
+                    false => self.settle(digest, &Finding::Leftover(*digest), is_so, |store| {
+                        std::fs::remove_file(&path).map_err(StoreError::io(&path))?;
+                        let directory = path.parent().unwrap_or(&path);
+                        sync_directory(directory).map(|()| true).map_err(store.undurable(directory))
                     }),
                     true => self.settle(digest, &Finding::Damaged(*digest), is_so, |store| store.quarantine(digest)),
                 }

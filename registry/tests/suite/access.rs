@@ -141,6 +141,19 @@ async fn logins_of_users_work_directly_and_by_token() {
         let show = [("authorization", header)];
         registry.http.send("GET", "/v2/public/a/tags/list", &show, "").await.refuses(401, "UNAUTHORIZED");
     }
+    // A client that drops a bad token, and asks for one for what the challenge says, gets on.
+    let bad = [("authorization", "Bearer a.b.c")];
+    for (method, path, scope) in [
+        ("GET", "/v2/public/a/tags/list", "repository:public/a:pull"),
+        ("POST", "/v2/public/a/blobs/uploads/", "repository:public/a:pull,push"),
+        ("GET", "/v2/_catalog", "registry:catalog:*"),
+    ] {
+        let reply = registry.http.send(method, path, &bad, "").await.refuses(401, "UNAUTHORIZED");
+        let wanted = format!("scope=\"{scope}\",error=\"invalid_token\"");
+        assert!(challenge(&reply).ends_with(&wanted), "{}", challenge(&reply));
+    }
+    let reply = registry.http.send("GET", "/v2/", &bad, "").await.refuses(401, "UNAUTHORIZED");
+    assert!(challenge(&reply).ends_with(",error=\"invalid_token\""), "{}", challenge(&reply));
     // Podman's libraries send an empty login where they have none.
     let nobody = As(&registry.http, basic("", ""));
     nobody.get("/v2/public/a/manifests/v1").await.expect(200);

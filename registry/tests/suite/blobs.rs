@@ -237,8 +237,13 @@ async fn what_the_client_has_is_not_sent_again() {
     let etag = format!("\"{digest}\"");
     for tag in [etag.as_str(), "*", &format!("\"x\", W/{etag}")] {
         let path = format!("/v2/a/blobs/{digest}");
-        let reply = registry.http.send("GET", &path, &[("if-none-match", tag)], "").await.expect(304);
-        assert!(reply.body.is_empty());
+        for method in ["GET", "HEAD"] {
+            let reply = registry.http.send(method, &path, &[("if-none-match", tag)], "").await.expect(304);
+            assert!(reply.body.is_empty());
+            assert!(!reply.headers.contains_key("content-length"), "{method}: that would be the blob's");
+        }
+        // What one may read is not for whoever shares a cache with him.
+        assert_eq!(registry.http.get(&path).await.header("cache-control"), "max-age=31536000, immutable");
     }
 }
 

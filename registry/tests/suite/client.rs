@@ -127,6 +127,9 @@ impl Reply {
     pub fn refuses(self, status: u16, code: &str) -> Self {
         let reply = self.expect(status);
         assert_eq!(reply.code(), code, "{:?}", reply.body);
+        let told: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+        let culprits = told["errors"].as_array().into_iter().flatten().all(|error| error["detail"].is_object());
+        assert!(culprits, "no culprit: {:?}", reply.body);
         reply
     }
 }

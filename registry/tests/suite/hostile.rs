@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use oci::Digest;
 use registry::{BindError, Limits, OpenError, Server, Settings, Store};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -339,6 +340,46 @@ async fn headers_that_contradict_each_other_are_refused() {
         assert!(answer.starts_with("HTTP/1.1 400"), "{lengths}: {answer}");
     }
     assert_eq!(registry.http.get(&location).await.expect(204).header("range"), "0-0", "nothing was taken");
+}
+
+#[tokio::test]
+async fn a_request_names_its_host_once() {
+    let registry = Registry::start().await;
+    for (head, status) in [
+        ("GET /v2/ HTTP/1.1\r\nhost: x", 200),
+        ("GET /v2/ HTTP/1.0", 200),
+        ("GET /v2/ HTTP/1.1", 400),
+        ("GET /v2/ HTTP/1.1\r\nhost: x\r\nhost: y", 400),
+        ("GET /v2/ HTTP/1.0\r\nhost: x\r\nhost: y", 400),
+    ] {
+        let answer = raw(&registry.http, &format!("{head}\r\nconnection: close\r\n\r\n")).await;
+        assert_eq!(answer.split(' ').nth(1), Some(&*status.to_string()), "{head}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn every_refusal_names_the_culprit() {
+    let registry = Registry::start().await;
+    registry.http.push_blob("a", b"content").await;
+    for (method, path, culprit) in [
+        ("GET", "/nothing/here", json!({"method": "GET", "path": "/nothing/here"})),
+        ("GET", "/v2/a/nothing/here", json!({"method": "GET", "path": "/v2/a/nothing/here"})),
+        ("GET", "/v2/A/tags/list", json!({"method": "GET", "path": "/v2/A/tags/list"})),
+        ("PUT", "/v2/_catalog", json!({"method": "PUT", "path": "/v2/_catalog"})),
+        ("POST", "/livez", json!({"method": "POST", "path": "/livez"})),
+        ("POST", "/v2/a/blobs/uploads/?digest=sha256:0", json!({"digest": "sha256:0"})),
+        ("POST", "/v2/a/blobs/uploads/?mount=x&from=a", json!({"digest": "x"})),
+        ("POST", "/v2/a/blobs/uploads/?digest-algorithm=md5", json!({"digest-algorithm": "md5"})),
+        ("PATCH", "/v2/a/blobs/uploads/x", json!({"method": "PATCH", "path": "/v2/a/blobs/uploads/x"})),
+        ("PUT", "/v2/a/manifests/v1", json!({"method": "PUT", "path": "/v2/a/manifests/v1"})),
+    ] {
+        let reply = registry.http.send(method, path, &[], "").await;
+        assert_eq!(reply.json()["errors"][0]["detail"], culprit, "{method} {path}");
+    }
+    let long = registry.http.get(&format!("/{}", "x".repeat(50_000))).await.refuses(404, "UNSUPPORTED");
+    assert!(long.body.len() < 1000, "a long path is not said back whole");
+    // Where there is nothing to mount, a session begins.
+    registry.http.send("POST", "/v2/a/blobs/uploads/?mount=&from=", &[], "").await.expect(202);
 }
 
 #[tokio::test]

@@ -103,6 +103,8 @@ async fn referrers_are_listed_filtered_and_paged() {
     );
     for (first, sizes) in [
         (format!("{path}?n=15"), vec![15, 15, 10]),
+        (format!("{path}?n=20"), vec![20, 20]),
+        (format!("{path}?n=5&artifactType=application/sbom%2Bjson"), vec![5, 5]),
         (format!("{path}?n=4&artifactType=application/sbom%2Bjson"), vec![4, 4, 2]),
     ] {
         let paged = pages(&registry, &first, "manifests").await;

@@ -1,6 +1,8 @@
 //! Sending blobs: whatever is asked in whatever order on one connection, every byte is the right one.
 //! The kernel sends files to plain connections (`promise`), so this reads from sockets as they come.
 
+use std::time::{Duration, Instant};
+
 use oci::Digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -189,6 +191,35 @@ async fn clients_that_go_away_disturb_nobody_and_leave_nothing_open() {
     while open_below(registry.data().join("blobs").as_path()) > 0 {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_no_more_is_hung_up_on_and_a_slow_one_gets_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = registry::Settings::new("127.0.0.1:0".parse().unwrap(), dir.path());
+    settings.limits.idle = Duration::from_secs(2);
+    let registry = Registry::start_with(dir, settings).await;
+    let content = noise(10, 32_000_000);
+    let digest = registry.http.push_blob("a", &content).await;
+    let ask = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nhost: x\r\n\r\n");
+    let (mut stalled, mut slow) = (Line::open(&registry.http).await, Line::open(&registry.http).await);
+    stalled.ask(&ask).await;
+    stalled.more().await;
+    slow.ask(&ask).await;
+    // So slow that all of it takes longer than any pause may.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(5) {
+        assert!(slow.more().await > 0, "the slow one was hung up on after {} bytes", slow.rest.len());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(slow.answer(false).await.body == content, "the same bytes come back");
+    drop(slow);
+    while open_below(registry.data().join("blobs").as_path()) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(120), "the file stays open");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    while stalled.more().await > 0 {}
+    assert!(stalled.rest.len() < content.len(), "nobody waited for the one that did not read");
 }
 
 #[tokio::test]

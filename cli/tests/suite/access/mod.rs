@@ -231,7 +231,7 @@ fn everybody_pulls_and_alice_pushes(registry: &Registry, caller: &dyn Caller, se
     done(caller.pull(&private, ALICE));
 
     let audit: Vec<String> =
-        registry.log().lines().filter(|line| line.contains(": audit ")).map(str::to_owned).collect();
+        registry.log().lines().filter(|line| line.contains(" audit ")).map(str::to_owned).collect();
     let by_alice = |line: &&String| line.contains("who=user:alice") && line.contains("outcome=201");
     assert!(audit.iter().filter(by_alice).count() >= 6, "{audit:#?}");
     assert!(audit.iter().any(|line| line.contains("who=anonymous") && line.contains("outcome=401")), "{audit:#?}");
@@ -333,6 +333,10 @@ fn a_configuration_is_checked_and_explained() {
         check("addr = \"127.0.0.1:5000\"\n[[webhooks]]\nname = \"x\"\nurl = \"http://a\"\nsecret = \"hidden\"\n");
     let printed = done(good);
     assert!(printed.contains("secret = \"***\"") && !printed.contains("hidden"), "{printed}");
+    // Where no file is, the environment may say everything.
+    let said = [("LIGHTER_REGISTRY_ADDR", "127.0.0.1:1234"), ("LIGHTER_REGISTRY_GC_BLOB_GRACE", "5h")];
+    let printed = done(run(home.command(&["registry", "check-config"]).envs(said)));
+    assert!(printed.contains("addr = \"127.0.0.1:1234\"") && printed.contains("blob_grace = \"5h\""), "{printed}");
     for (text, words) in [
         ("adr = 1", "there is no key `adr`; is `addr` meant?"),
         ("[access]\nhtpasswd = \"/nowhere/users\"", "could not read /nowhere/users"),
@@ -342,6 +346,36 @@ fn a_configuration_is_checked_and_explained() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!((output.status.code(), said.contains(words)), (Some(65), true), "{text}\n{said}");
     }
+}
+
+#[test]
+fn the_audit_can_be_kept_without_any_other_line() {
+    let den = Den::new("audit");
+    let program = den.path().join("lighter-that-audits");
+    let script = format!("#!/bin/sh\nLIGHTER_LOG=warn,audit=info exec {} \"$@\"\n", lighter().display());
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let registry = Registry::start_in(den, program);
+    let digest = oci::Digest::of(b"x");
+    registry.send("POST", &format!("/v2/shop/a/blobs/uploads/?digest={digest}"), &[], b"x").expect(201);
+    registry.send("GET", "/v2/shop/a/tags/list", &[], b"").expect(200);
+    registry.send("DELETE", &format!("/v2/shop/a/blobs/{digest}"), &[], b"").expect(202);
+    // Lines are gathered before they are written.
+    let told = |log: &str| log.lines().filter(|line| line.contains(" INFO ")).map(str::to_owned).collect::<Vec<_>>();
+    let begun = Instant::now();
+    while told(&registry.log()).len() < 2 && begun.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let lines = told(&registry.log());
+    for (line, (method, path, outcome)) in lines.iter().zip([
+        ("POST", "/v2/shop/a/blobs/uploads/".to_owned(), "201"),
+        ("DELETE", format!("/v2/shop/a/blobs/{digest}"), "202"),
+    ]) {
+        let words = [format!("method={method} "), format!("path=\"{path}\" "), format!("outcome={outcome}")];
+        let all = words.iter().all(|word| line.contains(word)) && line.contains(" audit id=\"");
+        assert!(all && line.contains("who=anonymous"), "{line}");
+    }
+    assert_eq!(lines.len(), 2, "{lines:#?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! `kill -9`, and nothing would be made again.
 
 mod disk;
+mod repair;
 mod trace;
 
 use std::collections::{BTreeMap, HashSet};
