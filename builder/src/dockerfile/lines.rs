@@ -5,7 +5,7 @@
 
 use super::heredoc::{self, Heredoc};
 use super::source::{Located, Source, Span};
-use super::{Problem, Warning};
+use super::{Problem, Warning, read};
 
 /// One instruction with its continuations joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(super) struct Lines {
     pub syntax: Option<String>,
     pub check: Option<String>,
     pub lines: Vec<Line>,
+    /// How many physical lines there are.
+    pub count: usize,
     pub warnings: Vec<Warning>,
 }
 
@@ -38,7 +40,7 @@ pub(super) fn read(source: &Source, text: &[u8]) -> Result<Lines, Located<Proble
         lines.push(line);
     }
     let Directives { escape, syntax, check, .. } = reader.directives;
-    Ok(Lines { escape, syntax, check, lines, warnings: reader.warnings })
+    Ok(Lines { escape, syntax, check, lines, count: reader.number, warnings: reader.warnings })
 }
 
 struct Reader<'a, I> {
@@ -75,6 +77,8 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Reader<'a, I> {
             if text.trim().is_empty() {
                 continue; // a lone escape character at the end of the file
             }
+            let span = Span { first, last: self.number };
+            read::check_form(&text, self.directives.escape).map_err(|problem| self.source.at(span, problem))?;
             let heredocs = self.heredocs(&text, first)?;
             return Ok(Some(Line { span: Span { first, last: self.number }, text, heredocs }));
         }
@@ -111,7 +115,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Reader<'a, I> {
     }
 
     fn heredocs(&mut self, text: &str, first: usize) -> Result<Vec<Heredoc>, Located<Problem>> {
-        let mut heredocs = heredoc::announced(text)
+        let mut heredocs = heredoc::announced(text, self.directives.escape)
             .map_err(|invalid| self.source.at(Span { first, last: self.number }, Problem::Expansion(invalid)))?;
         for heredoc in &mut heredocs {
             let opened = self.number;
@@ -209,7 +213,7 @@ impl Directives {
                 };
             }
             "syntax" => self.syntax = Some(value.to_owned()),
-            "check" => self.check = Some(value.to_owned()),
+            "check" => self.check = value.split(' ').next().map(str::to_owned), // what follows explains it
             _ => self.done = true,
         }
         Ok(())

@@ -99,7 +99,7 @@ pub fn parse(text: &[u8], name: &str) -> Result<Dockerfile, Error> {
         warnings: lines.warnings,
     };
     if lines.lines.is_empty() {
-        return Err(file.source.at(Span::line(1), Problem::NoInstructions));
+        return Err(file.source.at(Span::line(lines.count), Problem::NoInstructions));
     }
     for line in lines.lines {
         let (span, source) = (line.span, file.source.clone());
@@ -135,7 +135,7 @@ impl Dockerfile {
     fn take(&mut self, line: lines::Line) -> Result<(), error::Failure> {
         let (name, _) = words::split_name(&line.text);
         if name.eq_ignore_ascii_case("FROM") {
-            self.stages.push(read::parse_from(&line)?);
+            self.stages.push(read::parse_from(&line, self.escape)?);
             return Ok(());
         }
         let value = read::parse(&line, self.escape, &mut self.warnings)?;

@@ -31,9 +31,9 @@ const NAMES: [&str; 18] = [
 ];
 
 /// Reads a FROM.
-pub(super) fn parse_from(line: &Line) -> Result<Stage, Failure> {
+pub(super) fn parse_from(line: &Line, escape: char) -> Result<Stage, Failure> {
     let (_, rest) = words::split_name(&line.text);
-    let (flags, rest) = words::split_flags(rest);
+    let (flags, rest) = words::split_flags(rest, escape);
     let flags = Flags::parse("FROM", flags, &[("platform", Kind::Value)])?;
     let words = words::split_blanks(rest);
     let (base, name) = match words.as_slice() {
@@ -87,13 +87,13 @@ fn read(text: &str, heredocs: &[Heredoc], escape: char) -> Result<(Instruction, 
         let hint = nearest(name, NAMES).map(|meant| format!("did you mean {meant}?"));
         return Err(Failure { problem: Problem::UnknownInstruction(name.to_owned()), hint });
     };
-    let (flags, arguments) = words::split_flags(rest);
+    let (flags, arguments) = words::split_flags(rest, escape);
     let arguments = arguments.trim();
     let input = Input { name: known, flags, arguments, heredocs, escape };
     let mut legacy = false;
     let instruction = match *known {
         "ADD" => input.add()?,
-        "ARG" => Instruction::Arg(input.plain()?.arguments()?),
+        "ARG" => Instruction::Arg(input.arguments()?),
         "CMD" => Instruction::Cmd(input.plain()?.command()?),
         "COPY" => input.copy()?,
         "ENTRYPOINT" => Instruction::Entrypoint(input.plain()?.command()?),
@@ -105,7 +105,7 @@ fn read(text: &str, heredocs: &[Heredoc], escape: char) -> Result<(Instruction, 
         "ONBUILD" => Instruction::Onbuild(onbuild(text, heredocs, escape)?),
         "RUN" => Instruction::Run(input.run()?),
         "SHELL" => Instruction::Shell(input.plain()?.shell()?),
-        "STOPSIGNAL" => Instruction::Stopsignal(input.plain()?.one()?),
+        "STOPSIGNAL" => Instruction::Stopsignal(input.one()?),
         "USER" => Instruction::User(input.plain()?.one()?),
         "VOLUME" => Instruction::Volume(input.plain()?.volumes()?),
         "WORKDIR" => Instruction::Workdir(input.plain()?.one()?),
@@ -124,7 +124,7 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
-    /// For instructions without flags: refuses all.
+    /// For instructions without flags: refuses all. ARG and STOPSIGNAL do not look at them, as BuildKit's do not.
     fn plain(self) -> Result<Self, Failure> {
         Flags::parse(self.name, self.flags.clone(), &[])?;
         Ok(self)
@@ -361,14 +361,13 @@ fn security(value: Option<String>) -> Result<Security, Problem> {
 /// for a newer builder than this one.
 fn onbuild(text: &str, heredocs: &[Heredoc], escape: char) -> Result<String, Failure> {
     let (_, trigger) = words::split_name(text);
-    let (flags, _) = words::split_flags(trigger);
+    let (flags, _) = words::split_flags(trigger, escape);
     Flags::parse("ONBUILD", flags, &[])?;
     let (name, _) = words::split_name(trigger);
     if name.is_empty() {
         return Err(Problem::AtLeastOne("ONBUILD").into());
     }
     check_trigger(name)?;
-    check_form(trigger, heredocs, escape)?;
     // Blanks at its end are kept.
     let end = text.len() - text.trim_end().len();
     let mut whole = trigger.trim_end().to_owned() + &text[text.len() - end..];
@@ -378,15 +377,33 @@ fn onbuild(text: &str, heredocs: &[Heredoc], escape: char) -> Result<String, Fai
     Ok(whole)
 }
 
-/// Of what is wrong with a trigger, only that counts already which cannot be taken apart; the rest may be right where it
-/// is used.
-fn check_form(trigger: &str, heredocs: &[Heredoc], escape: char) -> Result<(), Failure> {
-    match read(trigger, heredocs, escape) {
-        Err(Failure {
-            problem: problem @ (Problem::TwoArguments(_) | Problem::NoEquals { .. } | Problem::NotStrings(_)),
-            hint,
-        }) => Err(Failure { problem, hint }),
-        _ => Ok(()),
+/// Finds what makes a line impossible to take apart, whatever its instruction means. BuildKit looks at all lines for
+/// that before it looks at any more closely, and at triggers too, which are else only read where they are used.
+pub(super) fn check_form(line: &str, escape: char) -> Result<(), Problem> {
+    let (name, rest) = words::split_name(line);
+    let (_, arguments) = words::split_flags(rest, escape);
+    let arguments = arguments.trim();
+    let Some(name) = NAMES.into_iter().find(|known| known.eq_ignore_ascii_case(name)) else { return Ok(()) };
+    let list = match name {
+        "ONBUILD" => return check_form(arguments, escape),
+        "ENV" | "LABEL" => return check_assignments(name, arguments, escape),
+        "ADD" | "CMD" | "COPY" | "ENTRYPOINT" | "RUN" | "SHELL" | "VOLUME" => arguments,
+        "HEALTHCHECK" => words::split_name(arguments).1,
+        _ => return Ok(()),
+    };
+    words::json_array(list).transpose().map(drop).map_err(|_| Problem::NotStrings(name))
+}
+
+fn check_assignments(name: &'static str, arguments: &str, escape: char) -> Result<(), Problem> {
+    let words = words::split_quoted(arguments, escape);
+    match words.first() {
+        Some(first) if !first.contains('=') => {
+            words::split_first(arguments).map(drop).ok_or(Problem::TwoArguments(name))
+        }
+        _ => match words.into_iter().find(|word| !word.contains('=')) {
+            Some(word) => Err(Problem::NoEquals { word }),
+            None => Ok(()),
+        },
     }
 }
 

@@ -235,9 +235,9 @@ fn names_mean_stages_contexts_and_images() {
 fn a_context_that_is_a_base_is_its_first_layer() {
     let mut options = options();
     options.contexts.insert("files".to_owned());
-    let plan = plan("FROM files\nCOPY a /", &options);
+    let plan = plan("FROM files\nENV a=b\nCOPY \"$a\" /$c\nRUN echo \"$a\" $c", &options);
     let titles: Vec<&str> = plan.steps.iter().map(|step| step.title.as_str()).collect();
-    assert_eq!(titles, ["FROM files", "COPY a /"]);
+    assert_eq!(titles, ["FROM files", "COPY b /", "RUN echo \"b\" $c"]);
     let replaced = self::plan("FROM scratch AS files\nSTOPSIGNAL nonsense", &options);
     assert_eq!(replaced.steps.len(), 1);
 }
