@@ -256,6 +256,7 @@ fn undefined_variables() {
         ("FROM scratch\nARG foo\nCOPY Dockerfile${foo} .\n", &[]),
         ("FROM scratch AS base\nARG foo=Dockerfile\nFROM base\nCOPY $foo .\n", &[]),
         ("FROM scratch\nRUN echo $PATH $foo\nCMD [\"$foo\"]\n", &[]),
+        ("FROM scratch\nCOPY a ${%x}\n", &["2 UndefinedVar: Usage of undefined variable '$'"]),
         ("FROM scratch\nCOPY $foo .\nARG foo=bar\n", &["2 UndefinedVar: Usage of undefined variable '$foo'"]),
         (
             "FROM scratch\nARG DIR_BINARIES=b/\nARG DIR_ASSETS=a/\nCOPY $DIR_ASSET .\n",

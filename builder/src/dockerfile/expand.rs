@@ -91,6 +91,7 @@ impl Style {
     }
 
     fn expand(self, text: &str, lookup: &Lookup<'_>) -> Result<Expanded, Invalid> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text); // BuildKit's reader takes it for that of a file
         let mut reader = Reader { rest: text.chars().peekable(), style: self, lookup, depth: 0 };
         reader.until(None, self.keep_escapes)
     }

@@ -3,6 +3,8 @@
 //! What the words of an instruction mean is not known here; only enough of it to find the bodies of
 //! heredocs (see [`heredoc`](super::heredoc)).
 
+use std::borrow::Cow;
+
 use super::heredoc::{self, Heredoc};
 use super::source::{Located, Source, Span};
 use super::{Problem, Warning, read};
@@ -13,6 +15,8 @@ pub(super) struct Line {
     pub span: Span,
     pub text: String,
     pub heredocs: Vec<Heredoc>,
+    /// Whether bytes of it were not UTF-8; they are U+FFFD now.
+    pub is_lossy: bool,
 }
 
 /// What the top of the file and its lines say.
@@ -34,6 +38,7 @@ pub(super) fn read(source: &Source, text: &[u8]) -> Result<Lines, Located<Proble
         number: 0,
         directives: Directives::default(),
         warnings: Vec::new(),
+        is_lossy: false,
     };
     let mut lines = Vec::new();
     while let Some(line) = reader.line()? {
@@ -49,6 +54,8 @@ struct Reader<'a, I> {
     number: usize,
     directives: Directives,
     warnings: Vec<Warning>,
+    /// Whether anything in the line that is read was not UTF-8.
+    is_lossy: bool,
 }
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Reader<'a, I> {
@@ -68,36 +75,37 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Reader<'a, I> {
                 continue;
             }
             self.directives.done = true;
-            let text = self.utf8(bytes)?.trim_start();
-            let (text, ended) = self.without_continuation(text);
+            self.is_lossy = false;
+            let text = self.utf8(bytes);
+            let (text, ended) = self.without_continuation(text.trim_start());
             if ended && text.is_empty() {
                 continue;
             }
-            let text = if ended { text.to_owned() } else { self.continued(text, first)? };
+            let text = if ended { text.to_owned() } else { self.continued(text.to_owned(), first) };
             if text.trim().is_empty() {
                 continue; // a lone escape character at the end of the file
             }
             let span = Span { first, last: self.number };
             read::check_form(&text, self.directives.escape).map_err(|problem| self.source.at(span, problem))?;
             let heredocs = self.heredocs(&text, first)?;
-            return Ok(Some(Line { span: Span { first, last: self.number }, text, heredocs }));
+            let span = Span { first, last: self.number };
+            return Ok(Some(Line { span, text, heredocs, is_lossy: self.is_lossy }));
         }
     }
 
     /// Joins lines as long as they end with the escape character; comments in between vanish.
-    fn continued(&mut self, start: &str, first: usize) -> Result<String, Located<Problem>> {
-        let mut text = start.to_owned();
+    fn continued(&mut self, mut text: String, first: usize) -> String {
         let mut empty = false;
         while let Some(bytes) = self.next_physical() {
             if comment(bytes).is_some() {
                 continue;
             }
-            let next = self.utf8(bytes)?;
+            let next = self.utf8(bytes);
             if next.trim().is_empty() {
                 empty = true;
                 continue;
             }
-            let (next, ended) = self.without_continuation(next);
+            let (next, ended) = self.without_continuation(&next);
             text.push_str(next);
             if ended {
                 break;
@@ -111,7 +119,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Reader<'a, I> {
                 "empty line in a continued instruction".into(),
             ));
         }
-        Ok(text)
+        text
     }
 
     fn heredocs(&mut self, text: &str, first: usize) -> Result<Vec<Heredoc>, Located<Problem>> {
@@ -124,24 +132,27 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Reader<'a, I> {
                     let problem = Problem::OpenHeredoc(heredoc.name.clone());
                     return Err(self.source.at(Span { first, last: opened }, problem));
                 };
-                let line = self.utf8_with_end(bytes)?;
+                let line = self.utf8_with_end(bytes);
                 let bare = line.trim_end_matches(['\r', '\n']);
                 let bare = if heredoc.strip_tabs { bare.trim_start_matches('\t') } else { bare };
                 if bare == heredoc.name {
                     break;
                 }
-                heredoc.body.push_str(line);
+                heredoc.body.push_str(&line);
             }
         }
         Ok(heredocs)
     }
 
-    fn utf8(&self, bytes: &'a [u8]) -> Result<&'a str, Located<Problem>> {
-        self.utf8_with_end(bytes).map(|line| line.trim_end_matches(['\r', '\n']))
+    fn utf8(&mut self, bytes: &'a [u8]) -> Cow<'a, str> {
+        let end = bytes.iter().rposition(|byte| !b"\r\n".contains(byte)).map_or(0, |last| last + 1);
+        self.utf8_with_end(&bytes[..end])
     }
 
-    fn utf8_with_end(&self, bytes: &'a [u8]) -> Result<&'a str, Located<Problem>> {
-        std::str::from_utf8(bytes).map_err(|_| self.source.at(Span::line(self.number), Problem::NotUtf8))
+    fn utf8_with_end(&mut self, bytes: &'a [u8]) -> Cow<'a, str> {
+        let text = String::from_utf8_lossy(bytes);
+        self.is_lossy |= matches!(text, Cow::Owned(_));
+        text
     }
 
     /// Takes a continuation character off; says whether the instruction ends here.

@@ -139,6 +139,10 @@ impl Dockerfile {
             return Ok(());
         }
         let value = read::parse(&line, self.escape, &mut self.warnings)?;
+        let is_raw = matches!(value, Instruction::Run(_)) || line.heredocs.iter().any(|heredoc| !heredoc.expand);
+        if line.is_lossy && is_raw {
+            return Err(Problem::NotUtf8.into());
+        }
         let node = Node { span: line.span, text: line.text, value };
         match (self.stages.last_mut(), node) {
             (Some(stage), node) => stage.instructions.push(node),

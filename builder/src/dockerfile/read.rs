@@ -45,7 +45,7 @@ pub(super) fn parse_from(line: &Line, escape: char) -> Result<Stage, Failure> {
         span: line.span,
         text: line.text.trim().to_owned(),
         base: base.clone(),
-        platform: flags.value("platform"),
+        platform: flags.value("platform").filter(|platform| !platform.is_empty()),
         name,
         instructions: Vec::new(),
     })

@@ -162,6 +162,7 @@ fn the_other_instructions() {
     assert_eq!(one("VOLUME /a /b"), one("VOLUME [\"/a\", \"/b\"]"));
     assert_eq!(one("SHELL [\"/bin/bash\", \"-c\"]"), Instruction::Shell(vec!["/bin/bash".into(), "-c".into()]));
     assert_eq!(one("USER a b"), Instruction::User("a b".into()));
+    assert_eq!(read("FROM --platform= a").stages[0].platform, None);
     assert_eq!(one("STOPSIGNAL --x 9"), Instruction::Stopsignal("9".into())); // it looks at no flag, nor does ARG
     assert_eq!(one("ARG --x=y a"), one("ARG a"));
     assert_eq!(one("healthcheck none"), Instruction::Healthcheck(Healthcheck::None));
@@ -235,8 +236,23 @@ fn errors_name_the_line_and_help() {
         assert!(found.to_string().contains(part), "{text}: {found}");
         assert!(given.unwrap_or_default().contains(hint), "{text}");
     }
-    let error = parse(b"FROM a\nRUN \xff", "D").unwrap_err();
-    assert_eq!((error.problem(), error.span().first), (&Problem::NotUtf8, 2));
+    for (text, line) in
+        [(&b"FROM a\nRUN \xff"[..], 2), (b"FROM a\nRUN <<E\n\xff\nE", 2), (b"FROM a\nCOPY <<\"E\" /\n\xff\nE", 2)]
+    {
+        let error = parse(text, "D").unwrap_err();
+        assert_eq!((error.problem(), error.span().first), (&Problem::NotUtf8, line));
+    }
+}
+
+#[test]
+fn what_is_not_utf8_is_replaced_where_nothing_depends_on_it() {
+    let text = b"FROM a\nMAINTAINER M\xfcller\nLABEL a=\xfc\nCOPY <<E /\n\xfc\nE\n# \xfc\n";
+    let file = parse(text, "D").unwrap();
+    let [maintainer, label, copy] = &file.stages[0].instructions[..] else { panic!() };
+    assert_eq!(maintainer.value, Instruction::Maintainer("M\u{fffd}ller".into()));
+    assert_eq!(label.text, "LABEL a=\u{fffd}");
+    let Instruction::Copy(copy) = &copy.value else { panic!() };
+    assert_eq!(copy.transfer.heredocs[0].body, "\u{fffd}\n");
 }
 
 /// One way to write an instruction down, of those that are read as the same.

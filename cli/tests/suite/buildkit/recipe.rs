@@ -105,7 +105,7 @@ impl Recipe {
         if let Some(at) = flags.iter().position(|flag| flag == "-o") {
             flags.drain(at..at + 2);
         }
-        flags.retain(|flag| !flag.starts_with("--call="));
+        flags.retain(|flag| !flag.starts_with("--call=") && flag != "--check");
         flags.push("--check".to_owned());
         Some(Self { flags, ..self.clone() })
     }

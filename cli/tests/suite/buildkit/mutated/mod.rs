@@ -2,8 +2,8 @@
 //! and the same as long as the one that it is made of stays as it is.
 //!
 //! Most of them fail, and most mistakes that people make are here. Left out is what says nothing about a Dockerfile:
-//! `# syntax=` at its top, for which BuildKit asks a registry, sources that are fetched from elsewhere, and annotations,
-//! which are looked at before the Dockerfile is. Where both refuse, the line that they blame is compared, but not the
+//! `# syntax=` at its top, for which BuildKit asks a registry, sources that are fetched from elsewhere, annotations,
+//! which are looked at before the Dockerfile is, and SOURCE_DATE_EPOCH, which is wanted to count for files too. Where both refuse, the line that they blame is compared, but not the
 //! words; nor the line where several steps fail, of which BuildKit tells the one that happened to fail first.
 
 mod forms;
@@ -40,8 +40,8 @@ pub fn recipe(seed: u64, of: &[Recipe]) -> Recipe {
 /// Whether one can be changed: nothing of it comes from elsewhere, and it has something that can be changed.
 pub fn is_fit(recipe: &Recipe) -> bool {
     let text = recipe.dockerfile.to_lowercase();
-    let annotates = recipe.flags.iter().any(|flag| flag == "--annotation");
-    !annotates && !text.is_empty() && !["git", "://", "{http}", "syntax"].iter().any(|word| text.contains(word))
+    let is_other = recipe.flags.iter().any(|flag| flag == "--annotation" || flag.starts_with("SOURCE_DATE_EPOCH"));
+    !is_other && !text.is_empty() && !["git", "://", "{http}", "syntax"].iter().any(|word| text.contains(word))
 }
 
 /// How near a seed is to a name. One name more takes few seeds from others.
