@@ -100,11 +100,34 @@ impl Patterns {
         if path.is_empty() || path == "." {
             return false;
         }
+        self.is_matched_last(path) || (self.has_exceptions() && self.is_lost_on_the_way(path))
+    }
+
+    /// Whether the last pattern that matches a path or a directory above excludes it.
+    fn is_matched_last(&self, path: &str) -> bool {
         let mut excluded = false;
         for pattern in &self.patterns {
             // A pattern that could not change the answer need not be tried.
             if pattern.exception == excluded && pattern.matches_with_parents(path) {
                 excluded = !pattern.exception;
+            }
+        }
+        excluded
+    }
+
+    /// Whether a path is excluded for one that comes down to it, directory by directory: an exception that names a
+    /// directory counts below it only if the directory itself was excluded by a pattern above the exception.
+    fn is_lost_on_the_way(&self, path: &str) -> bool {
+        let mut above = vec![false; self.patterns.len()];
+        let mut excluded = false;
+        let parents = path.match_indices('/').map(|(end, _)| &path[..end]);
+        for part in parents.chain([path]) {
+            excluded = false;
+            for (pattern, matched) in self.patterns.iter().zip(&mut above) {
+                *matched = *matched || (pattern.exception == excluded && pattern.matcher.matches(part));
+                if *matched {
+                    excluded = !pattern.exception;
+                }
             }
         }
         excluded
@@ -396,6 +419,12 @@ mod tests {
             (vec!["!a", "a"], "a", true),
             (vec!["a", "!a/b", "a/b/c"], "a/b/d", false),
             (vec!["*", "!src", "src/**/*.o"], "src/x/y.o", true),
+            // An exception for a directory that nothing excludes is none for what lies in it.
+            (vec!["a/secret", "!a"], "a/secret", true),
+            (vec!["*/secret", "!*"], "a/secret", true),
+            (vec!["a/secret", "!a/*"], "a/secret", false),
+            (vec!["a", "a/secret", "!a"], "a/secret", false),
+            (vec!["*", "!a"], "a/secret", false),
         ] {
             assert_eq!(excludes(&patterns, path), expected, "{patterns:?} on {path}");
         }

@@ -82,9 +82,6 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Reader<'a, I> {
                 continue;
             }
             let text = if ended { text.to_owned() } else { self.continued(text.to_owned(), first) };
-            if text.trim().is_empty() {
-                continue; // a lone escape character at the end of the file
-            }
             let span = Span { first, last: self.number };
             read::check_form(&text, self.directives.escape).map_err(|problem| self.source.at(span, problem))?;
             let heredocs = self.heredocs(&text, first)?;

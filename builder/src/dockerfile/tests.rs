@@ -197,6 +197,7 @@ fn errors_name_the_line_and_help() {
         ("ARG a", 1, "no stages", ""),
         ("RUN x\nFROM a", 1, "before the first FROM", ""),
         ("FROM a\n\nRNU x", 3, "unknown instruction: RNU", "RUN"),
+        ("FROM a\n\\", 2, "unknown instruction: ", ""),
         ("FROM a\nFETCH x", 2, "unknown instruction: FETCH", ""),
         ("FROM a b", 1, "one or three", ""),
         ("FROM a AS 1b", 1, "invalid name for build stage", ""),

@@ -218,7 +218,7 @@ impl Bench {
             // Wanted: an outline can be had without the base images.
             (false, true) if kind == Kind::Call && text(&theirs.stderr).contains("resolve source metadata") => None,
             // Wanted: names of contexts in any case.
-            (false, true) if text(&theirs.stderr).contains(") must be lowercase") => None,
+            (false, true) if has_upper_context(&theirs) => None,
             (false, true) => Some(vec![format!("  BuildKit refuses it: {}", last_words(&theirs))]),
             (true, false) => Some(vec![format!("  we refuse it: {}", last_words(&ours))]),
             (false, false) => {
@@ -486,6 +486,11 @@ fn last_words(output: &Output) -> String {
     lines[lines.len().saturating_sub(4)..].join(" | ")
 }
 
+/// Whether BuildKit refuses a name that a context has in lower case.
+fn has_upper_context(theirs: &Output) -> bool {
+    text(&theirs.stderr).contains(") must be lowercase")
+}
+
 /// The lines that two failures are blamed on, if they are not the same. Where steps failed it is chance which did first.
 fn other_blame(theirs: &Output, ours: &Output) -> Option<Vec<String>> {
     let (our_line, their_line) = (blamed(ours), blamed(theirs));
@@ -493,9 +498,10 @@ fn other_blame(theirs: &Output, ours: &Output) -> Option<Vec<String>> {
         [" ERROR: ", "failed to compute cache key"].iter().any(|word| text(&theirs.stderr).contains(word));
     // Of a directive, BuildKit blames the line above.
     let is_directive = text(&theirs.stderr).contains(" parser directive can be used");
+    let is_name = has_upper_context(theirs);
     let have_steps_failed = has_step_failed && text(&ours.stderr).contains("the build failed");
     let line = |line: Option<usize>| line.map_or("no line".to_owned(), |line| format!("line {line}"));
-    let differs = their_line.is_some() && our_line != their_line && !have_steps_failed && !is_directive;
+    let differs = their_line.is_some() && our_line != their_line && !have_steps_failed && !is_directive && !is_name;
     differs.then(|| {
         vec![
             "  another line is blamed:".to_owned(),
