@@ -236,8 +236,9 @@ impl Input<'_> {
             ("parents", Kind::Switch),
             ("exclude", Kind::Values),
         ];
+        let paths = self.paths()?;
         let flags = Flags::parse(self.name, self.flags.clone(), &KNOWN)?;
-        let transfer = self.transfer(&flags)?;
+        let transfer = self.transfer(paths, &flags)?;
         let from = flags.value("from").filter(|from| !from.is_empty());
         Ok(Instruction::Copy(Copy { transfer, from, parents: flags.switch("parents") }))
     }
@@ -252,8 +253,9 @@ impl Input<'_> {
             ("keep-git-dir", Kind::Switch),
             ("unpack", Kind::Switch),
         ];
+        let paths = self.paths()?;
         let flags = Flags::parse(self.name, self.flags.clone(), &KNOWN)?;
-        let transfer = self.transfer(&flags)?;
+        let transfer = self.transfer(paths, &flags)?;
         Ok(Instruction::Add(Add {
             transfer,
             checksum: flags.value("checksum"),
@@ -262,17 +264,17 @@ impl Input<'_> {
         }))
     }
 
-    fn transfer(&self, flags: &Flags) -> Result<Transfer, Problem> {
-        let json = self.json()?;
-        let mut list = match json {
-            Some(words) => words,
-            None => words::split_blanks(self.arguments),
-        };
-        let destination = match list.len() {
-            0 => return Err(Problem::AtLeastOne(self.name)),
-            1 => return Err(Problem::NoDestination(self.name)),
-            _ => list.pop().unwrap_or_default(),
-        };
+    /// Sources, and the destination.
+    fn paths(&self) -> Result<(Vec<String>, String), Problem> {
+        let mut list = self.list()?;
+        match (list.pop(), list.is_empty()) {
+            (None, _) => Err(Problem::AtLeastOne(self.name)),
+            (Some(_), true) => Err(Problem::NoDestination(self.name)),
+            (Some(destination), false) => Ok((list, destination)),
+        }
+    }
+
+    fn transfer(&self, (list, destination): (Vec<String>, String), flags: &Flags) -> Result<Transfer, Problem> {
         if !self.heredocs.is_empty() && heredoc::parse(&destination)?.is_some() {
             return Err(Problem::HeredocDestination(self.name));
         }
@@ -310,8 +312,11 @@ impl Input<'_> {
             "" => return Err(Problem::AtLeastOne(self.name).into()),
             "NONE" if rest.is_empty() => return Ok(Healthcheck::None), // BuildKit looks at no flag of it
             "NONE" => return Err(Problem::HealthcheckNone.into()),
-            "CMD" => {}
-            _ => return Err(Problem::HealthcheckType(kind.to_owned()).into()),
+            _ => {}
+        }
+        let flags = Flags::parse(self.name, self.flags, &KNOWN)?;
+        if kind_upper != "CMD" {
+            return Err(Problem::HealthcheckType(kind.to_owned()).into());
         }
         let command = Input { name: self.name, flags: Vec::new(), arguments: rest, ..self }.command()?;
         if matches!(&command, CommandLine::Shell(text) if text.is_empty())
@@ -319,7 +324,6 @@ impl Input<'_> {
         {
             return Err(Problem::HealthcheckCommand.into());
         }
-        let flags = Flags::parse(self.name, self.flags, &KNOWN)?;
         let time = |flag: &'static str| duration::read(flag, flags.value(flag));
         Ok(Healthcheck::Probe(Probe {
             command,

@@ -208,6 +208,8 @@ fn errors_name_the_line_and_help() {
         ("FROM a\nCOPY --chown=a --chown=b a b", 2, "duplicate flag", ""),
         ("FROM a\nCOPY --chown a b", 2, "missing a value", ""),
         ("FROM a\nCOPY --link=maybe a b", 2, "boolean", ""),
+        ("FROM a\nCOPY --form=x a", 2, "Destination could not be determined", ""),
+        ("FROM a\nHEALTHCHECK --x=5s FOO x", 2, "unknown flag: --x", ""),
         ("FROM a\nCOPY a", 2, "Destination could not be determined", ""),
         ("FROM a\nCOPY", 2, "at least one", ""),
         ("FROM a\nCOPY a <<EOF\nEOF", 2, "heredoc as a destination", ""),
