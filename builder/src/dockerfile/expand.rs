@@ -240,8 +240,10 @@ impl Reader<'_> {
         self.rest.next();
         if self.rest.peek() != Some(&'{') {
             let name = self.name();
+            if name.is_empty() {
+                return Ok("$".to_owned());
+            }
             return Ok(match (self.lookup)(&name) {
-                _ if name.is_empty() => "$".to_owned(),
                 None if self.style.keep_unset => format!("${name}"),
                 value => value.unwrap_or_default(),
             });

@@ -494,8 +494,9 @@ fn has_upper_context(theirs: &Output) -> bool {
 /// The lines that two failures are blamed on, if they are not the same. Where steps failed it is chance which did first.
 fn other_blame(theirs: &Output, ours: &Output) -> Option<Vec<String>> {
     let (our_line, their_line) = (blamed(ours), blamed(theirs));
-    let has_step_failed =
-        [" ERROR: ", "failed to compute cache key"].iter().any(|word| text(&theirs.stderr).contains(word));
+    let has_step_failed = [" ERROR: ", "failed to compute cache key", "invalid user index"]
+        .iter()
+        .any(|word| text(&theirs.stderr).contains(word));
     // Of a directive, BuildKit blames the line above.
     let is_directive = text(&theirs.stderr).contains(" parser directive can be used");
     let is_name = has_upper_context(theirs);
