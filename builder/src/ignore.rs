@@ -51,34 +51,32 @@ impl Patterns {
         }
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let text = String::from_utf8_lossy(text);
-        let lines = text.lines().enumerate().filter(|(_, line)| !line.starts_with('#'));
-        Self::build(lines.map(|(index, line)| (index + 1, line)), true)
+        let lines = text.lines().enumerate();
+        Self::build(lines.filter_map(|(index, line)| Some((index + 1, pattern_of(line)?))))
     }
 
     /// Takes patterns one by one, as `--exclude` gives them; errors count them like lines. Unlike in a file, a slash
     /// at the start is part of the pattern, which then matches nothing.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
-        Self::build(patterns.into_iter().enumerate().map(|(index, pattern)| (index + 1, pattern)), false)
+        Self::build(patterns.into_iter().enumerate().map(|(index, pattern)| (index + 1, pattern.to_owned())))
     }
 
-    fn build<'a>(lines: impl Iterator<Item = (usize, &'a str)>, from_root: bool) -> Result<Self, Invalid> {
+    fn build(lines: impl Iterator<Item = (usize, String)>) -> Result<Self, Invalid> {
         let mut patterns = Vec::new();
         for (line, text) in lines {
             let text = text.trim();
-            let (exception, text) = match text.strip_prefix('!') {
-                Some(rest) => (true, rest.trim()),
-                None => (false, text),
-            };
-            match (exception, text.is_empty()) {
-                (true, true) => return Err(Invalid::BareException { line }),
-                (false, true) => continue,
-                _ => {}
+            if text.is_empty() {
+                continue;
             }
             if patterns.len() == PATTERN_LIMIT {
                 return Err(Invalid::TooLarge);
             }
             let cleaned = clean(text);
-            let cleaned = if from_root && cleaned.len() > 1 { cleaned.trim_start_matches('/') } else { &cleaned };
+            let (exception, cleaned) = match cleaned.strip_prefix('!') {
+                Some("") => return Err(Invalid::BareException { line }),
+                Some(rest) => (true, rest),
+                None => (false, &*cleaned),
+            };
             let matcher = Matcher::new(cleaned).ok_or_else(|| Invalid::Syntax { line, pattern: text.to_owned() })?;
             patterns.push(Pattern { exception, matcher });
         }
@@ -102,11 +100,34 @@ impl Patterns {
         if path.is_empty() || path == "." {
             return false;
         }
+        self.is_matched_last(path) || (self.has_exceptions() && self.is_lost_on_the_way(path))
+    }
+
+    /// Whether the last pattern that matches a path or a directory above excludes it.
+    fn is_matched_last(&self, path: &str) -> bool {
         let mut excluded = false;
         for pattern in &self.patterns {
             // A pattern that could not change the answer need not be tried.
             if pattern.exception == excluded && pattern.matches_with_parents(path) {
                 excluded = !pattern.exception;
+            }
+        }
+        excluded
+    }
+
+    /// Whether a path is excluded for one that comes down to it, directory by directory: an exception that names a
+    /// directory counts below it only if the directory itself was excluded by a pattern above the exception.
+    fn is_lost_on_the_way(&self, path: &str) -> bool {
+        let mut above = vec![false; self.patterns.len()];
+        let mut excluded = false;
+        let parents = path.match_indices('/').map(|(end, _)| &path[..end]);
+        for part in parents.chain([path]) {
+            excluded = false;
+            for (pattern, matched) in self.patterns.iter().zip(&mut above) {
+                *matched = *matched || (pattern.exception == excluded && pattern.matcher.matches(part));
+                if *matched {
+                    excluded = !pattern.exception;
+                }
             }
         }
         excluded
@@ -310,6 +331,19 @@ impl States {
     }
 }
 
+/// The pattern that a line of an ignore file is short for, if it is no comment: anchored without a slash. What it
+/// becomes is read as a pattern again, with a `!` that stood behind a slash, and without blanks at its end.
+fn pattern_of(line: &str) -> Option<String> {
+    let text = line.trim();
+    if line.starts_with('#') || text.is_empty() {
+        return None;
+    }
+    let (sign, text) = text.strip_prefix('!').map_or(("", text), |rest| ("!", rest.trim()));
+    let cleaned = if text.is_empty() { Cow::Borrowed("") } else { clean(text) };
+    let anchored = cleaned.strip_prefix('/').filter(|rest| !rest.is_empty()).unwrap_or(&cleaned);
+    Some(format!("{sign}{anchored}"))
+}
+
 /// Go's `filepath.Clean`: the shortest name of the same path, by its text alone.
 pub(crate) fn clean(path: &str) -> Cow<'_, str> {
     let rooted = path.starts_with('/');
@@ -385,6 +419,12 @@ mod tests {
             (vec!["!a", "a"], "a", true),
             (vec!["a", "!a/b", "a/b/c"], "a/b/d", false),
             (vec!["*", "!src", "src/**/*.o"], "src/x/y.o", true),
+            // An exception for a directory that nothing excludes is none for what lies in it.
+            (vec!["a/secret", "!a"], "a/secret", true),
+            (vec!["*/secret", "!*"], "a/secret", true),
+            (vec!["a/secret", "!a/*"], "a/secret", false),
+            (vec!["a", "a/secret", "!a"], "a/secret", false),
+            (vec!["*", "!a"], "a/secret", false),
         ] {
             assert_eq!(excludes(&patterns, path), expected, "{patterns:?} on {path}");
         }
@@ -397,6 +437,15 @@ mod tests {
         assert!(patterns.excludes(b"test/x"));
         assert!(patterns.excludes(b"# no comment"));
         assert!(!patterns.excludes(b"keep/me"));
+        for (text, path, expected) in [
+            ("d /.", "d", true), // a blank that only comes to its end
+            ("a\n./!a", "a", false),
+            ("a\n/!a", "a", false),
+            ("/", "a", false),
+        ] {
+            assert_eq!(Patterns::parse(text.as_bytes()).unwrap().excludes(path.as_bytes()), expected, "{text}");
+        }
+        assert!(Patterns::new(["a", "! a"]).unwrap().excludes(b"a"));
         assert_eq!(Patterns::parse(b"a\n!\n"), Err(Invalid::BareException { line: 2 }));
         for bad in ["a[", "[]a]", "[a-]", "[-x]", "a\\", "[", "[^", "[b-a]"] {
             assert!(matches!(Patterns::new([bad]), Err(Invalid::Syntax { .. })), "{bad}");

@@ -1,4 +1,5 @@
-//! Platforms: `os/architecture[/variant]`, and which of several fits.
+//! Platforms: `os/architecture[/variant]`, or one of the two where the rest is this machine's, and which of several
+//! fits.
 
 use std::fmt;
 use std::str::FromStr;
@@ -93,6 +94,13 @@ fn runs(architecture: &str, variant: Option<&str>) -> impl Iterator<Item = (Stri
     std::iter::once(itself).chain(older)
 }
 
+/// Whether a word alone is an architecture (containerd's platforms package, "isKnownArch").
+fn is_architecture(word: &str) -> bool {
+    let (name, _) = normalise(&word.to_lowercase(), None);
+    let others = ["loong64", "mips64", "mips64le", "ppc64", "ppc64le", "riscv64", "s390x"];
+    ["386", "amd64", "arm", "arm64"].contains(&&*name) || others.contains(&&*name)
+}
+
 /// Go's names for what others call differently (containerd's platforms package, "normalize").
 fn normalise(architecture: &str, variant: Option<&str>) -> (String, Option<String>) {
     let (architecture, variant) = match (architecture, variant) {
@@ -126,6 +134,8 @@ impl FromStr for Platform {
             return Err(wrong());
         }
         let (os, architecture, variant) = match parts[..] {
+            [os] if os.eq_ignore_ascii_case("linux") => ("linux", std::env::consts::ARCH, None),
+            [architecture] if is_architecture(architecture) => ("linux", architecture, None),
             [os, architecture] => (os, architecture, None),
             [os, architecture, variant] => (os, architecture, Some(variant)),
             _ => return Err(wrong()),
@@ -160,7 +170,11 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), printed);
         }
-        for bad in ["", "linux", "linux/", "/amd64", "linux/amd64/v1/x", "linux/am d64"] {
+        let here = Platform::of_this_machine();
+        assert_eq!("linux".parse(), Ok(here.clone()));
+        assert_eq!("ARM64".parse::<Platform>().unwrap().to_string(), "linux/arm64");
+        assert_eq!("x86_64".parse(), "linux/amd64".parse::<Platform>());
+        for bad in ["", "linus", "windows", "linux/", "/amd64", "linux/amd64/v1/x", "linux/am d64"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
         let accepts =

@@ -65,12 +65,13 @@ struct Found {
 impl Builder<'_> {
     /// Looks which stages are needed at all; what is found in those that are not is told.
     ///
-    /// Whatever goes wrong is left to the build itself, which says what and where.
+    /// A mistake in an instruction is told at once. Whatever else goes wrong is left to the build itself, which says
+    /// what and where.
     pub fn look_ahead(&mut self) -> Result<(), Error> {
         let order = self.outline.stages.clone();
         let mut found: HashMap<StageId, Found> = HashMap::new();
         for stage in &order {
-            let Some(plan) = self.foreseen_plan(stage, &found) else { return Ok(()) };
+            let Some(plan) = self.foreseen_plan(stage, &found)? else { return Ok(()) };
             found.insert(stage.id, Found { plan, chain: None, made: Vec::new(), wanted: Vec::new() });
         }
         if !found.values().flat_map(|stage| &stage.plan.steps).any(|step| is_foreseen(&step.action)) {
@@ -146,15 +147,24 @@ impl Builder<'_> {
         }
     }
 
-    fn foreseen_plan(&mut self, stage: &StageOutline, found: &HashMap<StageId, Found>) -> Option<StagePlan> {
-        match &stage.base {
-            Base::Scratch | Base::Context(_) => self.plan(stage.id, BaseState::Scratch).ok(),
-            Base::Stage(base) => self.plan(stage.id, BaseState::Stage(&found.get(base)?.plan)).ok(),
-            Base::Image(reference) => {
-                let image = self.base(reference, &stage.platform).ok()?;
-                self.plan(stage.id, BaseState::Image(&image.config)).ok()
-            }
-        }
+    /// What a stage does, if that can be told; a stage that can do nothing is found before others have done much.
+    fn foreseen_plan(
+        &mut self,
+        stage: &StageOutline,
+        found: &HashMap<StageId, Found>,
+    ) -> Result<Option<StagePlan>, Error> {
+        let plan = match &stage.base {
+            Base::Scratch | Base::Context(_) => self.plan(stage.id, BaseState::Scratch),
+            Base::Stage(base) => match found.get(base) {
+                Some(base) => self.plan(stage.id, BaseState::Stage(&base.plan)),
+                None => return Ok(None),
+            },
+            Base::Image(reference) => match self.base(reference, &stage.platform) {
+                Ok(image) => self.plan(stage.id, BaseState::Image(&image.config)),
+                Err(_) => return Ok(None),
+            },
+        };
+        plan.map(Some)
     }
 
     fn foreseen_name(&mut self, stage: &StageOutline, steps: &[Step], foresight: &Foresight) -> Option<Name> {

@@ -215,11 +215,15 @@ fn selected<R>(
     origin: Option<&Origin>,
     then: impl FnOnce(&mut Builder<'_>, &Hashed<'_>) -> Result<R, StepProblem>,
 ) -> Result<R, StepProblem> {
-    let path = literal(mount.source.as_deref().unwrap_or_default());
+    let written = mount.source.as_deref().unwrap_or_default();
+    let path = literal(written);
     let from = builder.from(origin.unwrap_or(&Origin::Context))?;
     transfer::with_source(builder, &from, |builder, source: &dyn Source| {
         let threads = builder.layers.options.threads;
         let hashed = select(&[(source, path.as_bytes())], copy::Options::default())?.hash(threads)?;
+        if hashed.is_empty() {
+            return Err(copy::Error::NotFound(format!("/{}", written.trim_start_matches('/'))).into());
+        }
         then(builder, &hashed)
     })
 }

@@ -88,14 +88,14 @@ impl Stages<'_> {
         let is_context = |name: &str| options.contexts.contains(name);
         let Some(base) = self.expand(&stage.base, file.escape) else { return self.states.image(None) };
         if stage.name.as_deref().is_some_and(is_context) {
-            return self.states.image(None);
+            return self.states.scratch();
         }
         if let Some(state) = earlier.get(base.to_lowercase().as_str()) {
             return state.unwrap_or_else(|| self.states.image(None));
         }
         match base.parse::<Reference>() {
-            _ if base == "scratch" => self.states.scratch(),
-            Ok(reference) if !is_context(&base) => self.image(stage, &base, reference, sink),
+            _ if base == "scratch" || is_context(&base) => self.states.scratch(), // files have no variables
+            Ok(reference) => self.image(stage, &base, reference, sink),
             _ => self.states.image(None),
         }
     }

@@ -49,6 +49,13 @@ fn every_rule_has_a_name_and_a_sentence() {
 }
 
 #[test]
+fn contexts_that_are_files_have_no_variables() {
+    let options = Options { contexts: BTreeSet::from(["files".to_owned()]), ..options() };
+    let found = found_with("FROM files\nLABEL a=$b c=$PATH\n", &options);
+    assert_eq!(found, ["2 UndefinedVar: Usage of undefined variable '$b'"]);
+}
+
+#[test]
 fn stage_names() {
     table(&[
         ("FROM scratch AS Bad\n", &["1 StageNameCasing: Stage name 'Bad' should be lowercase"]),
@@ -256,6 +263,7 @@ fn undefined_variables() {
         ("FROM scratch\nARG foo\nCOPY Dockerfile${foo} .\n", &[]),
         ("FROM scratch AS base\nARG foo=Dockerfile\nFROM base\nCOPY $foo .\n", &[]),
         ("FROM scratch\nRUN echo $PATH $foo\nCMD [\"$foo\"]\n", &[]),
+        ("FROM scratch\nCOPY a ${%x}\nENV a=$ b=\"$\"\n", &["2 UndefinedVar: Usage of undefined variable '$'"]),
         ("FROM scratch\nCOPY $foo .\nARG foo=bar\n", &["2 UndefinedVar: Usage of undefined variable '$foo'"]),
         (
             "FROM scratch\nARG DIR_BINARIES=b/\nARG DIR_ASSETS=a/\nCOPY $DIR_ASSET .\n",

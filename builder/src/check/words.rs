@@ -26,7 +26,6 @@ pub(crate) fn expand(style: Style, text: &str, lookup: &Lookup<'_>, named: &mut 
     let noting = |name: &str| {
         let value = lookup(name);
         match &value {
-            _ if name.is_empty() => false,
             Some(_) => set.borrow_mut().insert(name.to_owned()),
             None => unset.borrow_mut().insert(name.to_owned()),
         };

@@ -30,6 +30,11 @@ impl<'a> Selection<'a> {
 }
 
 impl Hashed<'_> {
+    /// Whether nothing was selected, as by a pattern that matches nothing.
+    pub fn is_empty(&self) -> bool {
+        self.picks.is_empty()
+    }
+
     /// The name of the selected file, if it is one and no directory.
     pub fn single_file(&self) -> Option<&[u8]> {
         match self.picks.as_slice() {

@@ -19,8 +19,8 @@ pub enum Problem {
     /// Larger than [`SIZE_LIMIT`](super::SIZE_LIMIT).
     #[error("the file is larger than {} bytes", super::SIZE_LIMIT)]
     TooLarge,
-    /// An instruction line with other bytes than UTF-8.
-    #[error("the line is not UTF-8")]
+    /// A command, or a file that is taken as it is, with other bytes than UTF-8.
+    #[error("the instruction is not UTF-8")]
     NotUtf8,
     /// An instruction before the first FROM.
     #[error("no build stage in current context: {0} stands before the first FROM, where only ARG may stand")]

@@ -91,6 +91,7 @@ impl Style {
     }
 
     fn expand(self, text: &str, lookup: &Lookup<'_>) -> Result<Expanded, Invalid> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text); // BuildKit's reader takes it for that of a file
         let mut reader = Reader { rest: text.chars().peekable(), style: self, lookup, depth: 0 };
         reader.until(None, self.keep_escapes)
     }
@@ -239,8 +240,10 @@ impl Reader<'_> {
         self.rest.next();
         if self.rest.peek() != Some(&'{') {
             let name = self.name();
+            if name.is_empty() {
+                return Ok("$".to_owned());
+            }
             return Ok(match (self.lookup)(&name) {
-                _ if name.is_empty() => "$".to_owned(),
                 None if self.style.keep_unset => format!("${name}"),
                 value => value.unwrap_or_default(),
             });

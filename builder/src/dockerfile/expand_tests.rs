@@ -143,3 +143,8 @@ proptest::proptest! {
         proptest::prop_assert_eq!(word(&format!("'{text}'")), Ok(text));
     }
 }
+
+#[test]
+fn a_byte_order_mark_at_the_start_is_none_of_the_word() {
+    assert_eq!(word("\u{feff}a\u{feff}b").unwrap(), "a\u{feff}b");
+}

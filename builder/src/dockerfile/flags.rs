@@ -26,7 +26,7 @@ impl Flags {
     ) -> Result<Self, Failure> {
         let mut flags = Self(Vec::new());
         for word in given {
-            let word = word.trim_start_matches("--");
+            let word = word.strip_prefix("--").unwrap_or(&word);
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
                 None => (word, None),

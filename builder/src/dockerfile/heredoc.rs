@@ -51,8 +51,8 @@ pub(super) fn parse(word: &str) -> Result<Option<Heredoc>, Invalid> {
 /// The heredocs that an instruction announces, in order, their bodies still empty.
 ///
 /// Only RUN, COPY and ADD (also behind ONBUILD) have heredocs, and not in their JSON form.
-pub(super) fn announced(line: &str) -> Result<Vec<Heredoc>, Invalid> {
-    if !line.contains("<<") || !can_have_heredocs(line) {
+pub(super) fn announced(line: &str, escape: char) -> Result<Vec<Heredoc>, Invalid> {
+    if !line.contains("<<") || !can_have_heredocs(line, escape) {
         return Ok(Vec::new());
     }
     let style = Style { keep_quotes: true, keep_escapes: true, keep_unset: true, ..Style::new('\\') };
@@ -77,14 +77,14 @@ fn join_operators(words: Vec<String>) -> Vec<String> {
     joined
 }
 
-fn can_have_heredocs(line: &str) -> bool {
+fn can_have_heredocs(line: &str, escape: char) -> bool {
     let (mut name, mut rest) = super::words::split_name(line);
     while name.eq_ignore_ascii_case("onbuild") {
         (name, rest) = super::words::split_name(rest);
     }
     match name.to_ascii_lowercase().as_str() {
         "run" | "copy" | "add" => {
-            let (_, arguments) = super::words::split_flags(rest);
+            let (_, arguments) = super::words::split_flags(rest, escape);
             super::words::json_array(arguments).is_none()
         }
         _ => false,
@@ -135,7 +135,7 @@ mod tests {
             ("USER <<EOF", vec![]),
             ("RUN cat <<<x", vec![]),
         ] {
-            let found: Vec<String> = announced(line).unwrap().into_iter().map(|heredoc| heredoc.name).collect();
+            let found: Vec<String> = announced(line, '\\').unwrap().into_iter().map(|heredoc| heredoc.name).collect();
             assert_eq!(found, names, "{line}");
         }
     }

@@ -3,9 +3,11 @@
 //! What the words of an instruction mean is not known here; only enough of it to find the bodies of
 //! heredocs (see [`heredoc`](super::heredoc)).
 
+use std::borrow::Cow;
+
 use super::heredoc::{self, Heredoc};
 use super::source::{Located, Source, Span};
-use super::{Problem, Warning};
+use super::{Problem, Warning, read};
 
 /// One instruction with its continuations joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub(super) struct Line {
     pub span: Span,
     pub text: String,
     pub heredocs: Vec<Heredoc>,
+    /// Whether bytes of it were not UTF-8; they are U+FFFD now.
+    pub is_lossy: bool,
 }
 
 /// What the top of the file and its lines say.
@@ -21,6 +25,8 @@ pub(super) struct Lines {
     pub syntax: Option<String>,
     pub check: Option<String>,
     pub lines: Vec<Line>,
+    /// How many physical lines there are.
+    pub count: usize,
     pub warnings: Vec<Warning>,
 }
 
@@ -32,13 +38,14 @@ pub(super) fn read(source: &Source, text: &[u8]) -> Result<Lines, Located<Proble
         number: 0,
         directives: Directives::default(),
         warnings: Vec::new(),
+        is_lossy: false,
     };
     let mut lines = Vec::new();
     while let Some(line) = reader.line()? {
         lines.push(line);
     }
     let Directives { escape, syntax, check, .. } = reader.directives;
-    Ok(Lines { escape, syntax, check, lines, warnings: reader.warnings })
+    Ok(Lines { escape, syntax, check, lines, count: reader.number, warnings: reader.warnings })
 }
 
 struct Reader<'a, I> {
@@ -47,6 +54,8 @@ struct Reader<'a, I> {
     number: usize,
     directives: Directives,
     warnings: Vec<Warning>,
+    /// Whether anything in the line that is read was not UTF-8.
+    is_lossy: bool,
 }
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Reader<'a, I> {
@@ -66,34 +75,34 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Reader<'a, I> {
                 continue;
             }
             self.directives.done = true;
-            let text = self.utf8(bytes)?.trim_start();
-            let (text, ended) = self.without_continuation(text);
+            self.is_lossy = false;
+            let text = self.utf8(bytes);
+            let (text, ended) = self.without_continuation(text.trim_start());
             if ended && text.is_empty() {
                 continue;
             }
-            let text = if ended { text.to_owned() } else { self.continued(text, first)? };
-            if text.trim().is_empty() {
-                continue; // a lone escape character at the end of the file
-            }
+            let text = if ended { text.to_owned() } else { self.continued(text.to_owned(), first) };
+            let span = Span { first, last: self.number };
+            read::check_form(&text, self.directives.escape).map_err(|problem| self.source.at(span, problem))?;
             let heredocs = self.heredocs(&text, first)?;
-            return Ok(Some(Line { span: Span { first, last: self.number }, text, heredocs }));
+            let span = Span { first, last: self.number };
+            return Ok(Some(Line { span, text, heredocs, is_lossy: self.is_lossy }));
         }
     }
 
     /// Joins lines as long as they end with the escape character; comments in between vanish.
-    fn continued(&mut self, start: &str, first: usize) -> Result<String, Located<Problem>> {
-        let mut text = start.to_owned();
+    fn continued(&mut self, mut text: String, first: usize) -> String {
         let mut empty = false;
         while let Some(bytes) = self.next_physical() {
             if comment(bytes).is_some() {
                 continue;
             }
-            let next = self.utf8(bytes)?;
+            let next = self.utf8(bytes);
             if next.trim().is_empty() {
                 empty = true;
                 continue;
             }
-            let (next, ended) = self.without_continuation(next);
+            let (next, ended) = self.without_continuation(&next);
             text.push_str(next);
             if ended {
                 break;
@@ -107,11 +116,11 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Reader<'a, I> {
                 "empty line in a continued instruction".into(),
             ));
         }
-        Ok(text)
+        text
     }
 
     fn heredocs(&mut self, text: &str, first: usize) -> Result<Vec<Heredoc>, Located<Problem>> {
-        let mut heredocs = heredoc::announced(text)
+        let mut heredocs = heredoc::announced(text, self.directives.escape)
             .map_err(|invalid| self.source.at(Span { first, last: self.number }, Problem::Expansion(invalid)))?;
         for heredoc in &mut heredocs {
             let opened = self.number;
@@ -120,24 +129,27 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Reader<'a, I> {
                     let problem = Problem::OpenHeredoc(heredoc.name.clone());
                     return Err(self.source.at(Span { first, last: opened }, problem));
                 };
-                let line = self.utf8_with_end(bytes)?;
+                let line = self.utf8_with_end(bytes);
                 let bare = line.trim_end_matches(['\r', '\n']);
                 let bare = if heredoc.strip_tabs { bare.trim_start_matches('\t') } else { bare };
                 if bare == heredoc.name {
                     break;
                 }
-                heredoc.body.push_str(line);
+                heredoc.body.push_str(&line);
             }
         }
         Ok(heredocs)
     }
 
-    fn utf8(&self, bytes: &'a [u8]) -> Result<&'a str, Located<Problem>> {
-        self.utf8_with_end(bytes).map(|line| line.trim_end_matches(['\r', '\n']))
+    fn utf8(&mut self, bytes: &'a [u8]) -> Cow<'a, str> {
+        let end = bytes.iter().rposition(|byte| !b"\r\n".contains(byte)).map_or(0, |last| last + 1);
+        self.utf8_with_end(&bytes[..end])
     }
 
-    fn utf8_with_end(&self, bytes: &'a [u8]) -> Result<&'a str, Located<Problem>> {
-        std::str::from_utf8(bytes).map_err(|_| self.source.at(Span::line(self.number), Problem::NotUtf8))
+    fn utf8_with_end(&mut self, bytes: &'a [u8]) -> Cow<'a, str> {
+        let text = String::from_utf8_lossy(bytes);
+        self.is_lossy |= matches!(text, Cow::Owned(_));
+        text
     }
 
     /// Takes a continuation character off; says whether the instruction ends here.
@@ -209,7 +221,7 @@ impl Directives {
                 };
             }
             "syntax" => self.syntax = Some(value.to_owned()),
-            "check" => self.check = Some(value.to_owned()),
+            "check" => self.check = value.split(' ').next().map(str::to_owned), // what follows explains it
             _ => self.done = true,
         }
         Ok(())

@@ -99,7 +99,7 @@ pub fn parse(text: &[u8], name: &str) -> Result<Dockerfile, Error> {
         warnings: lines.warnings,
     };
     if lines.lines.is_empty() {
-        return Err(file.source.at(Span::line(1), Problem::NoInstructions));
+        return Err(file.source.at(Span::line(lines.count), Problem::NoInstructions));
     }
     for line in lines.lines {
         let (span, source) = (line.span, file.source.clone());
@@ -135,10 +135,14 @@ impl Dockerfile {
     fn take(&mut self, line: lines::Line) -> Result<(), error::Failure> {
         let (name, _) = words::split_name(&line.text);
         if name.eq_ignore_ascii_case("FROM") {
-            self.stages.push(read::parse_from(&line)?);
+            self.stages.push(read::parse_from(&line, self.escape)?);
             return Ok(());
         }
         let value = read::parse(&line, self.escape, &mut self.warnings)?;
+        let is_raw = matches!(value, Instruction::Run(_)) || line.heredocs.iter().any(|heredoc| !heredoc.expand);
+        if line.is_lossy && is_raw {
+            return Err(Problem::NotUtf8.into());
+        }
         let node = Node { span: line.span, text: line.text, value };
         match (self.stages.last_mut(), node) {
             (Some(stage), node) => stage.instructions.push(node),

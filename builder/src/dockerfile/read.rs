@@ -31,9 +31,9 @@ const NAMES: [&str; 18] = [
 ];
 
 /// Reads a FROM.
-pub(super) fn parse_from(line: &Line) -> Result<Stage, Failure> {
+pub(super) fn parse_from(line: &Line, escape: char) -> Result<Stage, Failure> {
     let (_, rest) = words::split_name(&line.text);
-    let (flags, rest) = words::split_flags(rest);
+    let (flags, rest) = words::split_flags(rest, escape);
     let flags = Flags::parse("FROM", flags, &[("platform", Kind::Value)])?;
     let words = words::split_blanks(rest);
     let (base, name) = match words.as_slice() {
@@ -45,7 +45,7 @@ pub(super) fn parse_from(line: &Line) -> Result<Stage, Failure> {
         span: line.span,
         text: line.text.trim().to_owned(),
         base: base.clone(),
-        platform: flags.value("platform"),
+        platform: flags.value("platform").filter(|platform| !platform.is_empty()),
         name,
         instructions: Vec::new(),
     })
@@ -87,13 +87,13 @@ fn read(text: &str, heredocs: &[Heredoc], escape: char) -> Result<(Instruction, 
         let hint = nearest(name, NAMES).map(|meant| format!("did you mean {meant}?"));
         return Err(Failure { problem: Problem::UnknownInstruction(name.to_owned()), hint });
     };
-    let (flags, arguments) = words::split_flags(rest);
+    let (flags, arguments) = words::split_flags(rest, escape);
     let arguments = arguments.trim();
     let input = Input { name: known, flags, arguments, heredocs, escape };
     let mut legacy = false;
     let instruction = match *known {
         "ADD" => input.add()?,
-        "ARG" => Instruction::Arg(input.plain()?.arguments()?),
+        "ARG" => Instruction::Arg(input.arguments()?),
         "CMD" => Instruction::Cmd(input.plain()?.command()?),
         "COPY" => input.copy()?,
         "ENTRYPOINT" => Instruction::Entrypoint(input.plain()?.command()?),
@@ -105,7 +105,7 @@ fn read(text: &str, heredocs: &[Heredoc], escape: char) -> Result<(Instruction, 
         "ONBUILD" => Instruction::Onbuild(onbuild(text, heredocs, escape)?),
         "RUN" => Instruction::Run(input.run()?),
         "SHELL" => Instruction::Shell(input.plain()?.shell()?),
-        "STOPSIGNAL" => Instruction::Stopsignal(input.plain()?.one()?),
+        "STOPSIGNAL" => Instruction::Stopsignal(input.one()?),
         "USER" => Instruction::User(input.plain()?.one()?),
         "VOLUME" => Instruction::Volume(input.plain()?.volumes()?),
         "WORKDIR" => Instruction::Workdir(input.plain()?.one()?),
@@ -124,7 +124,7 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
-    /// For instructions without flags: refuses all.
+    /// For instructions without flags: refuses all. ARG and STOPSIGNAL do not look at them, as BuildKit's do not.
     fn plain(self) -> Result<Self, Failure> {
         Flags::parse(self.name, self.flags.clone(), &[])?;
         Ok(self)
@@ -236,8 +236,9 @@ impl Input<'_> {
             ("parents", Kind::Switch),
             ("exclude", Kind::Values),
         ];
+        let paths = self.paths()?;
         let flags = Flags::parse(self.name, self.flags.clone(), &KNOWN)?;
-        let transfer = self.transfer(&flags)?;
+        let transfer = self.transfer(paths, &flags)?;
         let from = flags.value("from").filter(|from| !from.is_empty());
         Ok(Instruction::Copy(Copy { transfer, from, parents: flags.switch("parents") }))
     }
@@ -252,8 +253,9 @@ impl Input<'_> {
             ("keep-git-dir", Kind::Switch),
             ("unpack", Kind::Switch),
         ];
+        let paths = self.paths()?;
         let flags = Flags::parse(self.name, self.flags.clone(), &KNOWN)?;
-        let transfer = self.transfer(&flags)?;
+        let transfer = self.transfer(paths, &flags)?;
         Ok(Instruction::Add(Add {
             transfer,
             checksum: flags.value("checksum"),
@@ -262,17 +264,17 @@ impl Input<'_> {
         }))
     }
 
-    fn transfer(&self, flags: &Flags) -> Result<Transfer, Problem> {
-        let json = self.json()?;
-        let mut list = match json {
-            Some(words) => words,
-            None => words::split_blanks(self.arguments),
-        };
-        let destination = match list.len() {
-            0 => return Err(Problem::AtLeastOne(self.name)),
-            1 => return Err(Problem::NoDestination(self.name)),
-            _ => list.pop().unwrap_or_default(),
-        };
+    /// Sources, and the destination.
+    fn paths(&self) -> Result<(Vec<String>, String), Problem> {
+        let mut list = self.list()?;
+        match (list.pop(), list.is_empty()) {
+            (None, _) => Err(Problem::AtLeastOne(self.name)),
+            (Some(_), true) => Err(Problem::NoDestination(self.name)),
+            (Some(destination), false) => Ok((list, destination)),
+        }
+    }
+
+    fn transfer(&self, (list, destination): (Vec<String>, String), flags: &Flags) -> Result<Transfer, Problem> {
         if !self.heredocs.is_empty() && heredoc::parse(&destination)?.is_some() {
             return Err(Problem::HeredocDestination(self.name));
         }
@@ -310,8 +312,11 @@ impl Input<'_> {
             "" => return Err(Problem::AtLeastOne(self.name).into()),
             "NONE" if rest.is_empty() => return Ok(Healthcheck::None), // BuildKit looks at no flag of it
             "NONE" => return Err(Problem::HealthcheckNone.into()),
-            "CMD" => {}
-            _ => return Err(Problem::HealthcheckType(kind.to_owned()).into()),
+            _ => {}
+        }
+        let flags = Flags::parse(self.name, self.flags, &KNOWN)?;
+        if kind_upper != "CMD" {
+            return Err(Problem::HealthcheckType(kind.to_owned()).into());
         }
         let command = Input { name: self.name, flags: Vec::new(), arguments: rest, ..self }.command()?;
         if matches!(&command, CommandLine::Shell(text) if text.is_empty())
@@ -319,7 +324,6 @@ impl Input<'_> {
         {
             return Err(Problem::HealthcheckCommand.into());
         }
-        let flags = Flags::parse(self.name, self.flags, &KNOWN)?;
         let time = |flag: &'static str| duration::read(flag, flags.value(flag));
         Ok(Healthcheck::Probe(Probe {
             command,
@@ -361,14 +365,13 @@ fn security(value: Option<String>) -> Result<Security, Problem> {
 /// for a newer builder than this one.
 fn onbuild(text: &str, heredocs: &[Heredoc], escape: char) -> Result<String, Failure> {
     let (_, trigger) = words::split_name(text);
-    let (flags, _) = words::split_flags(trigger);
+    let (flags, _) = words::split_flags(trigger, escape);
     Flags::parse("ONBUILD", flags, &[])?;
     let (name, _) = words::split_name(trigger);
     if name.is_empty() {
         return Err(Problem::AtLeastOne("ONBUILD").into());
     }
     check_trigger(name)?;
-    check_form(trigger, heredocs, escape)?;
     // Blanks at its end are kept.
     let end = text.len() - text.trim_end().len();
     let mut whole = trigger.trim_end().to_owned() + &text[text.len() - end..];
@@ -378,15 +381,33 @@ fn onbuild(text: &str, heredocs: &[Heredoc], escape: char) -> Result<String, Fai
     Ok(whole)
 }
 
-/// Of what is wrong with a trigger, only that counts already which cannot be taken apart; the rest may be right where it
-/// is used.
-fn check_form(trigger: &str, heredocs: &[Heredoc], escape: char) -> Result<(), Failure> {
-    match read(trigger, heredocs, escape) {
-        Err(Failure {
-            problem: problem @ (Problem::TwoArguments(_) | Problem::NoEquals { .. } | Problem::NotStrings(_)),
-            hint,
-        }) => Err(Failure { problem, hint }),
-        _ => Ok(()),
+/// Finds what makes a line impossible to take apart, whatever its instruction means. BuildKit looks at all lines for
+/// that before it looks at any more closely, and at triggers too, which are else only read where they are used.
+pub(super) fn check_form(line: &str, escape: char) -> Result<(), Problem> {
+    let (name, rest) = words::split_name(line);
+    let (_, arguments) = words::split_flags(rest, escape);
+    let arguments = arguments.trim();
+    let Some(name) = NAMES.into_iter().find(|known| known.eq_ignore_ascii_case(name)) else { return Ok(()) };
+    let list = match name {
+        "ONBUILD" => return check_form(arguments, escape),
+        "ENV" | "LABEL" => return check_assignments(name, arguments, escape),
+        "ADD" | "CMD" | "COPY" | "ENTRYPOINT" | "RUN" | "SHELL" | "VOLUME" => arguments,
+        "HEALTHCHECK" => words::split_name(arguments).1,
+        _ => return Ok(()),
+    };
+    words::json_array(list).transpose().map(drop).map_err(|_| Problem::NotStrings(name))
+}
+
+fn check_assignments(name: &'static str, arguments: &str, escape: char) -> Result<(), Problem> {
+    let words = words::split_quoted(arguments, escape);
+    match words.first() {
+        Some(first) if !first.contains('=') => {
+            words::split_first(arguments).map(drop).ok_or(Problem::TwoArguments(name))
+        }
+        _ => match words.into_iter().find(|word| !word.contains('=')) {
+            Some(word) => Err(Problem::NoEquals { word }),
+            None => Ok(()),
+        },
     }
 }
 

@@ -62,6 +62,7 @@ fn directives_stand_at_the_top() {
     let file = read("# escape=`\n# check=skip=all\nFROM a\nRUN a `\n b");
     assert_eq!((file.escape, file.check.as_deref()), ('`', Some("skip=all")));
     assert_eq!(file.stages[0].instructions[0].text, "RUN a  b");
+    assert_eq!(read("# check=skip=all for now\nFROM a").check.as_deref(), Some("skip=all"));
     for text in
         ["# comment\n# escape=`\nFROM a", "\n# escape=`\nFROM a", "# x=y\n# escape=`\nFROM a", "FROM a\n# escape=`"]
     {
@@ -161,6 +162,9 @@ fn the_other_instructions() {
     assert_eq!(one("VOLUME /a /b"), one("VOLUME [\"/a\", \"/b\"]"));
     assert_eq!(one("SHELL [\"/bin/bash\", \"-c\"]"), Instruction::Shell(vec!["/bin/bash".into(), "-c".into()]));
     assert_eq!(one("USER a b"), Instruction::User("a b".into()));
+    assert_eq!(read("FROM --platform= a").stages[0].platform, None);
+    assert_eq!(one("STOPSIGNAL --x 9"), Instruction::Stopsignal("9".into())); // it looks at no flag, nor does ARG
+    assert_eq!(one("ARG --x=y a"), one("ARG a"));
     assert_eq!(one("healthcheck none"), Instruction::Healthcheck(Healthcheck::None));
     let Instruction::Healthcheck(Healthcheck::Probe(probe)) =
         one("HEALTHCHECK --interval=1m30s --timeout=1.5s --start-period=0 --retries=3 CMD curl x")
@@ -183,18 +187,29 @@ fn errors_name_the_line_and_help() {
     for (text, line, part, hint) in [
         ("", 1, "cannot be empty", ""),
         ("# x\n", 1, "no instructions", ""),
+        ("# check=skip=all\n# x", 2, "no instructions", ""),
+        ("FORM a\nENV a\n", 2, "must have two", ""), // what cannot be taken apart is found first
+        ("FORM a\nLABEL --x a=b c", 2, "can't find =", ""),
+        ("FORM a\nONBUILD VOLUME [\"/a\", {}]", 2, "array of strings", ""),
+        ("FORM a\nHEALTHCHECK --x CMD [1]", 2, "array of strings", ""),
+        ("FORM a\nRUN <<EOF", 2, "unterminated heredoc", ""),
+        ("RUN <<EOF\nx\nEOF\nENV a", 4, "must have two", ""),
         ("ARG a", 1, "no stages", ""),
         ("RUN x\nFROM a", 1, "before the first FROM", ""),
         ("FROM a\n\nRNU x", 3, "unknown instruction: RNU", "RUN"),
+        ("FROM a\n\\", 2, "unknown instruction: ", ""),
         ("FROM a\nFETCH x", 2, "unknown instruction: FETCH", ""),
         ("FROM a b", 1, "one or three", ""),
         ("FROM a AS 1b", 1, "invalid name for build stage", ""),
         ("FROM", 1, "one or three", ""),
         ("FROM a\nCOPY --form=x a b", 2, "unknown flag: --form of COPY", "--from"),
         ("FROM a\nENV --x a=b", 2, "unknown flag: --x of ENV", "no flags"),
+        ("FROM a\nCOPY ----from=0 a b", 2, "unknown flag: ----from of COPY", "--from"),
         ("FROM a\nCOPY --chown=a --chown=b a b", 2, "duplicate flag", ""),
         ("FROM a\nCOPY --chown a b", 2, "missing a value", ""),
         ("FROM a\nCOPY --link=maybe a b", 2, "boolean", ""),
+        ("FROM a\nCOPY --form=x a", 2, "Destination could not be determined", ""),
+        ("FROM a\nHEALTHCHECK --x=5s FOO x", 2, "unknown flag: --x", ""),
         ("FROM a\nCOPY a", 2, "Destination could not be determined", ""),
         ("FROM a\nCOPY", 2, "at least one", ""),
         ("FROM a\nCOPY a <<EOF\nEOF", 2, "heredoc as a destination", ""),
@@ -224,8 +239,23 @@ fn errors_name_the_line_and_help() {
         assert!(found.to_string().contains(part), "{text}: {found}");
         assert!(given.unwrap_or_default().contains(hint), "{text}");
     }
-    let error = parse(b"FROM a\nRUN \xff", "D").unwrap_err();
-    assert_eq!((error.problem(), error.span().first), (&Problem::NotUtf8, 2));
+    for (text, line) in
+        [(&b"FROM a\nRUN \xff"[..], 2), (b"FROM a\nRUN <<E\n\xff\nE", 2), (b"FROM a\nCOPY <<\"E\" /\n\xff\nE", 2)]
+    {
+        let error = parse(text, "D").unwrap_err();
+        assert_eq!((error.problem(), error.span().first), (&Problem::NotUtf8, line));
+    }
+}
+
+#[test]
+fn what_is_not_utf8_is_replaced_where_nothing_depends_on_it() {
+    let text = b"FROM a\nMAINTAINER M\xfcller\nLABEL a=\xfc\nCOPY <<E /\n\xfc\nE\n# \xfc\n";
+    let file = parse(text, "D").unwrap();
+    let [maintainer, label, copy] = &file.stages[0].instructions[..] else { panic!() };
+    assert_eq!(maintainer.value, Instruction::Maintainer("M\u{fffd}ller".into()));
+    assert_eq!(label.text, "LABEL a=\u{fffd}");
+    let Instruction::Copy(copy) = &copy.value else { panic!() };
+    assert_eq!(copy.transfer.heredocs[0].body, "\u{fffd}\n");
 }
 
 /// One way to write an instruction down, of those that are read as the same.

@@ -16,11 +16,11 @@ pub(super) fn split_name(line: &str) -> (&str, &str) {
 }
 
 /// The leading words that begin with `--`, unquoted, and the rest of the line.
-pub(super) fn split_flags(line: &str) -> (Vec<String>, &str) {
+pub(super) fn split_flags(line: &str, escape: char) -> (Vec<String>, &str) {
     let mut flags = Vec::new();
     let mut rest = line.trim();
     while rest.starts_with("--") {
-        let (word, after) = unquoted_word(rest);
+        let (word, after) = unquoted_word(rest, escape);
         rest = after.trim_start();
         if word == "--" {
             break;
@@ -30,8 +30,8 @@ pub(super) fn split_flags(line: &str) -> (Vec<String>, &str) {
     (flags, rest)
 }
 
-/// Reads to the next blank; quotes group and vanish, a backslash takes the next character as it is.
-fn unquoted_word(text: &str) -> (String, &str) {
+/// Reads to the next blank; quotes group and vanish, the escape character takes the next character as it is.
+fn unquoted_word(text: &str, escape: char) -> (String, &str) {
     let mut word = String::new();
     let mut quote = None;
     let mut characters = text.char_indices();
@@ -40,7 +40,7 @@ fn unquoted_word(text: &str) -> (String, &str) {
             (_, None) if character.is_whitespace() => return (word, &text[at..]),
             ('\'' | '"', None) => quote = Some(character),
             (_, Some(open)) if character == open => quote = None,
-            ('\\', _) => word.extend(characters.next().map(|(_, escaped)| escaped)),
+            _ if character == escape => word.extend(characters.next().map(|(_, escaped)| escaped)),
             _ => word.push(character),
         }
     }
@@ -125,9 +125,10 @@ mod tests {
             ("--doit -- [ ]", vec!["--doit"], "[ ]"),
             ("-x", vec![], "-x"),
         ] {
-            let (found, after) = split_flags(line);
+            let (found, after) = split_flags(line, '\\');
             assert_eq!((found, after), (flags.into_iter().map(str::to_owned).collect(), rest), "{line}");
         }
+        assert_eq!(split_flags("--a=b` c\\ x", '`'), (vec!["--a=b c\\".to_owned()], "x"));
     }
 
     #[test]

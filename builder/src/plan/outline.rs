@@ -90,15 +90,26 @@ pub fn outline(file: &Dockerfile, options: &Options) -> Result<Outline, Error> {
         let span = file.stages[STAGE_LIMIT].span;
         return Err(file.source.at(span, Problem::Stages(STAGE_LIMIT)));
     }
-    let all = (0..file.stages.len()).map(|index| one(file, options, &globals, StageId(index)));
+    let mut late = Vec::new();
+    let all = (0..file.stages.len()).map(|index| one(file, options, &globals, StageId(index), &mut late));
     let mut stages = all.collect::<Result<Vec<StageOutline>, Error>>()?;
     let target = target(file, options)?;
     let needed = needed(&stages, target);
+    if let Some((_, error)) = late.into_iter().find(|(id, _)| needed.contains(id)) {
+        return Err(error);
+    }
     stages.retain(|stage| needed.contains(&stage.id));
     Ok(Outline { stages, target, globals })
 }
 
-fn one(file: &Dockerfile, options: &Options, globals: &Scope, id: StageId) -> Result<StageOutline, Error> {
+/// Where it reads from a later stage, that goes to `late`: it is no matter if the stage is not needed.
+fn one(
+    file: &Dockerfile,
+    options: &Options,
+    globals: &Scope,
+    id: StageId,
+    late: &mut Vec<(StageId, Error)>,
+) -> Result<StageOutline, Error> {
     let stage = &file.stages[id.0];
     let place = |problem| file.source.at(stage.span, problem);
     let style = Style::new(file.escape);
@@ -131,11 +142,11 @@ fn one(file: &Dockerfile, options: &Options, globals: &Scope, id: StageId) -> Re
     for node in inherited {
         if let Instruction::Onbuild(trigger) = &node.value {
             let trigger = read_trigger(trigger, &file.source, stage.span)?;
-            origins.extend(origins_of(file, options, id, &trigger)?);
+            origins.extend(origins_of(file, options, id, &trigger, late)?);
         }
     }
     for node in &stage.instructions {
-        origins.extend(origins_of(file, options, id, node)?);
+        origins.extend(origins_of(file, options, id, node, late)?);
     }
     Ok(StageOutline { id, name: stage_name(stage, id), span: stage.span, base, replaced: false, platform, origins })
 }
@@ -210,6 +221,7 @@ fn origins_of(
     options: &Options,
     id: StageId,
     node: &Node<Instruction>,
+    late: &mut Vec<(StageId, Error)>,
 ) -> Result<Vec<Origin>, Error> {
     let names: Vec<&str> = match &node.value {
         Instruction::Copy(copy) => copy.from.as_deref().into_iter().collect(),
@@ -217,8 +229,17 @@ fn origins_of(
         _ => Vec::new(),
     };
     let origin = if matches!(node.value, Instruction::Run(_)) { mount_origin } else { origin };
-    let origin = |name: &str| origin(file, options, id, name).map_err(|problem| file.source.at(node.span, problem));
-    names.into_iter().map(origin).collect()
+    let mut origins = Vec::new();
+    for name in names {
+        match origin(file, options, id, name) {
+            Ok(origin) => origins.push(origin),
+            Err(problem @ Problem::LaterStage { .. }) if stage_named(&file.stages, name) != Some(id) => {
+                late.push((id, file.source.at(node.span, problem)));
+            }
+            Err(problem) => return Err(file.source.at(node.span, problem)),
+        }
+    }
+    Ok(origins)
 }
 
 /// What `--from=name` of a COPY means inside a stage.

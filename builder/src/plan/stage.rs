@@ -197,7 +197,10 @@ impl<'a> Planner<'a> {
     /// Adds a step that makes a layer.
     pub(super) fn step(&mut self, created_by: String, span: Span, text: &str, action: Action) {
         self.plan.config.history.push(History::new(created_by, true));
-        let style = Style { keep_quotes: true, keep_escapes: true, keep_unset: true, ..self.style() };
+        let style = match action {
+            Action::Run(_) => Style { keep_quotes: true, keep_escapes: true, keep_unset: true, ..self.style() },
+            Action::Copy(_) | Action::Workdir { .. } => self.style(),
+        };
         let title = self.plan.scope.expand(style, text.trim()).unwrap_or_else(|_| text.trim().to_owned());
         let title = format!("{}{title}", self.title_prefix);
         self.plan.steps.push(Step { span, title, action });

@@ -235,9 +235,9 @@ fn names_mean_stages_contexts_and_images() {
 fn a_context_that_is_a_base_is_its_first_layer() {
     let mut options = options();
     options.contexts.insert("files".to_owned());
-    let plan = plan("FROM files\nCOPY a /", &options);
+    let plan = plan("FROM files\nENV a=b\nCOPY \"$a\" /$c\nRUN echo \"$a\" $c", &options);
     let titles: Vec<&str> = plan.steps.iter().map(|step| step.title.as_str()).collect();
-    assert_eq!(titles, ["FROM files", "COPY a /"]);
+    assert_eq!(titles, ["FROM files", "COPY b /", "RUN echo \"b\" $c"]);
     let replaced = self::plan("FROM scratch AS files\nSTOPSIGNAL nonsense", &options);
     assert_eq!(replaced.steps.len(), 1);
 }
@@ -252,7 +252,7 @@ fn errors_name_the_line_and_help() {
         ("FROM scratch AS b\nFROM Bulid AS c", 2, "failed to parse stage name", ""),
         ("FROM scratch\nCOPY --from=7 a b", 2, "invalid stage index 7", ""),
         ("FROM scratch AS a\nCOPY --from=a x y", 2, "needs to be defined before", ""),
-        ("FROM scratch\nCOPY --from=b x y\nFROM scratch AS b\nFROM scratch", 2, "needs to be defined before", ""),
+        ("FROM scratch AS a\nCOPY --from=b x y\nFROM scratch AS b\nFROM a", 2, "needs to be defined before", ""),
         ("FROM scratch\nCOPY --from=$x a b", 2, "variable expansion is not supported", ""),
         ("FROM scratch\nENV a=\"${x?must be set}\"", 2, "x: must be set", ""),
         ("FROM scratch\nENV a=\"b", 2, "quote is never closed", ""),
@@ -299,6 +299,8 @@ fn build_arguments_of_buildkit_need_no_declaration() {
 #[test]
 fn problems_of_unneeded_instructions_do_not_stop_a_build() {
     let text = "FROM a AS unused\nENV x=${y?never}\nSTOPSIGNAL nonsense\nFROM scratch";
+    assert!(plan(text, &options()).steps.is_empty());
+    let text = "FROM scratch\nCOPY --from=b x y\nFROM scratch AS b\nFROM scratch";
     assert!(plan(text, &options()).steps.is_empty());
 }
 

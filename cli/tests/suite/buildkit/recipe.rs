@@ -11,6 +11,7 @@
 //! --- PATH (tar)           a tar of entries, written as those of base images
 //! ```
 //!
+//! `{0x00}`, `{0x0d}` and `{0xff}` in a Dockerfile are bytes that a table cannot show.
 //! `@NAME/` before a path says that it is in the named context NAME (`--build-context NAME=@NAME`).
 
 use std::fs;
@@ -21,6 +22,13 @@ use std::sync::Arc;
 use fixtures::cases::{self, CONTEXT_TIME, Case};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
+/// The file of patterns of a context.
+const IGNORE: &str = ".dockerignore";
+/// The one that counts for a Dockerfile alone.
+const OWN_IGNORE: &str = "Dockerfile.dockerignore";
+/// How bytes are written that a table cannot show.
+const BYTES: [(&str, u8); 3] = [("{0x00}", 0), ("{0x0d}", b'\r'), ("{0xff}", 0xff)];
+
 /// A Dockerfile, what it is built from, and how.
 #[derive(Clone)]
 pub struct Recipe {
@@ -28,13 +36,11 @@ pub struct Recipe {
     pub name: String,
     /// Flags of `lighter build`.
     pub flags: Vec<String>,
-    source: Source,
-}
-
-#[derive(Clone)]
-enum Source {
-    Case(Arc<Case>),
-    Table { dockerfile: String, files: Vec<(String, String)> },
+    pub dockerfile: String,
+    /// Files of its contexts, as a table has them.
+    pub files: Vec<(String, String)>,
+    /// The case that its other files are of.
+    case: Option<Arc<Case>>,
 }
 
 impl Recipe {
@@ -45,7 +51,15 @@ impl Recipe {
         case.asked.target.iter().for_each(|target| add("--target", target.clone()));
         case.asked.build_args.iter().for_each(|(name, value)| add("--build-arg", format!("{name}={value}")));
         case.asked.contexts.iter().for_each(|(name, from)| add("--build-context", format!("{name}=@{from}")));
-        Self { name: case.name.clone(), flags, source: Source::Case(Arc::new(case)) }
+        let dockerfile = fs::read_to_string(case.directory.join("Dockerfile")).unwrap();
+        let ignore = fs::read_to_string(case.directory.join(OWN_IGNORE));
+        let files = ignore.into_iter().map(|text| (format!("@dockerfile/{OWN_IGNORE}"), text)).collect();
+        Self { name: case.name.clone(), flags, dockerfile, files, case: Some(Arc::new(case)) }
+    }
+
+    /// Whether nobody wrote it.
+    pub fn is_unwritten(&self) -> bool {
+        ["random-", "mutated-"].iter().any(|of| self.name.starts_with(of))
     }
 
     /// The recipes of a table.
@@ -68,51 +82,55 @@ impl Recipe {
             (what.to_owned(), format!("{content}{end}"))
         };
         let files = parts.enumerate().map(file).collect();
-        Self { name, flags: words.collect(), source: Source::Table { dockerfile, files } }
+        Self { name, flags: words.collect(), dockerfile, files, case: None }
     }
 
-    /// The block of a table that gives this, if it is one of a table.
+    /// The block of a table that gives this, but for the files of a case.
     pub fn text(&self) -> String {
-        let Source::Table { dockerfile, files } = &self.source else { return self.name.clone() };
-        let flags: String = self.flags.iter().map(|flag| format!(" {flag}")).collect();
+        let Self { name, flags, dockerfile, files, case } = self;
+        let flags: String = flags.iter().map(|flag| format!(" {flag}")).collect();
         let files: String = files.iter().map(|(what, content)| format!("--- {what}\n{content}")).collect();
-        format!("=== {}{flags}\n{dockerfile}{files}", self.name)
+        let case = case.iter().map(|case| format!("(files of fixtures/cases/{})\n", case.name)).collect::<String>();
+        format!("=== {name}{flags}\n{dockerfile}{files}{case}")
     }
 
     /// The same, of which nothing is built and the checks are asked for; none if it has several stages, of which those
     /// that nobody needs may have errors.
     pub fn checked(&self) -> Option<Self> {
-        let Source::Table { dockerfile, .. } = &self.source else { return None };
         let is_from = |line: &&str| line.trim_start().to_lowercase().starts_with("from ");
-        if dockerfile.lines().filter(is_from).count() > 1 {
+        if self.dockerfile.lines().filter(is_from).count() > 1 {
             return None;
         }
         let mut flags = self.flags.clone();
         if let Some(at) = flags.iter().position(|flag| flag == "-o") {
             flags.drain(at..at + 2);
         }
-        flags.retain(|flag| !flag.starts_with("--call="));
+        flags.retain(|flag| !flag.starts_with("--call=") && flag != "--check");
         flags.push("--check".to_owned());
         Some(Self { flags, ..self.clone() })
     }
 
     /// The same without a line of the Dockerfile, counted from 1.
     pub fn without_line(&self, number: usize) -> Option<Self> {
-        let Source::Table { dockerfile, files } = &self.source else { return None };
-        let lines: Vec<&str> = dockerfile.split_inclusive('\n').collect();
+        let lines: Vec<&str> = self.dockerfile.split_inclusive('\n').collect();
         let rest = (1..=lines.len()).contains(&number).then(|| without(&lines, number - 1, 1).concat())?;
-        let source = Source::Table { dockerfile: rest, files: files.clone() };
-        Some(Self { name: self.name.clone(), flags: self.flags.clone(), source })
+        Some(Self { dockerfile: rest, ..self.clone() })
+    }
+
+    /// Its patterns of what is ignored, to be changed.
+    pub fn ignore(&mut self) -> Option<&mut String> {
+        let is_ignore = |what: &str| what == IGNORE || what.ends_with(OWN_IGNORE);
+        if !self.files.iter().any(|(what, _)| is_ignore(what)) {
+            let of_case = self.case.as_ref().map(|case| case.directory.join("context").join(IGNORE))?;
+            self.files.push((IGNORE.to_owned(), fs::read_to_string(of_case).ok()?));
+        }
+        self.files.iter_mut().find(|(what, _)| is_ignore(what)).map(|(_, text)| text)
     }
 
     /// The same with less, the smallest first: without some lines of the Dockerfile, a file, or a word.
     pub fn smaller(&self) -> Vec<Self> {
-        let Source::Table { dockerfile, files } = &self.source else { return Vec::new() };
-        let with = |dockerfile: String, files: Vec<(String, String)>| Self {
-            name: self.name.clone(),
-            flags: self.flags.clone(),
-            source: Source::Table { dockerfile, files },
-        };
+        let Self { dockerfile, files, .. } = self;
+        let with = |dockerfile: String, files: Vec<(String, String)>| Self { dockerfile, files, ..self.clone() };
         let lines: Vec<&str> = dockerfile.split_inclusive('\n').collect();
         let words: Vec<&str> = dockerfile.split_inclusive(' ').collect();
         let is_linked = |(what, _): &(String, String)| {
@@ -136,23 +154,33 @@ impl Recipe {
         let dockerfile = to.join("dockerfile");
         fs::create_dir(&dockerfile).unwrap();
         fs::create_dir(to.join("context")).unwrap();
-        match &self.source {
-            Source::Case(case) => {
-                for file in ["Dockerfile", "Dockerfile.dockerignore"] {
-                    let from = case.directory.join(file);
-                    fs::read(from).ok().inspect(|text| fs::write(dockerfile.join(file), text).unwrap());
-                }
-                case.lay_out("context", &to.join("context"));
-                case.asked.contexts.values().for_each(|name| case.lay_out(name, &to.join(name)));
-            }
-            Source::Table { dockerfile: text, files } => {
-                let text = words.iter().fold(text.clone(), |text, (word, value)| text.replace(word, value));
-                fs::write(dockerfile.join("Dockerfile"), text).unwrap();
-                files.iter().for_each(|(what, content)| make(to, what, content));
-                fs::read_dir(to).unwrap().flatten().for_each(|entry| age(&entry.path()));
-            }
+        if let Some(case) = &self.case {
+            case.lay_out("context", &to.join("context"));
+            case.asked.contexts.values().for_each(|name| case.lay_out(name, &to.join(name)));
+        }
+        let text = words.iter().fold(self.dockerfile.clone(), |text, (word, value)| text.replace(word, value));
+        fs::write(dockerfile.join("Dockerfile"), bytes(&text)).unwrap();
+        self.files.iter().for_each(|(what, content)| make(to, what, content));
+        match self.case {
+            Some(_) => self
+                .files
+                .iter()
+                .filter(|(what, _)| what == IGNORE)
+                .for_each(|_| age(&to.join("context/.dockerignore"))),
+            None => fs::read_dir(to).unwrap().flatten().for_each(|entry| age(&entry.path())),
         }
     }
+}
+
+/// What [`BYTES`] stand for in its place.
+fn bytes(text: &str) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    for (word, byte) in BYTES {
+        while let Some(at) = bytes.windows(word.len()).position(|found| found == word.as_bytes()) {
+            bytes.splice(at..at + word.len(), [byte]);
+        }
+    }
+    bytes
 }
 
 fn without<T: Clone>(list: &[T], at: usize, count: usize) -> Vec<T> {

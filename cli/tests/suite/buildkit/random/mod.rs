@@ -5,13 +5,12 @@
 //! and the stages hold, and takes most paths from there. Output of programs in an order that file systems choose cannot
 //! be compared, and is not made.
 
-mod choice;
 mod context;
 mod paths;
 mod script;
 mod words;
 
-use choice::Choice;
+use super::choice::Choice;
 
 /// What a Dockerfile is mostly about.
 #[derive(Clone, Copy, PartialEq, Eq)]
