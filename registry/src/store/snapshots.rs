@@ -78,8 +78,10 @@ impl Snapshots {
         let (dir, content, running) = (self.dir.clone(), self.content.clone(), self.running.clone());
         let (readers, every, next) = (self.readers.clone(), self.every, self.due.clone());
         let (id, journal) = (journal.id(), journal.dir().to_owned());
+        // As of now, not of when the thread gets its turn: what comes until then counts for the next one.
+        let lsn = self.content.index.applied();
         let work = move || {
-            let taken = take(&dir, &content, &readers, id, &journal).and_then(|()| Ok(due(&dir, every)?));
+            let taken = take(&dir, &content, lsn, &readers, id, &journal).and_then(|()| Ok(due(&dir, every)?));
             match taken {
                 Ok(due) => next.store(due, Ordering::Release),
                 Err(error) => {
@@ -103,9 +105,9 @@ fn due(dir: &Path, every: u64) -> Result<u64, JournalError> {
 }
 
 /// Files first: a snapshot says that the disk has all that its rows and older records speak of.
-fn take(dir: &Path, content: &Content, readers: &Readers, id: u64, journal: &Path) -> Result<(), IndexError> {
+/// Its rows may be newer than `lsn`; records that are read behind it say the same again.
+fn take(dir: &Path, content: &Content, lsn: Lsn, readers: &Readers, id: u64, journal: &Path) -> Result<(), IndexError> {
     let index = &content.index;
-    let lsn = index.applied();
     if !content.make_durable() {
         return Ok(());
     }
