@@ -439,30 +439,35 @@ fn last_words(output: &Output) -> String {
     lines[lines.len().saturating_sub(4)..].join(" | ")
 }
 
-/// Whether BuildKit refuses a name that a context has in lower case.
-fn has_upper_context(theirs: &Output) -> bool {
-    text(&theirs.stderr).contains(") must be lowercase")
-}
-
-/// The lines that two failures are blamed on, if they are not the same. Where steps failed it is chance which did first.
+/// The lines that two failures are blamed on, if they are not the same and should be.
 fn other_blame(theirs: &Output, ours: &Output) -> Option<Vec<String>> {
     let (our_line, their_line) = (blamed(ours), blamed(theirs));
-    let has_step_failed = [" ERROR: ", "failed to compute cache key", "invalid user index"]
-        .iter()
-        .any(|word| text(&theirs.stderr).contains(word));
-    // Of a directive, BuildKit blames the line above.
-    let is_directive = text(&theirs.stderr).contains(" parser directive can be used");
-    let is_name = has_upper_context(theirs);
-    let have_steps_failed = has_step_failed && text(&ours.stderr).contains("the build failed");
     let line = |line: Option<usize>| line.map_or("no line".to_owned(), |line| format!("line {line}"));
-    let differs = their_line.is_some() && our_line != their_line && !have_steps_failed && !is_directive && !is_name;
-    differs.then(|| {
+    (their_line.is_some() && our_line != their_line && !may_blame_another(theirs, ours)).then(|| {
         vec![
             "  another line is blamed:".to_owned(),
             format!("- {}: {}", line(their_line), last_words(theirs)),
             format!("+ {}: {}", line(our_line), last_words(ours)),
         ]
     })
+}
+
+/// Whether two failures need not be of the same line.
+fn may_blame_another(theirs: &Output, ours: &Output) -> bool {
+    let (said, ours) = (text(&theirs.stderr), text(&ours.stderr));
+    let of_steps = [" ERROR: ", "failed to compute cache key", "invalid user index"];
+    // Where steps failed, it is chance which did first.
+    (of_steps.iter().any(|word| said.contains(word)) && ours.contains("the build failed"))
+        // Of a directive, BuildKit blames the line above.
+        || said.contains(" parser directive can be used")
+        // Patterns of what is ignored are read before the Dockerfile is.
+        || ours.contains("cannot use ") && ours.contains(".dockerignore")
+        || has_upper_context(theirs)
+}
+
+/// Whether BuildKit refuses a name that a context has in lower case.
+fn has_upper_context(theirs: &Output) -> bool {
+    text(&theirs.stderr).contains(") must be lowercase")
 }
 
 /// The first line that stands marked in what was said of a failure.

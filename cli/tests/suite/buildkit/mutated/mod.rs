@@ -3,7 +3,8 @@
 //!
 //! Most of them fail, and most mistakes that people make are here. Left out is what says nothing about a Dockerfile:
 //! `# syntax=` at its top, for which BuildKit asks a registry, sources that are fetched from elsewhere, annotations,
-//! which are looked at before the Dockerfile is, and SOURCE_DATE_EPOCH, which is wanted to count for files too. Where both refuse, the line that they blame is compared, but not the
+//! which are looked at before the Dockerfile is, SOURCE_DATE_EPOCH, which is wanted to count for files too, and
+//! words of EXPOSE of which BuildKit loses the start. Where both refuse, the line that they blame is compared, but not the
 //! words; nor the line where several steps fail, of which BuildKit tells the one that happened to fail first.
 
 mod forms;
@@ -41,7 +42,9 @@ pub fn recipe(seed: u64, of: &[Recipe]) -> Recipe {
 pub fn is_fit(recipe: &Recipe) -> bool {
     let text = recipe.dockerfile.to_lowercase();
     let is_other = recipe.flags.iter().any(|flag| flag == "--annotation" || flag.starts_with("SOURCE_DATE_EPOCH"));
-    !is_other && !text.is_empty() && !["git", "://", "{http}", "syntax"].iter().any(|word| text.contains(word))
+    !is_other
+        && !text.is_empty()
+        && !["git", "://", "{http}", "syntax", "expose $p-${"].iter().any(|word| text.contains(word))
 }
 
 /// How near a seed is to a name. One name more takes few seeds from others.
