@@ -36,7 +36,7 @@ impl Records {
             b"size" | b"realsize" => self.size = Some(number()?),
             b"numblocks" => self.count = Some(number()?),
             b"map" => self.map = numbers(value, b',').ok_or("a malformed map of a sparse file")?,
-            b"offset" | b"numbytes" if (self.map.len() % 2 == 0) != (key == b"offset") => {
+            b"offset" | b"numbytes" if self.map.len().is_multiple_of(2) != (key == b"offset") => {
                 return Err("a malformed map of a sparse file");
             }
             b"offset" | b"numbytes" => self.map.push(number()?),
