@@ -1,6 +1,7 @@
 //! Flags of `buildah build` and `podman build`, turned into ours where the meaning is the same. What cannot be meant
 //! here is refused with the reason, and what has nothing to do here is told.
 
+use super::docker::refused;
 use crate::args::BuildArgs;
 use crate::args::build::{BuildahArgs, ImageFormat};
 use crate::exit::Exit;
@@ -66,9 +67,7 @@ fn refuse(args: &BuildahArgs) -> Outcome<()> {
         ("--userns", !args.userns.is_empty(), rights, "--isolation says how steps are kept apart from this machine"),
     ];
     match flags.into_iter().find(|(_, given, ..)| *given) {
-        Some((flag, _, why, hint)) => {
-            Err(Failure::new(Exit::Usage, format!("{flag} is not done here: {why}")).hint(hint))
-        }
+        Some((flag, _, why, hint)) => Err(refused(flag, why, hint)),
         None => Ok(()),
     }
 }

@@ -5,7 +5,8 @@ use crate::args::build::DockerArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 
-fn refused(flag: &str, why: &str, hint: &str) -> Failure {
+/// What cannot be meant here, why, and what to do instead.
+pub(super) fn refused(flag: &str, why: &str, hint: &str) -> Failure {
     Failure::new(Exit::Usage, format!("{flag} is not done here: {why}")).hint(hint)
 }
 

@@ -3,13 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::docker::refused;
 use crate::args::BuildArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-
-fn refused(flag: &str, why: &str, hint: &str) -> Failure {
-    Failure::new(Exit::Usage, format!("{flag} is not done here: {why}")).hint(hint)
-}
 
 /// Rewrites what was typed in kaniko's words; gives what is to be said of flags without an effect.
 pub fn translate(args: &mut BuildArgs) -> Outcome<Vec<String>> {
